@@ -1,0 +1,1 @@
+"""Recognition: tokens, connectionist temporal classification, decoding, alignment, transcription."""

@@ -1,0 +1,1 @@
+"""Files in, batches out: audio, manifests, shards, the plan of batches and their stream."""

@@ -1,0 +1,119 @@
+"""Sentences for the synthetic corpus: a small English grammar over about 130 words.
+
+In: a seed. Out: an endless stream of distinct sentences in lower case, letters and spaces only. Homophones are avoided,
+so that what was said can be written in only one way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+__all__ = ["VOCABULARY", "sentences"]
+
+PEOPLE = ("farmer", "teacher", "doctor", "singer", "captain", "sister", "brother", "mother", "uncle", "visitor", "student",
+          "painter")  # fmt: skip
+ANIMALS = ("dog", "rabbit", "horse", "monkey", "spider", "chicken")
+THINGS = ("basket", "bottle", "hammer", "letter", "ladder", "ticket", "blanket", "candle", "lemon", "bicycle", "guitar",
+          "jacket", "camera", "piano", "pencil", "parcel")  # fmt: skip
+PLURALS = ("apples", "books", "chairs", "potatoes", "flowers", "buttons", "keys", "spoons")
+PLACES = ("market", "village", "river", "forest", "kitchen", "station", "hospital", "island", "bridge", "garden", "castle",
+          "window")  # fmt: skip
+QUALITIES = ("small", "old", "young", "happy", "quiet", "yellow", "clever", "friendly", "hungry", "famous", "lazy", "silver",
+             "broken", "modern")  # fmt: skip
+NUMBERS = ("three", "five", "seven", "nine", "eleven", "twenty")
+DID_TO = ("carried", "painted", "found", "dropped", "opened", "cleaned", "wanted", "borrowed", "forgot", "touched")
+DID = ("walked", "slept", "waited", "danced", "arrived", "jumped", "laughed", "stopped")
+ORDERS = ("bring", "hold", "move", "watch")
+WHERE = ("near", "behind", "under", "beside", "inside")
+HOW = ("slowly", "quickly", "again", "together", "early")
+WHEN = ("yesterday", "tonight", "before dinner", "after lunch", "in the morning", "in summer", "on monday", "last winter")
+LINKS = ("and", "but", "because", "while")
+WHO = ("she", "they", "we", "nobody", "everyone")
+OWNERS = ("the", "the", "my", "every")
+GLUE = ("the", "my", "every", "is", "are", "was", "there", "who", "where", "please", "with", "to", "from", "never")
+
+VOCABULARY: frozenset[str] = frozenset(
+    word
+    for group in (PEOPLE, ANIMALS, THINGS, PLURALS, PLACES, QUALITIES, NUMBERS, DID_TO, DID, ORDERS, WHERE, HOW, WHEN, LINKS,
+                  WHO, GLUE)
+    for phrase in group
+    for word in phrase.split()
+)  # fmt: skip
+"""Every word a sentence can hold."""
+
+
+class _Grammar:
+    """One draw of each kind of phrase; all randomness comes from `rng`."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+
+    def pick(self, words: Sequence[str]) -> str:
+        return words[self.rng.randrange(len(words))]
+
+    def maybe(self, probability: float, phrase: Callable[[], str]) -> str:
+        return phrase() if self.rng.random() < probability else ""
+
+    def quality(self) -> str:
+        return self.pick(QUALITIES)
+
+    def someone(self) -> str:
+        if self.rng.random() < 0.2:
+            return self.pick(WHO)
+        return f"{self.pick(OWNERS)} {self.maybe(0.5, self.quality)} {self.pick(PEOPLE + ANIMALS)}"
+
+    def something(self) -> str:
+        if self.rng.random() < 0.3:
+            return f"{self.pick(NUMBERS)} {self.maybe(0.5, self.quality)} {self.pick(PLURALS)}"
+        return f"{self.pick(OWNERS)} {self.maybe(0.5, self.quality)} {self.pick(THINGS)}"
+
+    def somewhere(self) -> str:
+        return f"{self.pick(WHERE)} the {self.maybe(0.3, self.quality)} {self.pick(PLACES)}"
+
+    def journey(self) -> str:
+        return f"{self.pick(('to', 'from'))} the {self.maybe(0.3, self.quality)} {self.pick(PLACES)}"
+
+    def when(self) -> str:
+        return self.pick(WHEN)
+
+    def action(self) -> str:
+        if self.rng.random() < 0.6:
+            return f"{self.maybe(0.1, lambda: 'never')} {self.pick(DID_TO)} {self.something()}"
+        return f"{self.pick(DID)} {self.maybe(0.5, lambda: self.pick(HOW))} {self.pick((self.somewhere(), self.journey()))}"
+
+    def statement(self) -> str:
+        return f"{self.someone()} {self.action()} {self.maybe(0.4, self.when)}"
+
+    def pair(self) -> str:
+        return f"{self.someone()} {self.action()} {self.pick(LINKS)} {self.someone()} {self.pick(DID)}"
+
+    def presence(self) -> str:
+        return f"there are {self.pick(NUMBERS)} {self.maybe(0.5, self.quality)} {self.pick(PLURALS)} {self.somewhere()}"
+
+    def description(self) -> str:
+        return f"the {self.pick(PEOPLE + ANIMALS)} with {self.something()} was {self.quality()} {self.maybe(0.5, self.when)}"
+
+    def question(self) -> str:
+        if self.rng.random() < 0.5:
+            return f"who {self.pick(DID_TO)} {self.something()} {self.maybe(0.5, self.somewhere)}"
+        return f"where is the {self.quality()} {self.pick(THINGS)} from the {self.pick(PLACES)}"
+
+    def order(self) -> str:
+        return f"please {self.pick(ORDERS)} {self.something()} {self.somewhere()} {self.maybe(0.3, self.when)}"
+
+    def sentence(self) -> str:
+        kinds = (self.statement, self.pair, self.presence, self.description, self.question, self.order)
+        kind = self.rng.choices(kinds, weights=(5, 2, 1, 1, 1, 1))[0]
+        return " ".join(kind().split())
+
+
+def sentences(seed: int) -> Iterator[str]:
+    """An endless stream of distinct sentences of about 5 to 14 words; the same seed gives the same stream."""
+    grammar = _Grammar(random.Random(seed))
+    seen: set[str] = set()
+    while True:
+        sentence = grammar.sentence()
+        if sentence not in seen:
+            seen.add(sentence)
+            yield sentence

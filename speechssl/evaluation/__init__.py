@@ -1,0 +1,1 @@
+"""Measuring: word error rate, its uncertainty, discrete units."""

@@ -1,0 +1,72 @@
+"""What every objective offers to the training loop: prepare on the CPU, then turn prepared tensors into a loss.
+
+``prepare`` draws masks, negatives and targets (pure functions of seed, epoch and utterance id), so the number of targets
+is known before any forward pass and the loss can be normalised by its sum over micro-batches and ranks.
+"""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.data.batch import Batch
+
+__all__ = ["Loss", "Objective", "Prepared"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss as a sum, so that it can be normalised over accumulation and ranks."""
+
+    sum: Tensor
+    """Scalar, float32: the sum over targets, regularisers already multiplied by ``n_targets``."""
+    n_targets: int
+    """Masked frames (pretraining) or utterances (CTC) that the sum runs over."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Scalars on the device, detached, each a mean over this micro-batch; the loop averages them weighted by targets."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch with everything random already drawn. Objectives subclass it and add tensors (or None)."""
+
+    batch: Batch
+    n_targets: int
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return a copy with every tensor, and the batch, on ``device``."""
+        moved: dict[str, Any] = {
+            item.name: value.to(device, non_blocking=True)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, batch=self.batch.to(device), **moved)
+
+
+class Objective(nn.Module):
+    """Base of pretext tasks and of CTC fine-tuning."""
+
+    chance: dict[str, float]
+    """Metric name -> value that a model which has learnt nothing would show (for training/health.py)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chance = {}
+
+    def prepare(self, batch: Batch) -> Prepared:
+        """Draw masks and targets for a CPU batch. Rows with weight 0 get no targets."""
+        raise AssertionError(f"{type(self).__name__} does not define prepare")
+
+    def forward(self, prepared: Prepared) -> Loss:
+        """Return the loss of one prepared micro-batch (on the model's device)."""
+        raise AssertionError(f"{type(self).__name__} does not define forward")
+
+    def begin_step(self, step: int) -> bool:
+        """Set what depends on the step (temperature, freezing); return True when the set of trainable parameters changed."""
+        del step
+        return False
+
+    def after_update(self, step: int) -> None:
+        """Do what follows an optimiser step (an EMA teacher); ``step`` is the number of updates made so far."""
+        del step

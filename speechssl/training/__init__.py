@@ -1,0 +1,1 @@
+"""One training loop, shared by pretraining and fine-tuning."""
