@@ -11,23 +11,24 @@ from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["VOCABULARY", "sentences"]
 
-PEOPLE = ("farmer", "teacher", "doctor", "singer", "captain", "sister", "brother", "mother", "uncle", "visitor", "student",
-          "painter")  # fmt: skip
+PEOPLE = ("farmer", "teacher", "doctor", "singer", "captain", "sister", "brother", "mother", "uncle", "visitor",
+          "student", "painter")  # fmt: skip
 ANIMALS = ("dog", "rabbit", "horse", "monkey", "spider", "chicken")
 THINGS = ("basket", "bottle", "hammer", "letter", "ladder", "ticket", "blanket", "candle", "lemon", "bicycle", "guitar",
           "jacket", "camera", "piano", "pencil", "parcel")  # fmt: skip
 PLURALS = ("apples", "books", "chairs", "potatoes", "flowers", "buttons", "keys", "spoons")
-PLACES = ("market", "village", "river", "forest", "kitchen", "station", "hospital", "island", "bridge", "garden", "castle",
-          "window")  # fmt: skip
-QUALITIES = ("small", "old", "young", "happy", "quiet", "yellow", "clever", "friendly", "hungry", "famous", "lazy", "silver",
-             "broken", "modern")  # fmt: skip
+PLACES = ("market", "village", "river", "forest", "kitchen", "station", "hospital", "island", "bridge", "garden",
+          "castle", "window")  # fmt: skip
+OF_BEINGS = ("young", "happy", "quiet", "clever", "friendly", "hungry", "famous", "lazy")
+OF_THINGS = ("small", "old", "yellow", "silver", "broken", "modern", "heavy", "empty")
 NUMBERS = ("three", "five", "seven", "nine", "eleven", "twenty")
 DID_TO = ("carried", "painted", "found", "dropped", "opened", "cleaned", "wanted", "borrowed", "forgot", "touched")
-DID = ("walked", "slept", "waited", "danced", "arrived", "jumped", "laughed", "stopped")
+DID = ("walked", "slept", "waited", "danced", "wandered", "jumped", "laughed", "stopped")
 ORDERS = ("bring", "hold", "move", "watch")
 WHERE = ("near", "behind", "under", "beside", "inside")
 HOW = ("slowly", "quickly", "again", "together", "early")
-WHEN = ("yesterday", "tonight", "before dinner", "after lunch", "in the morning", "in summer", "on monday", "last winter")
+WHEN = ("yesterday", "tonight", "before dinner", "after lunch", "in the morning", "in summer", "on monday",
+        "last winter")  # fmt: skip
 LINKS = ("and", "but", "because", "while")
 WHO = ("she", "they", "we", "nobody", "everyone")
 OWNERS = ("the", "the", "my", "every")
@@ -35,8 +36,8 @@ GLUE = ("the", "my", "every", "is", "are", "was", "there", "who", "where", "plea
 
 VOCABULARY: frozenset[str] = frozenset(
     word
-    for group in (PEOPLE, ANIMALS, THINGS, PLURALS, PLACES, QUALITIES, NUMBERS, DID_TO, DID, ORDERS, WHERE, HOW, WHEN, LINKS,
-                  WHO, GLUE)
+    for group in (PEOPLE, ANIMALS, THINGS, PLURALS, PLACES, OF_BEINGS, OF_THINGS, NUMBERS, DID_TO, DID, ORDERS, WHERE,
+                  HOW, WHEN, LINKS, WHO, GLUE)
     for phrase in group
     for word in phrase.split()
 )  # fmt: skip
@@ -55,24 +56,27 @@ class _Grammar:
     def maybe(self, probability: float, phrase: Callable[[], str]) -> str:
         return phrase() if self.rng.random() < probability else ""
 
-    def quality(self) -> str:
-        return self.pick(QUALITIES)
+    def mood(self) -> str:
+        return self.pick(OF_BEINGS)
+
+    def look(self) -> str:
+        return self.pick(OF_THINGS)
 
     def someone(self) -> str:
         if self.rng.random() < 0.2:
             return self.pick(WHO)
-        return f"{self.pick(OWNERS)} {self.maybe(0.5, self.quality)} {self.pick(PEOPLE + ANIMALS)}"
+        return f"{self.pick(OWNERS)} {self.maybe(0.5, self.mood)} {self.pick(PEOPLE + ANIMALS)}"
 
     def something(self) -> str:
         if self.rng.random() < 0.3:
-            return f"{self.pick(NUMBERS)} {self.maybe(0.5, self.quality)} {self.pick(PLURALS)}"
-        return f"{self.pick(OWNERS)} {self.maybe(0.5, self.quality)} {self.pick(THINGS)}"
+            return f"{self.pick(NUMBERS)} {self.maybe(0.5, self.look)} {self.pick(PLURALS)}"
+        return f"{self.pick(OWNERS)} {self.maybe(0.5, self.look)} {self.pick(THINGS)}"
 
     def somewhere(self) -> str:
-        return f"{self.pick(WHERE)} the {self.maybe(0.3, self.quality)} {self.pick(PLACES)}"
+        return f"{self.pick(WHERE)} the {self.maybe(0.3, self.look)} {self.pick(PLACES)}"
 
     def journey(self) -> str:
-        return f"{self.pick(('to', 'from'))} the {self.maybe(0.3, self.quality)} {self.pick(PLACES)}"
+        return f"{self.pick(('to', 'from'))} the {self.maybe(0.3, self.look)} {self.pick(PLACES)}"
 
     def when(self) -> str:
         return self.pick(WHEN)
@@ -80,7 +84,8 @@ class _Grammar:
     def action(self) -> str:
         if self.rng.random() < 0.6:
             return f"{self.maybe(0.1, lambda: 'never')} {self.pick(DID_TO)} {self.something()}"
-        return f"{self.pick(DID)} {self.maybe(0.5, lambda: self.pick(HOW))} {self.pick((self.somewhere(), self.journey()))}"
+        place = self.somewhere() if self.rng.random() < 0.5 else self.journey()
+        return f"{self.pick(DID)} {self.maybe(0.5, lambda: self.pick(HOW))} {place}"
 
     def statement(self) -> str:
         return f"{self.someone()} {self.action()} {self.maybe(0.4, self.when)}"
@@ -89,15 +94,16 @@ class _Grammar:
         return f"{self.someone()} {self.action()} {self.pick(LINKS)} {self.someone()} {self.pick(DID)}"
 
     def presence(self) -> str:
-        return f"there are {self.pick(NUMBERS)} {self.maybe(0.5, self.quality)} {self.pick(PLURALS)} {self.somewhere()}"
+        return f"there are {self.pick(NUMBERS)} {self.maybe(0.5, self.look)} {self.pick(PLURALS)} {self.somewhere()}"
 
     def description(self) -> str:
-        return f"the {self.pick(PEOPLE + ANIMALS)} with {self.something()} was {self.quality()} {self.maybe(0.5, self.when)}"
+        being = self.pick(PEOPLE + ANIMALS)
+        return f"the {being} with {self.something()} was {self.mood()} {self.maybe(0.5, self.when)}"
 
     def question(self) -> str:
         if self.rng.random() < 0.5:
             return f"who {self.pick(DID_TO)} {self.something()} {self.maybe(0.5, self.somewhere)}"
-        return f"where is the {self.quality()} {self.pick(THINGS)} from the {self.pick(PLACES)}"
+        return f"where is the {self.look()} {self.pick(THINGS)} from the {self.pick(PLACES)}"
 
     def order(self) -> str:
         return f"please {self.pick(ORDERS)} {self.something()} {self.somewhere()} {self.maybe(0.3, self.when)}"
