@@ -393,7 +393,11 @@ class RunConfig:
     output: str = ""
     """Empty: ``runs/NAME``."""
     scratch: bool = False
-    """Also fine-tune the same model from random weights, for comparison."""
+    """Also fine-tune the same model from random weights, for comparison: same labels, updates and tuning."""
+    learning_rates: tuple[float, ...] = ()
+    """Fine-tune with each of these rates and keep the one with the lowest dev WER; empty: ``finetune.optim.lr``."""
+    jobs: int = 1
+    """Fine-tunings at a time, each in a process of its own."""
     manifest: ManifestConfig = field(default_factory=ManifestConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

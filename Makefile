@@ -1,0 +1,43 @@
+# Two commands do all the set-up on a fresh machine:
+#   make demo            the whole way on synthetic speech (SMOKE=1: the same path in under two minutes)
+#   make test            lint, types, tests, then the demo at its smoke size
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+TESTS ?= tests
+WORKERS ?= 2
+
+.PHONY: setup demo test lint types tests smoke clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or later is needed, this is {sys.version}"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo,bpe,dev]' -c constraints.txt
+	touch $@
+
+demo: $(READY)
+	$(BIN)/speechssl demo $(if $(SMOKE),--smoke --output demo-smoke)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+tests: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(TESTS) -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=85 --durations=15
+
+smoke: $(READY)
+	rm -rf demo-smoke
+	$(BIN)/speechssl demo --smoke --output demo-smoke
+
+test: lint types tests smoke
+
+clean:
+	rm -rf $(VENV) demo-smoke .coverage .coverage.* .mypy_cache .ruff_cache

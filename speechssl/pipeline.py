@@ -1,0 +1,239 @@
+"""``speechssl run``: folder of audio -> manifest -> shards -> pretraining -> fine-tuning -> evaluation -> report.
+
+Each stage is a name, the key of everything it depends on, the file that proves it is done, and a function. A stage whose
+stamp holds the same key, and whose file is there, is skipped; a training stage resumes from its checkpoints.
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import FinetuneConfig, RunConfig
+from speechssl.errors import ConfigError, DataError
+from speechssl.progress import duration, progress
+from speechssl.settings import to_dict, write_toml
+
+__all__ = ["Stage", "default_preset", "run", "run_stages"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way."""
+
+    name: str
+    key: Any
+    """Everything, besides the stages before it, that the result depends on (JSON-able)."""
+    output: Path
+    """The file whose presence says that the stage is complete."""
+    make: Callable[[], object]
+    cheap: bool = False
+    """Made again when its key has changed; any other stage then stops the run rather than throw work away."""
+
+
+def default_preset() -> str:
+    """Return the preset of ``run`` for this machine."""
+    import torch
+
+    return "run-gpu" if torch.cuda.is_available() else "run-cpu"
+
+
+def run_stages(folder: Path, stages: list[Stage]) -> None:
+    """Run stages in order, skipping those that are complete.
+
+    Raises
+    ------
+    ConfigError
+        A stage was completed with other settings, and making it again would throw work away.
+    DataError
+        A stage ended without its output.
+    """
+    stamps = folder / "stages"
+    stamps.mkdir(parents=True, exist_ok=True)
+    chain = ""
+    for number, stage in enumerate(stages, 1):
+        text = json.dumps([chain, stage.name, stage.key], sort_keys=True, default=str)
+        chain = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        stamp = stamps / f"{stage.name}.json"
+        title = f"[{number}/{len(stages)}] {stage.name}"
+        if stamp.exists() and stage.output.exists():
+            if json.loads(stamp.read_text(encoding="utf-8"))["key"] == chain:
+                print(f"{title}: done before", flush=True)
+                continue
+            if not stage.cheap:
+                raise ConfigError(
+                    f"stage {stage.name!r} in {folder} was completed with other settings or from other files. "
+                    f"Give a new --output, or delete {stamp} and {stage.output.parent} to make it again"
+                )
+        print(title, flush=True)
+        start = time.monotonic()
+        stage.make()
+        seconds = time.monotonic() - start
+        if not stage.output.exists():
+            raise DataError(f"stage {stage.name!r} ended without writing {stage.output}")
+        temporary = stamp.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"key": chain, "seconds": seconds, "finished": time.time()}), encoding="utf-8")
+        temporary.replace(stamp)
+        print(f"{title}: {duration(seconds)}", flush=True)
+
+
+def _listing(folder: Path) -> str:
+    """Return a hash of the names, sizes and times of all files under a folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root) / name
+            if path.is_symlink() and not path.exists():
+                continue
+            status = path.stat()
+            digest.update(
+                f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode(errors="replace")
+            )
+    return digest.hexdigest()
+
+
+def _labels(shards: Path, cfg: RunConfig) -> dict[str, int]:
+    """Return the number of transcribed utterances that each phase (train, dev, test) can use."""
+    from speechssl.data.ids import read_ids
+    from speechssl.data.manifest import read_manifest
+
+    utterances = [utterance for utterance in read_manifest(shards / "manifest.jsonl") if utterance.text]
+    counts = {}
+    for phase, data in (("train", cfg.finetune.data), ("dev", cfg.finetune.dev), ("test", cfg.evaluate.data)):
+        wanted = read_ids(data.ids) if data.ids else None
+        counts[phase] = sum(u.id in wanted if wanted is not None else u.split in data.splits for u in utterances)
+    return counts
+
+
+def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
+    """Return the fine-tuning of each arm: from the pretrained model and, on request, from random weights."""
+    shards = str(output / "shards")
+    base = replace(
+        cfg.finetune,
+        data=replace(cfg.finetune.data, shards=shards),
+        dev=replace(cfg.finetune.dev, shards=shards),
+        model=cfg.pretrain.model,
+    )
+    arms = {"finetune": replace(base, init=str(output / "pretrain" / "model"), output=str(output / "finetune"))}
+    if cfg.scratch:
+        arms["finetune-scratch"] = replace(base, init="", output=str(output / "finetune-scratch"))
+    return arms
+
+
+def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
+    from speechssl.data.manifest import build_manifest
+    from speechssl.data.shards import shard_manifest
+    from speechssl.training.pretrain import pretrain
+
+    pretraining = replace(
+        cfg.pretrain, output=str(output / "pretrain"), data=replace(cfg.pretrain.data, shards=str(output / "shards"))
+    )
+
+    def make_manifest() -> None:
+        with progress("manifest", unit="files") as advance:
+            print(build_manifest(folder, output / "manifest", cfg.manifest, advance), flush=True)
+
+    def make_shards() -> None:
+        with progress("shard", unit="utterances") as advance:
+            manifest = output / "manifest" / "manifest.jsonl"
+            print(shard_manifest(manifest, output / "shards", cfg.shard, advance), flush=True)
+
+    worker_free = replace(cfg.shard, workers=0)
+    return [
+        Stage(
+            "manifest",
+            [str(folder), _listing(folder), to_dict(replace(cfg.manifest, workers=0))],
+            output / "manifest" / "manifest.jsonl",
+            make_manifest,
+        ),
+        Stage("shard", to_dict(worker_free), output / "shards" / "manifest.jsonl", make_shards),
+        Stage(
+            "pretrain",
+            to_dict(pretraining),
+            output / "pretrain" / "model" / "config.json",
+            lambda: print(pretrain(pretraining), flush=True),
+        ),
+    ]
+
+
+def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int]) -> list[Stage]:
+    from speechssl.asr.score import evaluate
+    from speechssl.sweep import tune
+
+    arms = _arms(cfg, output)
+    rates = cfg.learning_rates or (cfg.finetune.optim.lr,)
+    split = "test" if labels["test"] else "dev"
+    if split == "dev":
+        print("no transcribed test utterances: the score below is on dev, where the model was selected", flush=True)
+    scored = cfg.evaluate.data if split == "test" else cfg.finetune.dev
+    last = list(arms)[-1]
+    stages = [
+        Stage(
+            "finetune",
+            [{name: to_dict(arm) for name, arm in arms.items()}, rates],
+            output / last / "model" / "config.json",
+            lambda: tune(arms, rates, output / "sweep", jobs=cfg.jobs),
+        )
+    ]
+    for name in arms:
+        place = output / name.replace("finetune", "evaluate")
+        scoring = replace(
+            cfg.evaluate,
+            model=str(output / name / "model"),
+            output=str(place),
+            data=replace(scored, shards=str(output / "shards")),
+        )
+        stages.append(
+            Stage(
+                place.name,
+                to_dict(scoring),
+                place / "wer.json",
+                lambda scoring=scoring: print(evaluate(scoring), flush=True),  # type: ignore[misc]
+                cheap=True,
+            )
+        )
+    return stages
+
+
+def run(folder: Path, cfg: RunConfig) -> Path:
+    """Go all the way from a folder of audio to a report; return the report's path.
+
+    Raises
+    ------
+    ConfigError
+        The folder does not exist, or a finished stage was made with other settings.
+    DataError, RunError, InterruptedRun
+        From the stages.
+    """
+    from speechssl.reports.build import build_report
+
+    folder = folder.expanduser().resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder; give the folder that holds your audio")
+    name = cfg.name or re.sub(r"[^A-Za-z0-9_-]+", "-", folder.name).strip("-") or "run"
+    output = Path(cfg.output or f"runs/{name}").resolve()
+    if output == folder or output in folder.parents:
+        raise ConfigError(f"the output {output} must not hold the audio folder {folder}; give another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    write_toml(cfg, output / "config.toml")
+    first = _train_stages(folder, cfg, output)
+    run_stages(output, first[:2])
+    labels = _labels(output / "shards", cfg)
+    stages = first
+    if labels["train"] and (labels["dev"] or labels["test"]):
+        stages = first + _score_stages(cfg, output, labels)
+    else:
+        print(
+            f"transcribed utterances: {labels}; nothing to fine-tune or score, so only pretraining is done", flush=True
+        )
+    report = output / "report.html"
+    stages.append(Stage("report", time.time(), report, lambda: build_report(output), cheap=True))
+    run_stages(output, stages)
+    print(f"report: {report}", flush=True)
+    return report
