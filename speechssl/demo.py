@@ -1,7 +1,7 @@
 """``speechssl demo``: what is pretraining worth? The whole way on a corpus made on the spot, or on a folder of yours.
 
-The same model is fine-tuned on the same few labels twice, from pretrained and from random weights, with the same learning
-rates to choose from (on dev) and the same updates; both word error rates are printed with their intervals.
+The same model is fine-tuned on the same few labels twice, from pretrained and from random weights, with the same
+learning rates to choose from (on dev) and the same updates; both word error rates are printed with their intervals.
 """
 
 import json
@@ -45,13 +45,9 @@ def _table(output: Path) -> str:
     if wers["from scratch"]:
         reduction = 1 - wers["pretrained"] / wers["from scratch"]
         lines.append(f"{'relative reduction':22} {reduction:7.1%}")
-    pretrained, scratch = (
-        read_hypotheses(output / name / "hypotheses.jsonl") for name in ("evaluate", "evaluate-scratch")
-    )
-    difference = paired_bootstrap(pretrained, scratch)
-    lines.append(
-        f"{'difference':22} {difference.difference:+7.1%}   {difference.low:+.1%} to {difference.high:+.1%} (paired)"
-    )
+    rows = [read_hypotheses(output / name / "hypotheses.jsonl") for name in ("evaluate", "evaluate-scratch")]
+    paired = paired_bootstrap(*rows)
+    lines.append(f"{'difference':22} {paired.difference:+7.1%}   {paired.low:+.1%} to {paired.high:+.1%} (paired)")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """``speechssl run``: folder of audio -> manifest -> shards -> pretraining -> fine-tuning -> evaluation -> report.
 
-Each stage is a name, the key of everything it depends on, the file that proves it is done, and a function. A stage whose
-stamp holds the same key, and whose file is there, is skipped; a training stage resumes from its checkpoints.
+Each stage is a name, the key of everything it depends on, the file that proves it is done, and a function. A stage
+whose stamp holds the same key, and whose file is there, is skipped; a training stage resumes from its checkpoints.
 """
 
 import hashlib

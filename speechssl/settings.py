@@ -44,7 +44,9 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
         inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
         if len(inner) != len(value):
             raise ConfigError(f"{where}: expected {len(inner)} items, got {len(value)}")
-        return tuple(_convert(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner)))
+        return tuple(
+            _convert(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner, strict=True))
+        )
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:

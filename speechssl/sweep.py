@@ -1,7 +1,7 @@
 """Fine-tune several arms with several learning rates and keep, for each arm, the rate with the lowest dev WER.
 
 In: fine-tuning configurations by arm name. Out: for each arm its run folder (config, metrics, ledger, model), and
-``sweep.json`` with the dev WER of every candidate. Every arm gets the same rates and the same updates: a fair comparison.
+``sweep.json`` with the dev WER of every candidate. Every arm gets the same rates and the same updates.
 """
 
 import json
@@ -33,10 +33,12 @@ class Candidate:
 
     @property
     def folder(self) -> Path:
+        """Its run folder."""
         return Path(self.cfg.output)
 
     @property
     def done(self) -> bool:
+        """Whether its model is there."""
         return (self.folder / "model" / "config.json").exists()
 
     def dev_wer(self) -> float:

@@ -10,7 +10,7 @@ __all__ = ["read_ids"]
 
 
 def read_ids(paths: Sequence[str | Path]) -> set[str]:
-    """Return the ids of all lists, in the form that manifests use (``safe_id``). Blank lines and ``#`` lines are skipped.
+    """Return the ids of all lists, in the form that manifests use (``safe_id``); blank and ``#`` lines are skipped.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Keyed randomness: every random decision about data is a pure function of named parts.
 
 In: any sequence of strings and integers, such as ``("crop", seed, epoch, utterance_id)``. Out: a 64-bit key or a numpy
-generator. Nothing depends on call order, process, rank or worker, which is what makes resuming exact (DESIGN, promise 2).
+generator. Nothing depends on call order, process, rank or worker, which is what makes resuming exact.
 """
 
 import hashlib

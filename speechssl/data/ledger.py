@@ -1,6 +1,6 @@
-"""The ledger: one JSON line for each item that was rejected, repaired or dropped, and why (DESIGN, promise 4).
+"""The ledger: one JSON line for each item that was rejected, repaired or dropped, and why.
 
-In: entries as they happen. Out: ``ledger.jsonl`` beside a stage's output, counts by reason, and a stop past a threshold.
+In: entries as they happen. Out: ``ledger.jsonl`` beside a stage's output, and counts by reason.
 """
 
 import json

@@ -1,7 +1,7 @@
 """What every objective offers to the training loop: prepare on the CPU, then turn prepared tensors into a loss.
 
-``prepare`` draws masks, negatives and targets (pure functions of seed, epoch and utterance id), so the number of targets
-is known before any forward pass and the loss can be normalised by its sum over micro-batches and ranks.
+``prepare`` draws masks, negatives and targets (pure functions of seed, epoch and utterance id), so the number of
+targets is known before any forward pass and the loss can be normalised by its sum over micro-batches and ranks.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -24,7 +24,7 @@ class Loss:
     n_targets: int
     """Masked frames (pretraining) or utterances (CTC) that the sum runs over."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    """Scalars on the device, detached, each a mean over this micro-batch; the loop averages them weighted by targets."""
+    """Scalars on the device, detached, each a mean over this micro-batch; the loop averages them by targets."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,14 @@ class Objective(nn.Module):
 
     def prepare(self, batch: Batch) -> Prepared:
         """Draw masks and targets for a CPU batch. Rows with weight 0 get no targets."""
-        raise AssertionError(f"{type(self).__name__} does not define prepare")
+        raise AssertionError(f"{type(self).__name__} does not define prepare (batch of {len(batch.ids)})")
 
     def forward(self, prepared: Prepared) -> Loss:
         """Return the loss of one prepared micro-batch (on the model's device)."""
-        raise AssertionError(f"{type(self).__name__} does not define forward")
+        raise AssertionError(f"{type(self).__name__} does not define forward ({prepared.n_targets} targets)")
 
     def begin_step(self, step: int) -> bool:
-        """Set what depends on the step (temperature, freezing); return True when the set of trainable parameters changed."""
+        """Set what depends on the step (temperature, freezing); return whether the set of trainable parameters changed."""
         del step
         return False
 
