@@ -63,7 +63,7 @@ class Objective(nn.Module):
         raise AssertionError(f"{type(self).__name__} does not define forward ({prepared.n_targets} targets)")
 
     def begin_step(self, step: int) -> bool:
-        """Set what depends on the step (temperature, freezing); return whether the set of trainable parameters changed."""
+        """Set what depends on the step (temperature, freezing); return whether the trainable parameters changed."""
         del step
         return False
 
