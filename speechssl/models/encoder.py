@@ -1,0 +1,193 @@
+"""The encoder that every objective shares: stem, feature projection, positional convolution, transformer.
+
+In: wave [B, T] at 16 kHz, lengths [B] (None: nothing is padded), a mask drawn by the objective. Out: EncoderOutput.
+
+Layer outputs follow one convention everywhere: ``layers[0]`` is the input of the first block and ``layers[i]`` the
+output of block i, after its residual sums (and, with post-norm, its last norm), never the final norm of a pre-norm
+encoder. This is ``hidden_states`` of transformers 5 and, shifted by one, ``extract_features`` of torchaudio; fairseq's
+layer results differ.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import ModelConfig
+from speechssl.models.frontend import Samples, build_frontend
+from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
+from speechssl.models.transformer import Block, PositionalConvolution, linear
+
+__all__ = ["EncoderOutput", "SpeechEncoder"]
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What the encoder returns. Frames after a row's ``frame_lengths`` are undefined in ``x`` and ``layers``."""
+
+    x: Tensor
+    """[B, F, D] float32: the last block's output (after the final norm of a pre-norm encoder)."""
+    layers: tuple[Tensor, ...] = ()
+    """Input of the first block, then the output of each block; empty unless asked for."""
+    features: Tensor | None = None
+    """[B, F, C]: output of the stem before layer norm, unmasked; zero on padding."""
+    frame_lengths: Tensor | None = None
+    """[B] valid frames; None when nothing is padded."""
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """Identity whose gradient is multiplied by a constant."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.scale, None
+
+
+class SpeechEncoder(nn.Module):
+    """wav2vec 2.0 / HuBERT encoder (wav2vec 2.0, section 2).
+
+    Raises
+    ------
+    ConfigError
+        Sizes that do not fit together (``dim`` and ``heads``, ``dim`` and ``pos_groups``, an empty stem).
+    """
+
+    def __init__(self, cfg: ModelConfig) -> None:
+        super().__init__()
+        encoder = cfg.encoder
+        self.cfg = cfg
+        self.dim = encoder.dim
+        self.frontend = build_frontend(cfg.frontend)
+        self.hop = self.frontend.hop
+        self.feature_norm = LayerNorm(self.frontend.dim)
+        self.projection = linear(self.frontend.dim, encoder.dim)
+        self.mask_embedding = nn.Parameter(torch.empty(encoder.dim).uniform_())
+        self.position = PositionalConvolution(encoder.dim, encoder.pos_kernel, encoder.pos_groups)
+        self.norm = LayerNorm(encoder.dim)
+        self.dropout = nn.Dropout(encoder.dropout)
+        self.input_dropout = nn.Dropout(encoder.input_dropout)
+        self.blocks = nn.ModuleList(Block(encoder) for _ in range(encoder.layers))
+        if cfg.frontend.grad_scale == 0:
+            self.frontend.requires_grad_(requires_grad=False)
+
+    def frames(self, samples: Samples) -> Samples:
+        """Return the number of encoder frames of ``samples`` samples."""
+        return self.frontend.frames(samples)
+
+    def features(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return the stem's output [B, F, C] before layer norm, zero on padding.
+
+        The gradient that flows back through it, the feature penalty's included, is scaled by ``frontend.grad_scale``.
+        """
+        if self.cfg.normalize:
+            wave = normalise_waveform(wave, lengths)
+        features = self.frontend(wave, lengths)
+        scale = self.cfg.frontend.grad_scale
+        if scale == 1 or not features.requires_grad:
+            return features
+        return cast(Tensor, _ScaleGradient.apply(features, scale))
+
+    def normalise_features(self, features: Tensor) -> Tensor:
+        """Return the layer-normed features [..., C] float32: what the quantiser of wav2vec 2.0 sees."""
+        return self.feature_norm(at_least_float32(features))
+
+    def project(self, features: Tensor) -> Tensor:
+        """Return layer norm and projection of features [B, F, C] as [B, F, D], float32."""
+        return at_least_float32(self.projection(self.normalise_features(features)))
+
+    def context(
+        self, x: Tensor, frame_lengths: Tensor | None = None, *, layers: bool = False, stop_at: int | None = None
+    ) -> EncoderOutput:
+        """Run positional convolution and blocks.
+
+        Parameters
+        ----------
+        x
+            [B, F, D] projected (and masked) features.
+        frame_lengths
+            [B] valid frames, or None when nothing is padded: then no mask is built.
+        layers
+            Also return the layer outputs, numbered as the module says.
+        stop_at
+            Run this many blocks only, and return ``layers[stop_at]`` as ``x``, without the final norm of a pre-norm
+            encoder.
+        """
+        blocks = [cast(Block, block) for block in self.blocks]
+        if stop_at is not None:
+            if not 0 <= stop_at <= len(blocks):
+                raise ValueError(f"no layer {stop_at}: the encoder has layers 0 to {len(blocks)}")
+            blocks = blocks[:stop_at]
+        key_mask = None
+        if frame_lengths is not None:
+            # A row without a single frame attends to its first position: a softmax over nothing would be NaN.
+            valid = frame_mask(frame_lengths.clamp(min=1), x.shape[1])
+            x = x.masked_fill(~valid[..., None], 0.0)
+            key_mask = valid[:, None, None, :]
+        pre = self.cfg.encoder.norm == "pre"
+        x = x + self.position(x)
+        x = self.dropout(x if pre else self.norm(x))
+        outputs = [x]
+        for block in blocks:
+            x = self._maybe_dropped(block, x, key_mask)
+            if layers:
+                outputs.append(x)
+        if pre and stop_at is None:
+            x = self.norm(x)
+        return EncoderOutput(x, tuple(outputs) if layers else (), frame_lengths=frame_lengths)
+
+    def _maybe_dropped(self, block: Block, x: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Run a block, or in training with probability ``layer_drop`` pass its input on.
+
+        The block always runs and its parameters always take part (with a zero gradient when dropped), so ranks never
+        disagree about the graph.
+        """
+        y = block(x, key_mask)
+        rate = self.cfg.encoder.layer_drop
+        if not self.training or rate == 0:
+            return y
+        return torch.where(torch.rand((), device=x.device) < rate, x, y)
+
+    def forward(
+        self,
+        wave: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+        layers: bool = False,
+        stop_at: int | None = None,
+    ) -> EncoderOutput:
+        """Encode a batch.
+
+        Parameters
+        ----------
+        wave
+            [B, T] float32 samples at 16 kHz, zero after each row's length.
+        lengths
+            [B] valid samples; None when nothing is padded.
+        mask
+            [B, F] bool: frames whose projection is replaced by the mask embedding.
+        channel_mask
+            [B, D] bool: channels set to 0 in every frame (fine-tuning).
+        layers, stop_at
+            As in :meth:`context`.
+
+        Raises
+        ------
+        ValueError
+            The wave is not two-dimensional, or shorter than one frame.
+        """
+        features = self.features(wave, lengths)
+        frame_lengths = None if lengths is None else self.frames(lengths)
+        x = self.input_dropout(self.project(features))
+        if mask is not None:
+            x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
+        if channel_mask is not None:
+            x = x.masked_fill(channel_mask[:, None, :], 0.0)
+        return replace(self.context(x, frame_lengths, layers=layers, stop_at=stop_at), features=features)

@@ -1,0 +1,106 @@
+"""Parts of the context network: convolutional positional embedding, self-attention, transformer block.
+
+In and out: [B, F, D], float32 between the parts (the residual stream stays in float32 under autocast, the matrix
+products run in bfloat16). Padding arrives as a boolean mask over keys, or as None, and then no mask exists anywhere.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechssl.config import EncoderConfig
+from speechssl.errors import ConfigError
+from speechssl.models.norm import LayerNorm
+
+__all__ = ["Attention", "Block", "PositionalConvolution", "linear"]
+
+
+def linear(dim_in: int, dim_out: int) -> nn.Linear:
+    """Return a linear layer initialised as BERT: normal with deviation 0.02, bias 0."""
+    layer = nn.Linear(dim_in, dim_out)
+    nn.init.normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class PositionalConvolution(nn.Module):
+    """Relative positional embedding: grouped convolution over frames, then GELU (wav2vec 2.0, section 2).
+
+    The kernel is weight-normalised over its last dimension: each tap k has one magnitude, shared by all channels, and
+    ``weight[..., k] = magnitude[k] * direction[..., k] / ||direction[..., k]||``. An even kernel with padding of half
+    its width gives one frame too many; the last is cut. Padded frames must be zero on entry.
+    """
+
+    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+        super().__init__()
+        if kernel < 1 or groups < 1 or dim % groups:
+            raise ConfigError(
+                f"model.encoder.dim = {dim} must be a multiple of pos_groups = {groups}; pos_kernel = {kernel} positive"
+            )
+        self.groups = groups
+        self.kernel = kernel
+        self.direction = nn.Parameter(torch.empty(dim, dim // groups, kernel))
+        self.magnitude = nn.Parameter(torch.empty(1, 1, kernel))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        nn.init.normal_(self.direction, std=math.sqrt(4.0 / (kernel * dim)))
+        with torch.no_grad():
+            self.magnitude.copy_(self.direction.norm(dim=(0, 1), keepdim=True))
+
+    def weight(self) -> Tensor:
+        """Return the kernel [D, D / groups, K], computed in float32."""
+        return self.direction * (self.magnitude / self.direction.norm(dim=(0, 1), keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the embedding of x [B, F, D], to be added to it."""
+        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.kernel // 2, groups=self.groups)
+        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through PyTorch's fused kernel."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if heads < 1 or dim % heads:
+            raise ConfigError(f"model.encoder.dim = {dim} must be a multiple of heads = {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = linear(dim, 3 * dim)
+        self.out = linear(dim, dim)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Return [B, F, D]; ``key_mask`` [B, 1, 1, F] is true where a key may be attended to."""
+        B, T, D = x.shape
+        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).reshape(B, T, D))
+
+
+class Block(nn.Module):
+    """Attention and feed-forward with residuals; norms after each sum (post: BASE) or before each branch (pre)."""
+
+    def __init__(self, cfg: EncoderConfig) -> None:
+        super().__init__()
+        self.pre = cfg.norm == "pre"
+        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout)
+        self.attention_norm = LayerNorm(cfg.dim)
+        self.up = linear(cfg.dim, cfg.ffn_dim)
+        self.down = linear(cfg.ffn_dim, cfg.dim)
+        self.ffn_norm = LayerNorm(cfg.dim)
+        self.dropout = nn.Dropout(cfg.dropout)
+        self.activation_dropout = nn.Dropout(cfg.activation_dropout)
+
+    def ffn(self, x: Tensor) -> Tensor:
+        """Return the feed-forward branch of x."""
+        return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
+
+    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
+        """Map [B, F, D] to [B, F, D]."""
+        if self.pre:
+            x = x + self.dropout(self.attention(self.attention_norm(x), key_mask))
+            return x + self.ffn(self.ffn_norm(x))
+        x = self.attention_norm(x + self.dropout(self.attention(x, key_mask)))
+        return self.ffn_norm(x + self.ffn(x))
