@@ -1,0 +1,130 @@
+"""The house holds: imports go one way, nothing dangerous is called, every configuration loads, files stay small."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from speechssl import config
+from speechssl.demo import DemoConfig
+from speechssl.settings import from_dict
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "speechssl"
+FILES = sorted(PACKAGE.rglob("*.py"))
+FREE = {"config", "errors", "progress", "settings"}
+"""Top-level modules that every room may import."""
+ALLOWED = {
+    "data": {"data"},
+    "models": {"models"},
+    "objectives": {"objectives", "models", "data"},
+    "interop": {"interop", "models", "asr"},
+    "evaluation": {"evaluation", "data", "models", "interop"},
+    "training": {"training", "objectives", "models", "data", "evaluation", "interop"},
+    "asr": {"asr", "training", "objectives", "models", "data", "evaluation", "interop"},
+    "reports": {"reports", "evaluation", "data"},
+}
+"""Rooms that each room may import from."""
+PURE_MODELS = {
+    "torch",
+    "math",
+    "dataclasses",
+    "typing",
+    "collections",
+    "numpy",
+    "functools",
+    "contextlib",
+    "__future__",
+}
+
+
+def imports(path: Path) -> list[str]:
+    """Return the dotted names that a file imports, lazily or not; type-checking imports included."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.append(node.module or "")
+            names += [f"{node.module}.{alias.name}" for alias in node.names if node.module == "speechssl"]
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    parts = path.relative_to(PACKAGE).parts
+    if len(parts) == 1:
+        return  # the verbs and what they share may import any room
+    room = parts[0]
+    for name in imports(path):
+        pieces = name.split(".")
+        if pieces[0] != "speechssl" or len(pieces) < 2:
+            continue
+        assert pieces[1] in ALLOWED[room] | FREE, f"{room} must not import {name}"
+        if room == "data":
+            assert not name.startswith("torch.nn")
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda path: path.name)
+def test_models_touch_no_file(path):
+    outside = {name.split(".")[0] for name in imports(path)} - PURE_MODELS - {"speechssl", "torchaudio"}
+    assert not outside, f"models are tensors in, tensors out; {path.name} imports {outside}"
+    assert not re.search(r"\bopen\(|Path\(|\.read_text|\.write_", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_dangerous(path):
+    text = path.read_text(encoding="utf-8")
+    tree = ast.parse(text)
+    assert "pickle" not in {name.split(".")[0] for name in imports(path)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in {"eval", "exec", "yaml.load", "os.system", "os.popen"}, f"{path}: {called}"
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            assert keywords.get("shell") != "True", f"{path}: shell=True"
+            if called == "torch.load":
+                assert keywords.get("weights_only") == "True", f"{path}: torch.load without weights_only=True"
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}: bare except"
+            silent = len(node.body) == 1 and isinstance(node.body[0], ast.Pass)
+            broad = ast.unparse(node.type) in {"Exception", "BaseException"}
+            assert not (silent and broad), f"{path}:{node.lineno}: an exception is swallowed"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_small_and_say_what_they_are_for(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400, f"{path} is long: split it by noun"
+    assert ast.get_docstring(ast.parse(text)), f"{path} does not open with what it is for"
+    assert "utils" not in path.stem
+
+
+def config_class(path: Path) -> type:
+    """The configuration class of a shipped file, told by its name's first word."""
+    kinds = {
+        "run": config.RunConfig,
+        "demo": DemoConfig,
+        "finetune": config.FinetuneConfig,
+        "evaluate": config.EvaluateConfig,
+    }
+    return kinds.get(path.stem.split("-")[0], config.PretrainConfig)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_config_loads(path):
+    from_dict(config_class(path), tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from speechssl.cli import main; main(['--help']); "
+        "print(sorted({'torch', 'numpy', 'tyro', 'soundfile'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
