@@ -1,0 +1,132 @@
+"""Audio in, mono float32 at 16 kHz out.
+
+In: a file of any name, or the bytes of one. Out: ``AudioInfo`` from its header, one waveform, or FLAC bytes. Whatever
+is wrong with the input is an AudioError with a reason code for the ledger (data/recording.py says which).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from speechssl.data.formats import sniff
+from speechssl.data.limits import AudioInfo, AudioLimits
+from speechssl.data.recording import AudioFile
+
+__all__ = ["SAMPLE_RATE", "AudioFile", "AudioInfo", "AudioLimits", "decode", "encode_flac", "mono", "probe", "sniff"]
+
+SAMPLE_RATE = 16_000
+"""Everything behind the manifest is mono at this rate (wav2vec 2.0 and HuBERT's)."""
+
+_LIMITS = AudioLimits()
+
+
+def probe(source: Path | bytes, item: str = "", limits: AudioLimits = _LIMITS) -> AudioInfo:
+    """Return what a recording's header says, checked against the limits; nothing is decoded.
+
+    A format without a length in its header (read through ffmpeg) is decoded once to count its frames.
+
+    Raises
+    ------
+    AudioError
+        As ``AudioFile``.
+    """
+    with AudioFile(source, item or (str(source) if isinstance(source, Path) else "<bytes>"), limits) as audio:
+        info = audio.info
+        if info.frames < 0:
+            frames = sum(len(block) for block in audio.blocks())
+            info = AudioInfo(info.format, info.sample_rate, info.channels, frames, frames / info.sample_rate)
+    return info
+
+
+def decode(
+    source: Path | bytes,
+    *,
+    item: str,
+    start: float = 0.0,
+    duration: float | None = None,
+    channels: Literal["mean", "first"] = "mean",
+    limits: AudioLimits = _LIMITS,
+    rate: int = SAMPLE_RATE,
+) -> np.ndarray:
+    """Decode a recording, or a part of it, to one channel at ``rate``.
+
+    Parameters
+    ----------
+    source
+        A file or the bytes of one.
+    item
+        Utterance id or path, for errors.
+    start, duration
+        Part to decode, in seconds of the recording; None: to its end.
+    channels
+        How several channels become one.
+    limits
+        Bounds checked before decoding.
+    rate
+        Samples a second of the result (soxr, high quality).
+
+    Returns
+    -------
+    np.ndarray
+        float32 [T], full scale 1; T = frames x rate / own rate, rounded.
+
+    Raises
+    ------
+    AudioError
+        As ``AudioFile`` and ``AudioFile.blocks``.
+    """
+    with AudioFile(source, item, limits) as audio:
+        own = audio.info.sample_rate
+        frames = None if duration is None else max(0, round(duration * own))
+        if frames is not None and audio.info.frames >= 0:  # durations are rounded to milliseconds in manifests
+            overshoot = round(start * own) + frames - audio.info.frames
+            frames -= min(max(overshoot, 0), own // 100)
+        pieces = (mono(block, channels) for block in audio.blocks(round(start * own), frames))
+        if own == rate:
+            return np.concatenate(list(pieces))
+        return np.concatenate(list(_resampled(pieces, own, rate)))
+
+
+def mono(block: np.ndarray, channels: Literal["mean", "first"] = "mean") -> np.ndarray:
+    """Return [n] from [n, channels]: their mean, or the first."""
+    if block.shape[1] == 1 or channels == "first":
+        return np.ascontiguousarray(block[:, 0])
+    return block.mean(axis=1, dtype=np.float32)
+
+
+def _resampled(pieces: Iterator[np.ndarray], own: int, rate: int) -> Iterator[np.ndarray]:
+    import soxr
+
+    stream = soxr.ResampleStream(own, rate, 1, dtype="float32", quality="HQ")
+    for piece in pieces:
+        yield stream.resample_chunk(piece)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def encode_flac(wave: np.ndarray) -> bytes:
+    """Encode one channel at 16 kHz as 16-bit FLAC; equal samples give equal bytes.
+
+    Parameters
+    ----------
+    wave
+        float32 [T] with full scale 1 (rounded; clipped at full scale) or int16 [T]; ``decode`` gives int16 / 32768.
+
+    Raises
+    ------
+    ValueError
+        For another type or shape, or no samples.
+    """
+    import soundfile
+
+    if wave.ndim != 1 or not len(wave) or wave.dtype not in (np.float32, np.int16):
+        raise ValueError(f"encode_flac wants a non-empty float32 or int16 [T], not {wave.dtype} {wave.shape}")
+    if wave.dtype == np.float32:
+        wave = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
