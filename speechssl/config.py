@@ -214,6 +214,8 @@ class HubertConfig:
     """Start iteration 2 from the encoder of iteration 1 (the paper starts afresh)."""
     kmeans_hours: float = 50.0
     """Audio used to fit the k-means (drawn by key)."""
+    kmeans_starts: int = 20
+    """Random starts of the k-means, of which the best goes on."""
     final_dim: int = 256
     logit_temperature: float = 0.1
     penalty_weight: float = 10.0

@@ -1,0 +1,98 @@
+"""k-means over speech features: fitted with scikit-learn on a sample, applied with one matrix product.
+
+In: frames of features. Out: centroids, and the nearest of them for any frame. Settings are those of HuBERT's released
+recipe (mini-batches of 10,000 frames, 20 starts, no reassignment).
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.errors import DataError
+from speechssl.evaluation.unit_table import load_arrays, save_arrays
+
+__all__ = ["KMeans", "fit_kmeans"]
+
+
+@dataclass(frozen=True)
+class KMeans:
+    """Fitted centroids."""
+
+    centroids: Tensor
+    """[K, D] float32."""
+
+    def __len__(self) -> int:
+        return len(self.centroids)
+
+    def to(self, device: torch.device | str) -> "KMeans":
+        """Return the centroids on ``device``."""
+        return KMeans(self.centroids.to(device))
+
+    def assign(self, features: Tensor) -> Tensor:
+        """Return [N] int64, the nearest centroid of each row of [N, D] features (the lower index on a tie)."""
+        # |x - c|^2 = |x|^2 - 2 x.c + |c|^2, and |x|^2 is the same for every c.
+        half_norms = self.centroids.square().sum(dim=1) / 2
+        return torch.addmm(half_norms, features.float(), self.centroids.t(), alpha=-1.0).argmin(dim=1)
+
+    def save(self, path: Path) -> None:
+        """Write the centroids to an ``.npz`` file, atomically."""
+        save_arrays(path, centroids=self.centroids.cpu().numpy())
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read centroids; raise DataError when the file is missing or damaged."""
+        return cls(torch.from_numpy(load_arrays(path, {"centroids"})["centroids"]))
+
+
+def fit_kmeans(features: np.ndarray, clusters: int, *, seed: int, starts: int = 20) -> KMeans:
+    """Fit mini-batch k-means (settings of HuBERT's ``learn_kmeans``).
+
+    Parameters
+    ----------
+    features
+        [N, D] float32 frames.
+    seed
+        Non-negative integer below 2 ** 32.
+    starts
+        Random starts, of which the best on a sample goes on.
+
+    Raises
+    ------
+    DataError
+        When there are fewer frames, or fewer distinct ones, than clusters, or a frame is not finite.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    if len(features) < clusters:
+        raise DataError(
+            f"k-means: {len(features)} frames cannot make {clusters} clusters; give more audio or fewer clusters"
+        )
+    if not np.isfinite(features).all():
+        raise DataError("k-means: the features hold values that are not finite; the model that made them has diverged")
+    # Products in k-means lose what a common offset takes, so it is taken away first and added again.
+    offset = features.mean(axis=0, dtype=np.float64).astype(np.float32)
+    model = MiniBatchKMeans(
+        n_clusters=clusters,
+        init="k-means++",
+        n_init=starts,
+        batch_size=10_000,
+        max_iter=100,
+        tol=0.0,
+        max_no_improvement=100,
+        reassignment_ratio=0.0,
+        compute_labels=False,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)
+        try:
+            model.fit(features - offset)
+        except ConvergenceWarning as warning:
+            raise DataError(f"k-means: {warning}; is most of the audio silence? Use fewer clusters") from warning
+    return KMeans(torch.from_numpy(model.cluster_centers_.astype(np.float32) + offset))

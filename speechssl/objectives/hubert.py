@@ -1,0 +1,174 @@
+"""HuBERT (Hsu et al. 2021): predict the k-means unit of masked frames.
+
+In: batches of waveforms and a table of units for every utterance. Out: the cross-entropy of cosine logits (equation 3
+of section 3.2) summed over masked frames, and the feature penalty. One matrix product gives the logits of all frames.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.config import HubertConfig, MaskConfig
+from speechssl.data.batch import Batch
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.base import Loss, Objective, Prepared
+from speechssl.objectives.masked import (
+    MaskedPrepared,
+    cosine_rows,
+    draw_masks,
+    empty_loss,
+    feature_penalty,
+    frame_counts,
+)
+
+__all__ = ["Hubert", "HubertPrepared", "Units"]
+
+
+class Units(Protocol):
+    """What the objective asks of a table of units (``evaluation.units.UnitTable``)."""
+
+    hop: int
+    """Samples from one unit to the next."""
+    n_units: int
+
+    def get(self, item: str, start: int = 0, frames: int | None = None) -> np.ndarray | None:
+        """Return the units of a stretch of an utterance, None when it has none."""
+        ...
+
+    def entropy(self) -> float:
+        """Return the entropy of the unit distribution, in nats."""
+        ...
+
+    def largest_share(self) -> float:
+        """Return the share of the most frequent unit."""
+        ...
+
+
+@dataclass(frozen=True)
+class HubertPrepared(MaskedPrepared):
+    """Masks and units of one batch."""
+
+    units: Tensor
+    """[N] int64, units of the masked frames."""
+    other_frames: Tensor
+    """[M] int64, positions in ``[B * F]`` of frames that are not masked; empty unless ``unmasked_weight`` is set."""
+    other_units: Tensor
+    """[M] int64, their units."""
+
+
+class Hubert(Objective):
+    """The HuBERT objective around an encoder.
+
+    Parameters
+    ----------
+    encoder
+        Stem and context network.
+    cfg
+        Projection, temperature and weights.
+    mask
+        Span masking.
+    units
+        Units of whole utterances on the encoder's frame grid. An utterance that is not in it gets no targets.
+    n_units
+        Number of clusters.
+    seed
+        Key of the masks.
+
+    Raises
+    ------
+    ValueError
+        When the table was made for another frame grid or holds units beyond ``n_units``.
+    """
+
+    def __init__(
+        self, encoder: SpeechEncoder, cfg: HubertConfig, mask: MaskConfig, units: Units, n_units: int, *, seed: int
+    ) -> None:
+        super().__init__()
+        if units.hop != encoder.hop:
+            raise ValueError(f"the units lie {units.hop} samples apart, the encoder's frames {encoder.hop}")
+        if units.n_units > n_units:
+            raise ValueError(f"the table has {units.n_units} units, the objective {n_units}")
+        self.encoder = encoder
+        self.cfg = cfg
+        self.mask = mask
+        self.units = units
+        self.seed = seed
+        self.projection = nn.Linear(encoder.dim, cfg.final_dim)
+        self.embeddings = nn.Parameter(torch.empty(n_units, cfg.final_dim).uniform_())
+        # Predicting how often each unit occurs is the best that a model which ignores its input can do.
+        self.chance = {"masked_loss": units.entropy(), "accuracy": units.largest_share()}
+
+    def prepare(self, batch: Batch) -> HubertPrepared:
+        """Draw the masks of a CPU batch, keyed by (seed, epoch, utterance id), and look its units up.
+
+        A crop starts on the frame grid (data/plan.py aligns it), so its units are a slice of the utterance's. A row of
+        weight 0, and one without units, gets no targets.
+        """
+        rows, width = frame_counts(self.encoder, batch)
+        mask = draw_masks(batch, rows, width, self.mask, self.seed)
+        labels = np.full(mask.shape, -1, dtype=np.int64)
+        for row, (item, start, frames) in enumerate(zip(batch.ids, batch.starts.tolist(), rows, strict=True)):
+            if start % self.encoder.hop:
+                raise ValueError(f"{item}: the crop starts at sample {start}, not a multiple of {self.encoder.hop}")
+            found = self.units.get(item, start // self.encoder.hop, frames)
+            if found is not None:
+                labels[row, : len(found)] = found
+        known = (labels >= 0) & (batch.weights.numpy() > 0)[:, None]
+        mask &= known.any(axis=1, keepdims=True)
+        masked = np.flatnonzero(mask & known)
+        other = np.flatnonzero(~mask & known) if self.cfg.unmasked_weight > 0 else masked[:0]
+        padded = batch.padded
+        return HubertPrepared(
+            batch=batch,
+            n_targets=len(masked),
+            mask=torch.from_numpy(mask),
+            frames=torch.from_numpy(masked),
+            counts=torch.from_numpy((mask & known).sum(axis=1)),
+            lengths=batch.lengths if padded else None,
+            frame_lengths=torch.tensor(rows) if padded else None,
+            units=torch.from_numpy(labels.ravel()[masked]),
+            other_frames=torch.from_numpy(other),
+            other_units=torch.from_numpy(labels.ravel()[other]),
+        )
+
+    def logits(self, context: Tensor) -> Tensor:
+        """Return [N, units] cosine logits of [N, D] context vectors, in at least float32."""
+        projected = self.projection(context)
+        with torch.autocast(context.device.type, enabled=False):
+            return cosine_rows(projected) @ cosine_rows(self.embeddings).t() / self.cfg.logit_temperature
+
+    def forward(self, prepared: Prepared) -> Loss:
+        """Return cross-entropy over masked frames (and, weighted, the others) plus the weighted feature penalty."""
+        assert isinstance(prepared, HubertPrepared)
+        if prepared.n_targets == 0:
+            return empty_loss(self.parameters())
+        n = prepared.n_targets
+        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask)
+        frames = output.x.flatten(0, 1)
+        logits = self.logits(frames.index_select(0, prepared.frames))
+        masked = functional.cross_entropy(logits, prepared.units, reduction="sum")
+        penalty = feature_penalty(output.features, prepared)
+        total = masked + self.cfg.penalty_weight * penalty
+        metrics = {
+            "masked_loss": masked / n,
+            "accuracy": (logits.argmax(dim=1) == prepared.units).sum() / n,
+            "penalty": penalty / n,
+            "masked_fraction": prepared.masked_fraction(),
+            "prediction_perplexity": _perplexity(logits.detach()),
+        }
+        if self.cfg.unmasked_weight > 0:
+            others = self.logits(frames.index_select(0, prepared.other_frames))
+            unmasked = functional.cross_entropy(others, prepared.other_units, reduction="sum")
+            total = total + self.cfg.unmasked_weight * unmasked
+            metrics["unmasked_loss"] = unmasked / max(1, len(prepared.other_units))
+        return Loss(sum=total, n_targets=n, metrics={name: value.detach() for name, value in metrics.items()})
+
+
+def _perplexity(logits: Tensor) -> Tensor:
+    """Return exp(entropy) of the mean prediction over frames: how many units the model makes use of."""
+    mean = logits.softmax(dim=1).mean(dim=0)
+    return torch.special.entr(mean).sum().exp()

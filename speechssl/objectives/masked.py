@@ -1,0 +1,99 @@
+"""What masked pretext tasks share: whose frames are masked, where they lie, and the pieces of a loss that is a sum.
+
+In: a CPU batch and a mask configuration. Out: the mask and the flat positions of the masked frames, drawn for each
+utterance by its own key, so that neither batch neighbours nor ranks nor workers can change them (DESIGN, promise 2).
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import MaskConfig
+from speechssl.data.batch import Batch
+from speechssl.data.keys import generator
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.masking import mask_batch
+from speechssl.models.norm import at_least_float32, frame_mask
+from speechssl.objectives.base import Loss, Prepared
+
+__all__ = ["MaskedPrepared", "cosine_rows", "draw_masks", "empty_loss", "feature_penalty", "frame_counts"]
+
+
+@dataclass(frozen=True)
+class MaskedPrepared(Prepared):
+    """A batch whose masked frames are known: ``n_targets`` of them."""
+
+    mask: Tensor
+    """[B, F] bool, frames that the context network does not see."""
+    frames: Tensor
+    """[N] int64, masked frames that carry a target, as positions in ``[B * F]``, row by row."""
+    counts: Tensor
+    """[B] int64, targets in each row (they sum to N)."""
+    lengths: Tensor | None
+    """[B] int64 samples in each row, or None when no row is padded (then the encoder builds no masks)."""
+    frame_lengths: Tensor | None
+    """[B] int64 frames in each row, or None as above."""
+
+    def masked_fraction(self) -> Tensor:
+        """Return the share of valid frames that are masked, as a scalar on the device."""
+        frames = self.mask.numel() if self.frame_lengths is None else self.frame_lengths.sum()
+        return self.mask.sum() / frames
+
+
+def frame_counts(encoder: SpeechEncoder, batch: Batch) -> tuple[list[int], int]:
+    """Return the frames of each row and the frames of the padded batch (F)."""
+    rows = [max(0, int(encoder.frames(int(length)))) for length in batch.lengths.tolist()]
+    return rows, max(0, int(encoder.frames(batch.wave.shape[1])))
+
+
+def draw_masks(batch: Batch, rows: list[int], frames: int, cfg: MaskConfig, seed: int) -> np.ndarray:
+    """Draw the span masks of a batch, each keyed by (seed, epoch, utterance id) alone.
+
+    Parameters
+    ----------
+    rows
+        Valid frames in each row.
+    frames
+        Frames in the padded batch.
+
+    Returns
+    -------
+    bool array [B, frames]; rows of weight 0 and padding are never masked.
+    """
+    counted = [length if weight > 0 else 0 for length, weight in zip(rows, batch.weights.tolist(), strict=True)]
+    return mask_batch(counted, frames, cfg, (generator("mask", seed, batch.epoch, item) for item in batch.ids))
+
+
+def feature_penalty(features: Tensor, prepared: MaskedPrepared) -> Tensor:
+    """Return the sum over targets of the mean squared stem output of the utterance that each target belongs to.
+
+    wav2vec 2.0 takes one mean over the batch, padding included, times the number of masked frames. Here each utterance
+    has its own mean over its valid frames, weighted by its own masked frames: equal for equal rows, and independent of
+    padding and of batch neighbours otherwise. Taken before layer norm, in float32.
+
+    Parameters
+    ----------
+    features
+        [B, F, C] raw output of the stem.
+    """
+    squares = at_least_float32(features).square().mean(dim=2)
+    if prepared.frame_lengths is None:
+        means = squares.mean(dim=1)
+    else:
+        valid = frame_mask(prepared.frame_lengths, squares.shape[1])
+        means = squares.masked_fill(~valid, 0.0).sum(dim=1) / prepared.frame_lengths.clamp(min=1)
+    return (means * prepared.counts).sum()
+
+
+def cosine_rows(x: Tensor) -> Tensor:
+    """Scale the last dimension to unit length in at least float32, so that products of rows are cosines."""
+    return nn.functional.normalize(at_least_float32(x), dim=-1, eps=1e-8)
+
+
+def empty_loss(parameters: Iterable[nn.Parameter]) -> Loss:
+    """Return a zero loss that reaches every trainable parameter: DDP waits for all of them on every rank."""
+    sums = [parameter.sum() for parameter in parameters if parameter.requires_grad]
+    return Loss(sum=torch.stack([at_least_float32(item) for item in sums]).sum() * 0.0, n_targets=0)

@@ -1,0 +1,228 @@
+"""wav2vec 2.0 (Baevski et al. 2020): tell the true quantised latent of a masked frame from those of others.
+
+In: batches of waveforms. Out: the contrastive loss (equation 3), the codebook diversity loss (equation 4) and the
+feature penalty, as one sum over masked frames. Only masked frames reach the quantiser and the projections, and all
+logits of an utterance come from one matrix product.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.config import MaskConfig, Wav2Vec2Config
+from speechssl.data.batch import Batch
+from speechssl.data.keys import generator
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.masking import sample_negatives
+from speechssl.models.quantizer import GumbelQuantizer
+from speechssl.objectives.base import Loss, Objective, Prepared
+from speechssl.objectives.masked import (
+    MaskedPrepared,
+    cosine_rows,
+    draw_masks,
+    empty_loss,
+    feature_penalty,
+    frame_counts,
+)
+
+__all__ = ["Contrast", "Wav2Vec2", "Wav2Vec2Prepared", "contrast"]
+
+
+@dataclass(frozen=True)
+class Wav2Vec2Prepared(MaskedPrepared):
+    """Masks and negatives of one batch."""
+
+    negatives: Tensor
+    """[N, K] int32, for each masked frame K others of the same utterance, counted among its masked frames."""
+    slots: Tensor
+    """[N] int64, places of the masked frames in ``[B * width]``: row by row, padded to the longest."""
+    width: int
+    """Masked frames of the row that has most."""
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Result of the contrastive comparison."""
+
+    sum: Tensor
+    """Scalar: sum of the cross-entropies of N masked frames."""
+    correct: Tensor
+    """Scalar: masked frames whose true latent is strictly more similar than every distractor that counts."""
+
+
+def contrast(
+    context: Tensor,
+    targets: Tensor,
+    *,
+    codes: Tensor,
+    negatives: Tensor,
+    slots: Tensor,
+    rows: int,
+    width: int,
+    temperature: float,
+) -> Contrast:
+    """Contrastive loss (wav2vec 2.0, equation 3) of all masked frames of a batch.
+
+    One product for each utterance gives the similarity of every pair of its masked frames. A frame's loss is
+    ``logsumexp(similarity + log(times drawn))`` minus the similarity to its own target, where "times drawn" counts how
+    often each frame was drawn as a distractor: the same value as gathering K + 1 logits, without the gather.
+
+    Parameters
+    ----------
+    context, targets
+        [N, D] projected context vectors and projected quantised vectors of the masked frames.
+    codes
+        [N] one integer for each distinct code vector; a distractor with the code of the true latent does not count.
+    negatives
+        [N, K] distractors as positions among the masked frames of the same utterance.
+    slots
+        [N] places of the frames in ``[rows * width]``.
+    rows, width
+        Utterances of the batch, and masked frames of the one that has most.
+    temperature
+        Cosines are divided by it.
+    """
+
+    def spread(x: Tensor) -> Tensor:
+        """[N, ...] -> [rows, width, ...], zeros in unused places."""
+        placed = x.new_zeros((rows * width, *x.shape[1:])).index_copy(0, slots, x)
+        return placed.view(rows, width, *x.shape[1:])
+
+    similarity = torch.bmm(spread(cosine_rows(context)), spread(cosine_rows(targets)).transpose(1, 2)) / temperature
+    with torch.no_grad():
+        drawn = similarity.new_zeros(rows * width * width)
+        pairs = (slots[:, None] * width + negatives).flatten()
+        drawn = drawn.scatter_add(0, pairs, torch.ones_like(pairs, dtype=drawn.dtype)).view(rows, width, width)
+        code = spread(codes)
+        drawn = drawn.masked_fill(code[:, :, None] == code[:, None, :], 0.0)
+        distractors = drawn > 0
+        drawn.diagonal(dim1=1, dim2=2).fill_(1.0)  # the true latent; an unused place then has a loss of exactly 0
+    positive = similarity.diagonal(dim1=1, dim2=2)
+    losses = torch.logsumexp(similarity + drawn.log(), dim=2) - positive
+    with torch.no_grad():
+        rival = similarity.masked_fill(~distractors, -math.inf).amax(dim=2)
+        # A frame without any distractor left (a collapsed codebook) is not a success.
+        correct = (positive > rival) & distractors.any(dim=2)
+    return Contrast(sum=losses.sum(), correct=correct.sum())
+
+
+class Wav2Vec2(Objective):
+    """The wav2vec 2.0 objective around an encoder.
+
+    Parameters
+    ----------
+    encoder
+        Stem and context network.
+    cfg
+        Codebook, negatives, temperatures and weights.
+    mask
+        Span masking.
+    seed
+        Key of masks and negatives.
+    """
+
+    temperature: Tensor
+
+    def __init__(self, encoder: SpeechEncoder, cfg: Wav2Vec2Config, mask: MaskConfig, *, seed: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.cfg = cfg
+        self.mask = mask
+        self.seed = seed
+        self.quantizer = GumbelQuantizer(encoder.frontend.dim, cfg.groups, cfg.entries, cfg.final_dim)
+        self.project_targets = nn.Linear(cfg.final_dim, cfg.final_dim)
+        self.project_context = nn.Linear(encoder.dim, cfg.final_dim)
+        self.register_buffer("temperature", torch.tensor(float(cfg.gumbel_start)), persistent=False)
+        self.chance = {"contrastive": math.log(1 + cfg.negatives), "accuracy": 1 / (1 + cfg.negatives)}
+
+    def begin_step(self, step: int) -> bool:
+        """Set the Gumbel temperature: ``max(end, start * decay ** step)``."""
+        cfg = self.cfg
+        self.temperature.fill_(max(cfg.gumbel_end, cfg.gumbel_start * cfg.gumbel_decay**step))
+        return False
+
+    def prepare(self, batch: Batch) -> Wav2Vec2Prepared:
+        """Draw masks and negatives of a CPU batch, keyed by (seed, epoch, utterance id).
+
+        A row of weight 0, and one with fewer than two masked frames (which has no distractor), gets no targets.
+        """
+        rows, width = frame_counts(self.encoder, batch)
+        mask = draw_masks(batch, rows, width, self.mask, self.seed)
+        counts = mask.sum(axis=1)
+        mask[counts < 2] = False
+        counts = mask.sum(axis=1)
+        longest = int(counts.max(initial=0))
+        negatives, slots = [], []
+        for row, count in enumerate(counts.tolist()):
+            if count:
+                rng = generator("negatives", self.seed, batch.epoch, batch.ids[row])
+                negatives.append(sample_negatives(count, self.cfg.negatives, rng))
+                slots.append(row * longest + np.arange(count))
+        n_targets = int(counts.sum())
+        drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.cfg.negatives))
+        placed = np.concatenate(slots) if slots else np.zeros(0, dtype=np.int64)
+        padded = batch.padded
+        return Wav2Vec2Prepared(
+            batch=batch,
+            n_targets=n_targets,
+            mask=torch.from_numpy(mask),
+            frames=torch.from_numpy(np.flatnonzero(mask)),
+            counts=torch.from_numpy(counts),
+            lengths=batch.lengths if padded else None,
+            frame_lengths=torch.tensor(rows) if padded else None,
+            negatives=torch.from_numpy(drawn.astype(np.int32)),
+            slots=torch.from_numpy(placed),
+            width=longest,
+        )
+
+    def forward(self, prepared: Prepared) -> Loss:
+        """Return contrastive + weighted diversity and penalty, summed over the masked frames (equation 2)."""
+        assert isinstance(prepared, Wav2Vec2Prepared)
+        if prepared.n_targets == 0:
+            return empty_loss(self.parameters())
+        cfg, n = self.cfg, prepared.n_targets
+        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask)
+        features = output.features
+        context = self.project_context(output.x.flatten(0, 1).index_select(0, prepared.frames))
+        latents = self.encoder.normalise_features(features.flatten(0, 1).index_select(0, prepared.frames))
+        latents = functional.dropout(latents, cfg.feature_dropout, self.training)
+        quantised = self.quantizer(latents, self.temperature)
+        targets = self.project_targets(quantised.codes_vectors)
+        codes = quantised.indices[:, 0]
+        for group in range(1, cfg.groups):
+            codes = codes * cfg.entries + quantised.indices[:, group]
+        with torch.autocast(context.device.type, enabled=False):
+            result = contrast(
+                context,
+                targets,
+                codes=codes,
+                negatives=prepared.negatives,
+                slots=prepared.slots,
+                rows=len(prepared.mask),
+                width=prepared.width,
+                temperature=cfg.logit_temperature,
+            )
+            size = cfg.groups * cfg.entries
+            diversity = (size - quantised.perplexity.sum()) / size
+            penalty = feature_penalty(features, prepared)
+            total = result.sum + cfg.diversity_weight * n * diversity + cfg.penalty_weight * penalty
+        metrics = {
+            "contrastive": result.sum / n,
+            "diversity": diversity,
+            "penalty": penalty / n,
+            "accuracy": result.correct / n,
+            "masked_fraction": prepared.masked_fraction(),
+            "target_variance": cosine_rows(targets).var(dim=0, unbiased=False).sum(),
+            "codes_used": self._codes_used(quantised.indices),
+        }
+        metrics |= {f"perplexity_{group}": value for group, value in enumerate(quantised.perplexity.unbind())}
+        return Loss(sum=total, n_targets=n, metrics={name: value.detach() for name, value in metrics.items()})
+
+    def _codes_used(self, indices: Tensor) -> Tensor:
+        """Return the share of codebook entries that [N, G] indices touch, over all groups."""
+        used = torch.zeros(self.cfg.groups, self.cfg.entries, device=indices.device)
+        return used.scatter_(1, indices.t(), 1.0).mean()
