@@ -1,0 +1,296 @@
+"""wav2vec 2.0 and HuBERT encoders in the layout of Hugging Face transformers: weights and configuration, in and out.
+
+In: a state dict and a config dict, or a folder with ``model.safetensors`` and ``config.json``. Out: a SpeechEncoder, or
+the same two back, exactly. transformers itself is not needed. What the encoder cannot express (adapters, batch norm in
+the positional convolution, WavLM's relative positions) is refused by name, never dropped.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
+from speechssl.errors import CheckpointError, ConfigError
+from speechssl.models.encoder import SpeechEncoder
+
+__all__ = [
+    "encoder_from_huggingface",
+    "encoder_to_huggingface",
+    "load_huggingface",
+    "preprocessor_config",
+    "save_huggingface",
+]
+
+Architecture = Literal["wav2vec2", "hubert"]
+
+HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "projector.", "classifier.", "label_embeddings")
+"""Parts of task models around the encoder; they are not part of it."""
+
+POSITION = "encoder.pos_conv_embed.conv."
+WEIGHT_NORM = {
+    POSITION + "weight_g": POSITION + "parametrizations.weight.original0",
+    POSITION + "weight_v": POSITION + "parametrizations.weight.original1",
+}
+"""Old layout of a weight-normalised kernel (torch before 2.1) -> new layout."""
+
+EXPECTED: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "feat_extract_activation": "gelu",
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+    "layer_norm_eps": 1e-5,
+    "add_adapter": False,
+    "adapter_attn_dim": None,
+}
+"""Settings with one value here; a config that leaves one out has the default of transformers, which is the same."""
+
+
+def _names(cfg: ModelConfig) -> dict[str, str]:
+    """Return our name -> their name for every tensor that is copied as it is (queries, keys and values are joined)."""
+    names = {
+        "mask_embedding": "masked_spec_embed",
+        "position.magnitude": POSITION + "parametrizations.weight.original0",
+        "position.direction": POSITION + "parametrizations.weight.original1",
+        "position.bias": POSITION + "bias",
+    }
+    modules = {
+        "feature_norm": "feature_projection.layer_norm",
+        "projection": "feature_projection.projection",
+        "norm": "encoder.layer_norm",
+    }
+    for i in range(len(cfg.frontend.conv_layers)):
+        ours, theirs = f"frontend.layers.{i}.", f"feature_extractor.conv_layers.{i}."
+        names[ours + "conv.weight"] = theirs + "conv.weight"
+        if cfg.frontend.bias:
+            names[ours + "conv.bias"] = theirs + "conv.bias"
+        if cfg.frontend.norm == "layer" or i == 0:
+            modules[ours + "norm"] = theirs + "layer_norm"
+    parts = {
+        "attention.out": "attention.out_proj",
+        "attention_norm": "layer_norm",
+        "up": "feed_forward.intermediate_dense",
+        "down": "feed_forward.output_dense",
+        "ffn_norm": "final_layer_norm",
+    }
+    for i in range(cfg.encoder.layers):
+        modules |= {f"blocks.{i}.{ours}": f"encoder.layers.{i}.{theirs}" for ours, theirs in parts.items()}
+    for ours, theirs in modules.items():
+        names |= {f"{ours}.{leaf}": f"{theirs}.{leaf}" for leaf in ("weight", "bias")}
+    return names
+
+
+def _joined(cfg: ModelConfig) -> dict[str, list[str]]:
+    """Return our joined projection -> their queries, keys, values."""
+    return {
+        f"blocks.{i}.attention.qkv.{leaf}": [f"encoder.layers.{i}.attention.{part}_proj.{leaf}" for part in "qkv"]
+        for i in range(cfg.encoder.layers)
+        for leaf in ("weight", "bias")
+    }
+
+
+def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig:
+    kind = config.get("model_type")
+    if kind not in ("wav2vec2", "hubert"):
+        raise ConfigError(f"Hugging Face model_type {kind!r} is not supported; supported: 'wav2vec2', 'hubert'")
+    for name, value in EXPECTED.items():
+        if config.get(name, value) != value:
+            raise ConfigError(f"Hugging Face config: {name} = {config[name]!r} is not supported, only {value!r} is")
+    try:
+        dims, kernels, strides = (tuple(config[name]) for name in ("conv_dim", "conv_kernel", "conv_stride"))
+        norm = {"group": "group", "layer": "layer"}[config["feat_extract_norm"]]
+        frontend = FrontendConfig(
+            conv_layers=tuple(zip(dims, kernels, strides, strict=True)),
+            norm=norm,  # type: ignore[arg-type]
+            bias=bool(config["conv_bias"]),
+        )
+        encoder = EncoderConfig(
+            dim=config["hidden_size"],
+            layers=config["num_hidden_layers"],
+            heads=config["num_attention_heads"],
+            ffn_dim=config["intermediate_size"],
+            norm="pre" if config["do_stable_layer_norm"] else "post",
+            pos_kernel=config["num_conv_pos_embeddings"],
+            pos_groups=config["num_conv_pos_embedding_groups"],
+            dropout=float(config.get("hidden_dropout", 0.1)),
+            attention_dropout=float(config.get("attention_dropout", 0.1)),
+            activation_dropout=float(config.get("activation_dropout", 0.1)),
+            input_dropout=float(config.get("feat_proj_dropout", 0.0)),
+            layer_drop=float(config.get("layerdrop", 0.1)),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"Hugging Face config cannot be used: {type(error).__name__} {error}") from error
+    return ModelConfig(
+        normalize=norm == "layer" if normalize is None else normalize, frontend=frontend, encoder=encoder
+    )
+
+
+def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the encoder's tensors under their bare names and in the new weight-norm layout."""
+    prefixes = ("wav2vec2.", "hubert.")
+    prefix = next((p for p in prefixes if any(name.startswith(p) for name in state)), "")
+    bare = {}
+    for name, value in state.items():
+        if prefix and not name.startswith(prefix):
+            if not name.startswith(HEADS):
+                raise CheckpointError(f"Hugging Face weights hold {name!r}, which is neither encoder nor a known head")
+            continue
+        short = name.removeprefix(prefix)
+        bare[WEIGHT_NORM.get(short, short)] = value
+    return bare
+
+
+def encoder_from_huggingface(
+    state_dict: Mapping[str, Tensor], hf_config: Mapping[str, Any], *, normalize: bool | None = None
+) -> SpeechEncoder:
+    """Return the encoder of a wav2vec 2.0 or HuBERT model of transformers, in evaluation mode.
+
+    Parameters
+    ----------
+    state_dict
+        Weights of the bare model or of a task model around it (its heads are left out); both layouts of the
+        weight-normalised positional kernel are understood. A model without a mask embedding keeps a fresh one.
+    hf_config
+        The content of ``config.json``, complete (as ``model.config.to_dict()``).
+    normalize
+        ``do_normalize`` of ``preprocessor_config.json``; None: true exactly for models with a layer-norm stem.
+
+    Raises
+    ------
+    ConfigError
+        The configuration asks for something this encoder does not have.
+    CheckpointError
+        Tensors are missing, left over, or of another shape.
+    """
+    cfg = _config_in(hf_config, normalize)
+    encoder = SpeechEncoder(cfg)
+    bare = _bare(state_dict)
+    own = encoder.state_dict()
+    if "masked_spec_embed" not in bare:
+        bare["masked_spec_embed"] = own["mask_embedding"]
+    names, joined = _names(cfg), _joined(cfg)
+    wanted = set(names.values()).union(*joined.values())
+    missing, extra = sorted(wanted - bare.keys()), sorted(bare.keys() - wanted)
+    if missing or extra:
+        raise CheckpointError(
+            f"Hugging Face weights do not fit their config: {len(missing)} missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}"
+        )
+    new = {ours: bare[theirs] for ours, theirs in names.items()}
+    new |= {ours: torch.cat([bare[part] for part in parts]) for ours, parts in joined.items()}
+    try:
+        encoder.load_state_dict(new)
+    except RuntimeError as error:
+        raise CheckpointError(f"Hugging Face weights do not fit their config: {error}") from error
+    return encoder.eval()
+
+
+def encoder_to_huggingface(
+    encoder: SpeechEncoder, architecture: Architecture = "wav2vec2"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return state dict and config dict for ``transformers.Wav2Vec2Model`` or ``HubertModel``.
+
+    ``do_normalize`` is not part of that config: :func:`preprocessor_config` gives the dict that carries it. On a padded
+    batch a model with a group-norm stem gives other numbers in transformers, where the padding enters its statistics.
+
+    Raises
+    ------
+    ConfigError
+        The encoder has a log-mel stem, which transformers has no model for.
+    """
+    cfg = encoder.cfg
+    if cfg.frontend.kind != "waveform":
+        raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")
+    own = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
+    state = {theirs: own[ours].clone() for ours, theirs in _names(cfg).items()}
+    for ours, parts in _joined(cfg).items():
+        state |= {part: value.clone() for part, value in zip(parts, own[ours].chunk(3), strict=True)}
+    dims, kernels, strides = zip(*cfg.frontend.conv_layers, strict=True)
+    config = {
+        "model_type": architecture,
+        "architectures": ["Wav2Vec2Model" if architecture == "wav2vec2" else "HubertModel"],
+        "hidden_size": cfg.encoder.dim,
+        "num_hidden_layers": cfg.encoder.layers,
+        "num_attention_heads": cfg.encoder.heads,
+        "intermediate_size": cfg.encoder.ffn_dim,
+        "do_stable_layer_norm": cfg.encoder.norm == "pre",
+        "num_conv_pos_embeddings": cfg.encoder.pos_kernel,
+        "num_conv_pos_embedding_groups": cfg.encoder.pos_groups,
+        "hidden_dropout": cfg.encoder.dropout,
+        "attention_dropout": cfg.encoder.attention_dropout,
+        "activation_dropout": cfg.encoder.activation_dropout,
+        "feat_proj_dropout": cfg.encoder.input_dropout,
+        "layerdrop": cfg.encoder.layer_drop,
+        "feat_extract_norm": cfg.frontend.norm,
+        "conv_bias": cfg.frontend.bias,
+        "conv_dim": list(dims),
+        "conv_kernel": list(kernels),
+        "conv_stride": list(strides),
+        **EXPECTED,
+    }
+    if architecture == "hubert":
+        del config["add_adapter"], config["adapter_attn_dim"]
+    return state, config
+
+
+def preprocessor_config(encoder: SpeechEncoder) -> dict[str, Any]:
+    """Return the content of ``preprocessor_config.json`` (``Wav2Vec2FeatureExtractor``) for this encoder."""
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": 16_000,
+        "padding_side": "right",
+        "padding_value": 0.0,
+        "do_normalize": encoder.cfg.normalize,
+        # transformers advises no attention mask for group-norm stems; with one, padding is at least never attended to.
+        "return_attention_mask": True,
+    }
+
+
+def save_huggingface(folder: Path, encoder: SpeechEncoder, architecture: Architecture = "wav2vec2") -> None:
+    """Write ``model.safetensors``, ``config.json`` and ``preprocessor_config.json`` for ``from_pretrained(folder)``.
+
+    Raises
+    ------
+    ConfigError
+        As :func:`encoder_to_huggingface`.
+    CheckpointError
+        The folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    state, config = encoder_to_huggingface(encoder, architecture)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor_config(encoder))):
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(f"{folder}: the export was not written: {error}") from error
+
+
+def load_huggingface(folder: Path) -> SpeechEncoder:
+    """Return the encoder of a folder with ``model.safetensors``, ``config.json`` and perhaps
+    ``preprocessor_config.json``.
+
+    Raises
+    ------
+    ConfigError, CheckpointError
+        As :func:`encoder_from_huggingface`, or a file is missing or damaged. Pickled weights (``pytorch_model.bin``)
+        are not read: save the model with ``save_pretrained`` of a current transformers, which writes safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    preprocessor = folder / "preprocessor_config.json"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        normalize = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else {}
+        state = load_file(folder / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        hint = "; save it as safetensors with save_pretrained" if (folder / "pytorch_model.bin").is_file() else ""
+        raise CheckpointError(f"{folder}: not a Hugging Face model folder that can be read: {error}{hint}") from error
+    return encoder_from_huggingface(state, config, normalize=normalize.get("do_normalize"))
