@@ -130,7 +130,7 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     partial = path.with_name(path.name + ".tmp")
     try:
         with partial.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs confuse it with a flag
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
