@@ -1,0 +1,114 @@
+"""Span masks and negatives: shares, bounds, independence, speed, and an oracle in plain loops."""
+
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speechssl.config import MaskConfig
+from speechssl.data.keys import generator
+from speechssl.models.masking import mask_batch, sample_negatives, span_mask
+from tests.oracles.masking import masked_fraction
+
+FRAMES_15S = (15 * 16_000 - 400) // 320 + 1
+
+
+@pytest.mark.parametrize(("prob", "share"), [(0.65, 0.49), (0.80, 0.57)])
+def test_masked_share_at_15_seconds(prob, share):
+    cfg = MaskConfig(prob=prob, length=10)
+    masked = [span_mask(FRAMES_15S, cfg, generator("mask", 1, i)).mean() for i in range(400)]
+    assert np.mean(masked) == pytest.approx(share, abs=0.008)
+    assert np.mean(masked) == pytest.approx(masked_fraction(prob, 10, FRAMES_15S, trials=400), abs=0.005)
+
+
+def test_expected_number_of_spans_is_not_rounded_down():
+    cfg = MaskConfig(prob=0.65, length=1, min_spans=0)  # spans of one frame cannot overlap: the count is exact
+    counts = [span_mask(101, cfg, generator("n", i)).sum() for i in range(4000)]
+    assert set(counts) == {65, 66}
+    assert np.mean(counts) == pytest.approx(0.65 * 101, abs=0.03)
+
+
+@given(
+    frames=st.integers(0, 400),
+    prob=st.floats(0.01, 3.0),
+    length=st.integers(1, 40),
+    min_spans=st.integers(0, 5),
+    seed=st.integers(0, 2**32),
+)
+def test_mask_properties(frames, prob, length, min_spans, seed):
+    cfg = MaskConfig(prob=prob, length=length, min_spans=min_spans)
+    mask = span_mask(frames, cfg, np.random.default_rng(seed))
+    assert mask.shape == (frames,)
+    assert mask.dtype == np.bool_
+    assert np.array_equal(mask, span_mask(frames, cfg, np.random.default_rng(seed)))
+    if frames <= length:
+        assert not mask.any()
+        return
+    # Whole spans only: every run of masked frames is at least one span long.
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]])))
+    runs = edges[1::2] - edges[::2]
+    assert all(run >= length for run in runs)
+    if min_spans:
+        starts = frames - length + 1
+        assert mask.sum() >= length + min(min_spans, starts) - 1  # distinct starts
+
+
+def test_every_frame_can_be_masked_and_every_start_is_as_likely():
+    cfg = MaskConfig(prob=0.01, length=3, min_spans=1)
+    starts = Counter(int(np.flatnonzero(span_mask(12, cfg, generator("s", i)))[0]) for i in range(5000))
+    assert set(starts) == set(range(10))
+    assert max(starts.values()) < 1.35 * min(starts.values())
+
+
+def test_too_short_and_switched_off():
+    assert not span_mask(10, MaskConfig(), generator(0)).any()
+    assert span_mask(11, MaskConfig(), generator(0)).any()
+    assert span_mask(-3, MaskConfig(), generator(0)).shape == (0,)
+    assert not span_mask(100, MaskConfig(prob=0.0), generator(0)).any()
+
+
+def test_a_batch_is_its_rows_alone():
+    lengths = [300, 5, 0, 200]
+    cfg = MaskConfig()
+    batch = mask_batch(lengths, 320, cfg, (generator("mask", 7, i) for i in range(4)))
+    assert batch.shape == (4, 320)
+    for i, length in enumerate(lengths):
+        assert np.array_equal(batch[i, :length], span_mask(length, cfg, generator("mask", 7, i)))
+        assert not batch[i, length:].any()
+    with pytest.raises(ValueError, match="shorter"):
+        mask_batch([10, 10], 10, cfg, [generator(0)])
+
+
+def test_64_utterances_of_15_seconds_take_under_5_milliseconds():
+    cfg = MaskConfig()
+    lengths = [FRAMES_15S] * 64
+    spent = []
+    for epoch in range(15):
+        start = time.process_time()
+        mask_batch(lengths, FRAMES_15S, cfg, (generator("mask", 1, epoch, str(i)) for i in range(64)))
+        spent.append(time.process_time() - start)
+    assert min(spent) < 0.005, f"{1000 * min(spent):.1f} ms"
+
+
+@given(n=st.integers(0, 60), k=st.integers(0, 20), seed=st.integers(0, 2**32))
+def test_negatives_are_other_masked_frames(n, k, seed):
+    drawn = sample_negatives(n, k, np.random.default_rng(seed))
+    assert drawn.dtype == np.int64
+    assert drawn.shape == ((n, k) if n >= 2 else (n, 0))
+    assert ((drawn >= 0) & (drawn < n)).all()
+    assert (drawn != np.arange(n)[:, None]).all()
+
+
+def test_negatives_are_uniform_over_the_others():
+    n, k = 7, 60_000
+    drawn = sample_negatives(n, k, generator("negatives"))
+    for positive in range(n):
+        counts = np.bincount(drawn[positive], minlength=n)
+        assert counts[positive] == 0
+        others = np.delete(counts, positive)
+        expected = k / (n - 1)
+        chi = float(((others - expected) ** 2 / expected).sum())
+        assert chi < 25, f"not uniform for positive {positive}: chi2 {chi:.1f} with 5 degrees of freedom"
