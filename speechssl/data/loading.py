@@ -1,0 +1,182 @@
+"""Numbered batches, built ahead of time by processes that may die or hang without a word.
+
+In: a function from numbers to batches. Out: batches in order, or a DataError within seconds that says what happened.
+"""
+
+import atexit
+import multiprocessing
+import signal
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from speechssl.config import DataConfig
+from speechssl.data.batch import Batch
+from speechssl.errors import DataError
+
+__all__ = ["BatchLoader"]
+
+POLL = 2.0
+"""Seconds between looks at whether the loader processes are alive."""
+GRACE = 30
+"""Seconds a loader process goes on after SIGTERM, so that the step in progress can end and be saved."""
+PREFETCH = 2
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[Batch]):
+    """What the DataLoader asks for batch numbers."""
+
+    read: Callable[[int], Batch]
+
+    def __getitem__(self, k: int) -> Batch:
+        return self.read(k)
+
+
+class _Numbers:
+    """The numbers from some place on; endless unless ``stop`` is given."""
+
+    def __init__(self, number: Callable[[int], int], start: int, stop: int | None) -> None:
+        self.number, self.start, self.stop = number, start, stop
+
+    def __iter__(self) -> Iterator[int]:
+        i = self.start
+        while self.stop is None or i < self.stop:
+            yield self.number(i)
+            i += 1
+
+
+class BatchLoader:
+    """Gives batch ``i`` of a sequence; asked in order, it has prepared the next ones.
+
+    Parameters
+    ----------
+    read
+        Builds the batch of a number; picklable.
+    cfg
+        ``workers`` (0: batches are built in this process when asked for) and ``timeout``.
+    number
+        Number of the sequence's ``i``-th batch.
+    stop
+        Length of the sequence; None for an endless one.
+    """
+
+    def __init__(
+        self, read: Callable[[int], Batch], cfg: DataConfig, *, number: Callable[[int], int], stop: int | None = None
+    ) -> None:
+        self._read, self._number, self._stop = read, number, stop
+        self._workers, self._timeout = cfg.workers, cfg.timeout
+        self._next = 0
+        self._iterator: Any = None
+
+    def get(self, i: int) -> Batch:
+        """Return the ``i``-th batch.
+
+        Raises
+        ------
+        DataError
+            A loader process died, or gave nothing for ``timeout`` seconds.
+        """
+        if self._workers == 0:
+            return self._read(self._number(i))
+        if self._iterator is None or i != self._next:
+            self.close()
+            self._iterator = self._start(i)
+        try:
+            batch = self._wait()
+        except BaseException:
+            self.close()
+            raise
+        self._next = i + 1
+        return batch
+
+    def close(self) -> None:
+        """Stop the loader processes, a hanging one by force."""
+        iterator, self._iterator = self._iterator, None
+        if iterator is None:
+            return
+        workers = list(iterator._workers)
+        if any(not worker.is_alive() for worker in workers) or getattr(iterator, "hanging", False):
+            for worker in workers:  # waiting for them politely would take ten seconds
+                worker.kill()
+        iterator._shutdown_workers()
+
+    def _start(self, i: int) -> Any:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["speechssl.data.stream"])
+        loader = DataLoader(
+            _Batches(self._read),
+            batch_size=None,
+            sampler=_Numbers(self._number, i, self._stop),
+            num_workers=self._workers,
+            collate_fn=_unchanged,
+            timeout=min(POLL, self._timeout),
+            worker_init_fn=_outlive_signals,
+            multiprocessing_context=context,
+            prefetch_factor=PREFETCH,
+            generator=torch.Generator(),  # its own: the global generator is the model's
+        )
+        try:
+            iterator = iter(loader)
+        except (OSError, RuntimeError, AttributeError, TypeError) as error:
+            raise DataError(
+                f"the loader processes cannot start: {error}; data.workers = 0 works without any"
+            ) from error
+        _close_at_exit(self)
+        return iterator
+
+    def _wait(self) -> Batch:
+        began = time.monotonic()
+        while True:
+            try:
+                return next(self._iterator)
+            except (RuntimeError, OSError, EOFError) as error:
+                if isinstance(error, RuntimeError) and "timed out after" in str(error):
+                    if time.monotonic() - began < self._timeout:
+                        continue  # the iterator is still good: its processes were alive a moment ago
+                    self._iterator.hanging = True
+                    raise DataError(
+                        f"no batch came from the loader for {self._timeout:g} s (data.timeout): the disk or network that "
+                        "holds the shards hangs, or is slower than that. Resume once it answers"
+                    ) from error
+                dead = [worker.pid for worker in self._iterator._workers if not worker.is_alive()]
+                if not dead and not isinstance(error, OSError | EOFError):
+                    raise
+                raise DataError(
+                    f"a loader process died ({error}): usually it was killed for lack of memory, or /dev/shm is full. "
+                    "Lower data.workers or data.batch_seconds, or give the container more shared memory, then resume"
+                ) from error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _outlive_signals(worker: int) -> None:
+    """Leave signals sent to the whole process group (Ctrl-C, preemption) to the main process, for a while."""
+    del worker
+    for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(name, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    signal.alarm(GRACE)
+
+
+def _close_at_exit(loader: BatchLoader) -> None:
+    """Close before multiprocessing waits for its children at the end of the program."""
+    reference = weakref.ref(loader)
+
+    def close() -> None:
+        if (alive := reference()) is not None:
+            alive.close()
+
+    atexit.register(close)

@@ -1,0 +1,216 @@
+"""Plan and corpus in, batches out, through loader processes that each build whole batches.
+
+Nothing here depends on the number of processes, and no global random state is touched: a batch is a function of its
+number. A row that cannot be read becomes silence with weight 0 and an entry for the ledger; too many stop the run.
+
+Loader processes come from a fork server: it is a clean process, so threads of this one (BLAS, CUDA, TensorBoard) cannot
+leave a lock held in them as a plain fork can; and it imports torch once for all of them.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from speechssl.config import DataConfig
+from speechssl.data.batch import Batch
+from speechssl.data.corpus import Corpus
+from speechssl.data.ledger import Entry
+from speechssl.data.loading import BatchLoader
+from speechssl.data.plan import Plan
+from speechssl.data.tolerance import Tolerance
+from speechssl.errors import AudioError, ConfigError
+
+__all__ = ["Stream", "evaluation_batches"]
+
+Augment = Callable[[np.ndarray, int, str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class BatchReader:
+    """Builds the batch of a number; sent to loader processes."""
+
+    corpus: Corpus
+    plan: Plan
+    augment: Augment | None = None
+
+    def __call__(self, k: int) -> Batch:
+        """Return micro-batch ``k``, without texts."""
+        planned = self.plan.micro(k)
+        ids = tuple(self.corpus.ids[row] for row in planned.rows)
+        crop = planned.samples if self.plan.kind == "pretrain" else None
+        waves, weights, rejected = [], [], []
+        for row, start, name in zip(planned.rows, planned.starts, ids, strict=True):
+            try:
+                wave = self.corpus.read(row, start, crop)
+                if self.augment is not None:
+                    wave = self.augment(wave, planned.epoch, name)
+                weights.append(1.0)
+            except AudioError as error:
+                wave = np.zeros(crop or int(self.corpus.samples[row]), dtype=np.float32)
+                weights.append(0.0)
+                rejected.append(Entry(self.plan.kind, name, error.reason, error.detail, action="dropped"))
+            waves.append(wave)
+        lengths = torch.tensor([len(wave) for wave in waves])
+        batch = torch.zeros(len(waves), int(lengths.max()))
+        for into, wave in zip(batch, waves, strict=True):
+            into[: len(wave)] = torch.from_numpy(wave)
+        starts, kept = torch.tensor(planned.starts), torch.tensor(weights)
+        return Batch(batch, lengths, starts, kept, ids, planned.epoch, rejected=tuple(rejected))
+
+
+class Stream:
+    """Batches of every step, for one rank.
+
+    Steps asked for in order are prepared ahead by loader processes; any other step starts them anew from there.
+
+    Parameters
+    ----------
+    corpus, plan
+        What to read, and which of it makes micro-batch k.
+    cfg
+        ``workers``, ``timeout``, ``max_bad_fraction``.
+    seed
+        Kept for the record: order, crops and augmentation are keyed by the plan's and the augmenter's own.
+    batches_per_step
+        Micro-batches in a step over all ranks; a multiple of ``world``.
+    rank, world
+        This rank takes micro-batches ``rank::world`` of each step.
+    start
+        The step that will be asked for first.
+    encode
+        Text to token ids; fills ``targets``. Called in this process.
+    augment
+        Applied to each waveform by the loader processes, so it must be picklable.
+    with_text
+        Fill ``texts``.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        plan: Plan,
+        cfg: DataConfig,
+        *,
+        seed: int,
+        batches_per_step: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        encode: Callable[[str], list[int]] | None = None,
+        augment: Augment | None = None,
+        with_text: bool = False,
+    ) -> None:
+        if batches_per_step < 1 or batches_per_step % world:
+            raise ConfigError(
+                f"data.batches_per_step = {batches_per_step} is not a multiple of the {world} ranks: every rank "
+                "needs the same number of micro-batches in each step"
+            )
+        self.seed = seed
+        self._corpus, self._encode, self._with_text = corpus, encode, with_text
+        self._share = batches_per_step // world
+        self._next = start
+        self._waited = 0.0
+        self._tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
+
+        def number(i: int) -> int:
+            """Return the number of this rank's ``i``-th micro-batch."""
+            step, place = divmod(i, self._share)
+            return step * batches_per_step + place * world + rank
+
+        self._loader = BatchLoader(BatchReader(corpus, plan, augment), cfg, number=number)
+
+    def step(self, step: int) -> list[Batch]:
+        """Return this rank's micro-batches of a global step.
+
+        Raises
+        ------
+        DataError
+            A loader process died or hangs, or too many rows cannot be read.
+        """
+        began = time.perf_counter()
+        first = step * self._share
+        batches = [self._loader.get(first + i) for i in range(self._share)]
+        batches = [self._with_labels(batch) for batch in batches]
+        self._waited += time.perf_counter() - began
+        for batch in batches:
+            _count(batch, self._tolerance)
+        return batches
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds spent waiting in ``step`` since this was last read."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def close(self) -> None:
+        """Stop the loader processes; a later ``step`` starts them again."""
+        self._loader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _with_labels(self, batch: Batch) -> Batch:
+        if self._encode is None and not self._with_text:
+            return batch
+        texts = _texts(self._corpus, batch)
+        if self._encode is None:
+            return replace(batch, texts=texts)
+        encoded = [self._encode(text or "") for text in texts]
+        lengths = torch.tensor([len(ids) for ids in encoded])
+        targets = torch.zeros(len(encoded), max(1, int(lengths.max())), dtype=torch.int64)
+        for into, ids in zip(targets, encoded, strict=True):
+            into[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        return replace(batch, texts=texts, targets=targets, target_lengths=lengths)
+
+
+def evaluation_batches(
+    corpus: Corpus, cfg: DataConfig, *, workers: int, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Yield every utterance of a corpus once, the longest first, in padded batches with texts.
+
+    A row that cannot be read has weight 0 and an entry in ``rejected``: it must be reported, not scored.
+
+    Parameters
+    ----------
+    rank, world
+        Yield batches ``rank::world``.
+
+    Raises
+    ------
+    DataError
+        As ``Stream.step``.
+    """
+    plan = Plan.sequential(corpus, cfg)
+    tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
+    numbers = range(rank, plan.n_batches, world)
+    loader = BatchLoader(
+        BatchReader(corpus, plan), replace(cfg, workers=workers), number=numbers.__getitem__, stop=len(numbers)
+    )
+    try:
+        for i in range(len(numbers)):
+            batch = loader.get(i)
+            _count(batch, tolerance)
+            yield replace(batch, texts=_texts(corpus, batch))
+    finally:
+        loader.close()
+    if numbers:
+        tolerance.finish()
+
+
+def _texts(corpus: Corpus, batch: Batch) -> tuple[str | None, ...]:
+    known: dict[str, Any] = corpus.utterances()
+    return tuple(known[name].text for name in batch.ids)
+
+
+def _count(batch: Batch, tolerance: Tolerance) -> None:
+    """Tell the tolerance about a batch, bad rows first: the order within a batch carries no meaning."""
+    for entry in batch.rejected:
+        tolerance.bad(entry.reason)
+    tolerance.good(len(batch.ids) - len(batch.rejected))
