@@ -1,0 +1,209 @@
+"""THE loop, shared by pretraining and fine-tuning.
+
+In: an objective, a stream of batches that is a function of the step, a run folder. Out: trained weights in the
+objective, and checkpoints, metrics, findings and a ledger on the disk. Whatever happens to the process, starting it
+again continues the run; on a CPU the final weights are bit for bit those of a run that was never stopped.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import OptimConfig, TrainingConfig
+from speechssl.data.batch import Batch
+from speechssl.data.keys import key
+from speechssl.errors import InterruptedRun, RunError
+from speechssl.objectives.base import Loss, Objective
+from speechssl.training.ema import WeightAverage
+from speechssl.training.health import Health
+from speechssl.training.interrupt import Interrupt
+from speechssl.training.journal import Journal
+from speechssl.training.log import Progress
+from speechssl.training.optim import build_optimizer, clip_gradients, lr_at, set_rate
+from speechssl.training.parallel import Parallel
+from speechssl.training.run import RunFolder
+from speechssl.training.state import TrainingState
+from speechssl.training.window import Window
+
+__all__ = ["Batches", "TrainResult", "seed_micro_batch", "train"]
+
+
+class Batches(Protocol):
+    """What the loop needs of a stream (``data.stream.Stream`` is one)."""
+
+    def step(self, step: int) -> list[Batch]:
+        """Return this rank's micro-batches of a global step; number i of them is number i * world + rank over all."""
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds spent waiting for data since this was last read."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How a run ended."""
+
+    step: int
+    best_step: int | None
+    best_value: float | None
+    """Lowest validation value of the selected metric and the step it was reached at; None without validation."""
+
+
+def train(
+    objective: Objective,
+    stream: Batches,
+    *,
+    run: RunFolder,
+    parallel: Parallel,
+    training: TrainingConfig,
+    optim: OptimConfig,
+    seed: int,
+    param_groups: Callable[[Objective], Sequence[dict[str, Any]]] | None = None,
+    validate: Callable[[int], dict[str, float]] | None = None,
+    select: str | None = None,
+) -> TrainResult:
+    """Train ``objective`` for ``training.steps`` updates, continuing from the newest checkpoint of ``run``.
+
+    The gradient of a step is that of the summed loss divided by the number of targets of the whole step, over all
+    micro-batches and ranks, so it does not depend on how the step is divided. Dropout and every other random number
+    drawn on the device depend on (seed, step, micro-batch) only.
+
+    On return the objective holds the weights to export: those that validated best (with ``select``), otherwise the last
+    ones; their moving average where ``training.ema_decay`` asks for one.
+
+    Parameters
+    ----------
+    param_groups
+        Gives the parameter groups of the optimiser, see ``optim.build_optimizer``.
+    validate
+        Called on every rank with the number of steps done; the weights to judge are in place, in eval mode, gradients
+        off. The values that rank 0 returns count.
+    select
+        Name of the validation value that decides which weights are best; lower is better.
+
+    Raises
+    ------
+    InterruptedRun
+        A signal asked the run to stop; it has saved itself.
+    RunError
+        Too many steps in a row without an update, diverging ranks, or a collapse with ``on_collapse = "stop"``.
+    CheckpointError
+        No stored checkpoint is whole, or the last one cannot be written.
+    """
+    objective.to(parallel.device).train()
+    parameters = list(objective.parameters())
+    optimizer = build_optimizer(param_groups(objective) if param_groups else parameters, optim)
+    average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
+    state = TrainingState(objective, optimizer, average)
+    start = state.resume(run.checkpoints, parallel)
+    if training.compile:
+        objective.compile()
+
+    window, module = Window(), None
+    with (
+        _settings_of_torch(training),
+        Interrupt() as interrupt,
+        Progress(training.steps, start, active=parallel.first) as progress,
+    ):
+        journal = Journal(run, parallel, training, progress, Health(objective.chance, training.steps))
+        journal.begin(start)
+        for step in range(start, training.steps):
+            if objective.begin_step(step) or module is None:
+                module = parallel.wrap(objective)  # again whenever the set of trainable parameters changed
+            batches = stream.step(step)
+            micro_batches = [objective.prepare(batch) for batch in batches]
+            total = parallel.sum(sum(item.n_targets for item in micro_batches))
+
+            for i, item in enumerate(micro_batches if total else []):
+                seed_micro_batch(seed, step, i * parallel.world + parallel.rank)
+                with parallel.accumulate(module, last=item is micro_batches[-1]):
+                    with _autocast(parallel.device, training):
+                        loss: Loss = module(item.to(parallel.device))
+                    summed = loss.sum if item.n_targets else _nothing(parameters)
+                    (summed * (parallel.world / total)).backward()
+                if item.n_targets:
+                    window.add(loss, item.n_targets)
+
+            lr = lr_at(step, training.steps, optim)
+            norm = clip_gradients(parameters, optim.clip)
+            updated = total > 0 and parallel.all_finite(norm)  # every rank takes the same decision
+            if updated:
+                set_rate(optimizer, lr)
+                optimizer.step()
+                objective.after_update(step + 1)
+                if state.average is not None:
+                    state.average.update()
+                state.skips_in_row = 0
+            optimizer.zero_grad(set_to_none=True)
+            window.step(batches, wait_seconds=stream.wait_seconds, total=total, norm=norm if updated else None)
+            journal.rejected(batches)
+            if not updated:
+                journal.skipped(step, batches, "non_finite_gradient" if total else "no_targets", state)
+
+            done, last = step + 1, step + 1 == training.steps
+            progress.step(done)
+            values = window.close(parallel) if last or done % training.log_every == 0 else None
+            with window.paused():
+                if values is not None:
+                    journal.train(done, {"lr": lr, **values, "skipped": state.skipped}, objective)
+                if validate is not None and (last or (training.validate_every and done % training.validate_every == 0)):
+                    with state.evaluated():
+                        scores = parallel.gather(validate(done))[0]
+                        if select is not None:
+                            state.keep_best(done, _selected(scores, select), run.checkpoints, parallel)
+                    journal.validation(done, scores)
+                stop = parallel.any(interrupt.requested)
+                if last or stop or done % training.save_every == 0:
+                    journal.flush()
+                    state.save(done, run.checkpoints, parallel, must=last or stop)
+            if stop and not last:
+                raise InterruptedRun(f"stopped and saved after step {done}; run the same command again to continue")
+    state.take_best(run.checkpoints)
+    return TrainResult(max(start, training.steps), state.best_step, state.best_value)
+
+
+def seed_micro_batch(seed: int, step: int, number: int) -> None:
+    """Seed torch on every device for one micro-batch, numbered over all ranks.
+
+    Dropout then depends neither on what was drawn before (so no generator needs saving) nor on how many ranks share
+    the step.
+    """
+    torch.manual_seed(key("micro-batch", seed, step, number))
+
+
+def _autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
+
+
+def _nothing(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Return a zero that reaches every trainable parameter: DDP waits for all gradients, also of a rank without
+    targets.
+    """
+    return torch.stack([parameter.float().sum() for parameter in parameters if parameter.requires_grad]).sum() * 0.0
+
+
+def _selected(scores: dict[str, float], select: str) -> float:
+    if select not in scores:
+        raise RunError(
+            f"validation gave no {select!r} to choose the best weights by, only {', '.join(scores) or 'nothing'}"
+        )
+    return float(scores[select])
+
+
+@contextmanager
+def _settings_of_torch(training: TrainingConfig) -> Iterator[None]:
+    """Set threads and determinism for the time of the loop."""
+    threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    if training.threads > 0:
+        torch.set_num_threads(training.threads)
+    if training.deterministic:
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(strict)

@@ -1,0 +1,142 @@
+"""The ranks of one run: what torchrun started, which device each owns, and the few collectives the loop needs.
+
+In: torchrun's environment, or nothing for one process. Out: ``Parallel``. Python numbers travel over gloo on the CPU,
+so that agreeing on a count never waits for a GPU; gradients travel through DDP (NCCL on GPUs).
+"""
+
+import json
+import os
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from speechssl.errors import ConfigError
+
+__all__ = ["TIMEOUT_SECONDS", "Parallel", "start_parallel"]
+
+TIMEOUT_SECONDS = 1800.0
+"""How long a rank waits for the others (rank 0 may be validating); torchrun itself notices a rank that died at once."""
+
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """One process among the ranks of a run. With one rank every method is a plain local operation."""
+
+    world: int
+    rank: int
+    local_rank: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, the one that writes files."""
+        return self.rank == 0
+
+    def sum(self, value: Number) -> Number:
+        """Return the sum of ``value`` over ranks, of the same Python type (a collective; integers stay exact)."""
+        if self.world == 1:
+            return value
+        tensor = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+        dist.all_reduce(tensor)
+        return type(value)(tensor.item())
+
+    def any(self, value: bool) -> bool:
+        """Return whether ``value`` is true on any rank (a collective)."""
+        return bool(self.sum(int(value)))
+
+    def all_finite(self, value: Tensor) -> bool:
+        """Return whether every element of ``value`` is finite on every rank (a collective; waits for the device)."""
+        return not self.any(not bool(torch.isfinite(value).all()))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return the ``value`` of every rank, in the order of ranks (a collective).
+
+        Parameters
+        ----------
+        value
+            Anything JSON can hold; NaN and infinities included.
+        """
+        if self.world == 1:
+            return [value]
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([len(data)]))
+        longest = max(int(size) for size in sizes)
+        padded = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        dist.all_gather(padded, torch.nn.functional.pad(data, (0, longest - len(data))))
+        return [json.loads(bytes(row[: int(size)].numpy()).decode()) for row, size in zip(padded, sizes, strict=True)]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.sum(0)
+
+    def wrap(self, objective: nn.Module) -> nn.Module:
+        """Return the module whose backward pass averages gradients over ranks (the objective itself with one rank).
+
+        Call it again when the set of trainable parameters changed: DDP fixes that set when it is built.
+        """
+        if self.world == 1:
+            return objective
+        return DistributedDataParallel(
+            objective,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # buffers are the same pure functions of the step on every rank
+            gradient_as_bucket_view=True,
+        )
+
+    def accumulate(self, module: nn.Module, *, last: bool) -> AbstractContextManager[Any]:
+        """Return the context of one micro-batch: gradients are exchanged with the last one of a step only."""
+        return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+    def close(self) -> None:
+        """Leave the group of ranks."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("training.device is 'cuda' but torch sees no CUDA device; use 'cpu' or 'auto'")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    if local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"local rank {local_rank} has no GPU of its own ({torch.cuda.device_count()} visible); "
+            "lower torchrun's --nproc-per-node"
+        )
+    return torch.device("cuda", local_rank)
+
+
+def start_parallel(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout: float = TIMEOUT_SECONDS) -> Parallel:
+    """Join the ranks that torchrun started (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``), or stand alone.
+
+    Parameters
+    ----------
+    device
+        ``auto`` takes the GPU of the local rank where there is one.
+    timeout
+        Seconds after which a collective that some rank never joins is an error.
+
+    Raises
+    ------
+    ConfigError
+        The device is not there.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    chosen = _device(device, local_rank)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if world > 1 and not dist.is_initialized():
+        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    return Parallel(world, rank, local_rank, chosen)

@@ -1,0 +1,84 @@
+"""A tiny objective and an in-memory stream: enough to run the loop in milliseconds, with dropout, masks and padding."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from speechssl.config import OptimConfig, TrainingConfig
+from speechssl.data.batch import Batch
+from speechssl.data.keys import generator
+from speechssl.objectives.base import Loss, Objective, Prepared
+
+__all__ = ["OPTIM", "ListStream", "TinyObjective", "batch_of", "training"]
+
+OPTIM = OptimConfig(lr=1e-2, warmup=0.2)
+
+
+def training(**changes) -> TrainingConfig:
+    """Return settings for a few float32 steps on the CPU."""
+    defaults = dict(steps=6, device="cpu", precision="fp32", log_every=1, save_every=2)
+    return TrainingConfig(**{**defaults, **changes})
+
+
+def batch_of(step: int, number: int, rows: int = 2, samples: int = 32) -> Batch:
+    """Return a micro-batch that depends on (step, number) only; row j says ``s<step>-m<number>-r<j>``."""
+    wave = generator("tiny", step, number).standard_normal((rows, samples)).astype(np.float32)
+    return Batch(
+        wave=torch.from_numpy(wave),
+        lengths=torch.full((rows,), samples),
+        starts=torch.zeros(rows, dtype=torch.int64),
+        weights=torch.ones(rows),
+        ids=tuple(f"s{step}-m{number}-r{row}" for row in range(rows)),
+        epoch=0,
+    )
+
+
+class ListStream:
+    """Micro-batches r::world of every step."""
+
+    def __init__(self, batches_per_step: int = 1, rank: int = 0, world: int = 1, make=batch_of) -> None:
+        self.batches_per_step, self.rank, self.world, self.make = batches_per_step, rank, world, make
+        self.asked: list[int] = []
+        self.wait_seconds = 0.0
+
+    def step(self, step: int) -> list[Batch]:
+        self.asked.append(step)
+        return [self.make(step, number) for number in range(self.rank, self.batches_per_step, self.world)]
+
+
+class TinyObjective(Objective):
+    """Predicts each row's mean absolute sample; ``bad_steps`` give NaN, ``empty_steps`` give no targets."""
+
+    def __init__(self, dropout: float = 0.1, bad_steps=(), empty_steps=(), freeze_until: int = 0) -> None:
+        super().__init__()
+        self.body = nn.Linear(32, 8)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(8, 1)
+        self.bad_steps, self.empty_steps, self.freeze_until = set(bad_steps), set(empty_steps), freeze_until
+        self.updates: list[int] = []
+        self.now = 0
+        self.chance = {"error": 1.0}
+
+    def prepare(self, batch: Batch) -> Prepared:
+        n_targets = 0 if self.now in self.empty_steps else int(batch.weights.sum())
+        return Prepared(batch=batch, n_targets=n_targets)
+
+    def begin_step(self, step: int) -> bool:
+        self.now = step
+        trainable = step >= self.freeze_until
+        changed = self.body.weight.requires_grad != trainable
+        self.body.requires_grad_(trainable)
+        return changed
+
+    def forward(self, prepared: Prepared) -> Loss:
+        batch = prepared.batch
+        guess = self.head(self.dropout(functional.gelu(self.body(batch.wave)))).squeeze(-1)
+        errors = (guess.float() - batch.wave.abs().mean(dim=1)).square() * batch.weights
+        total: Tensor = errors.sum()
+        if self.now in self.bad_steps:
+            total = total * float("nan")
+        return Loss(total, prepared.n_targets, {"error": total.detach() / max(1, prepared.n_targets)})
+
+    def after_update(self, step: int) -> None:
+        self.updates.append(step)
