@@ -1,0 +1,44 @@
+"""``speechssl report RUN``: a run folder in, report.html, report.json and report.txt out.
+
+Reads files only; works on a running, interrupted or partial run. The page is one self-contained file.
+"""
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+from speechssl.evaluation.hypotheses import replace_text
+from speechssl.reports.collect import collect
+from speechssl.reports.facts import facts_of, to_json
+from speechssl.reports.page import render_page
+from speechssl.reports.text import render_text
+
+__all__ = ["build_report"]
+
+
+def build_report(run_folder: Path, output: Path | None = None, *, made: datetime | None = None) -> Path:
+    """Write the three reports of a run and return the path of the page.
+
+    Parameters
+    ----------
+    run_folder
+        Folder of a pretraining, fine-tuning or evaluation, or of a whole run with these as subfolders.
+    output
+        The page's path; the two others go beside it with the same stem. ``RUN/report.html`` when absent.
+    made
+        The time that the reports show; now when absent.
+
+    Raises
+    ------
+    DataError
+        The folder does not exist, or nothing in it comes from a run.
+    """
+    record = collect(Path(run_folder))
+    facts = facts_of(record)
+    made = made or datetime.now().astimezone()
+    page = Path(output) if output is not None else Path(run_folder) / "report.html"
+    document = {"made": made.isoformat(timespec="seconds"), **to_json(record, facts)}
+    replace_text(page.with_suffix(".json"), json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+    replace_text(page.with_suffix(".txt"), render_text(record, facts, made))
+    replace_text(page, render_page(record, facts, made))
+    return page

@@ -1,0 +1,195 @@
+"""The charts of the report as small inline SVG: curves, intervals, bars. Colours come from the page's style sheet.
+
+In: numbers. Out: `Html` that needs no script and no other file, follows the page's light or dark colours, and prints.
+Series differ in dash as well as in colour.
+"""
+
+import math
+from collections.abc import Sequence
+
+from speechssl.reports.axes import Scale, Series, linear_scale, log_scale, thin, tick_label
+from speechssl.reports.html import Html, el
+
+__all__ = ["bar_chart", "interval_chart", "interval_mark", "line_chart"]
+
+_WIDTH, _HEIGHT = 520, 248
+_LEFT, _TOP, _BOTTOM = 50, 28, 40
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    x_label: str,
+    y_label: str,
+    log: bool = False,
+    zero: bool = False,
+    marks: bool = False,
+    references: Sequence[tuple[str, float]] = (),
+) -> Html | None:
+    """Draw curves over steps.
+
+    Parameters
+    ----------
+    series
+        Curves; points that are not finite (or, on a logarithmic axis, not positive) are left out as gaps.
+    x_label, y_label
+        Names of the axes with their units.
+    log, zero
+        Logarithmic y axis; y axis from zero.
+    marks
+        A dot at every point (for few points).
+    references
+        (label, value) of horizontal lines, such as the level of chance.
+
+    Returns
+    -------
+    None when there is no point to draw.
+    """
+    drawn = [thin(_drawable(item, log=log)) for item in series]
+    drawn = [item for item in drawn if item.x]
+    if not drawn:
+        return None
+    labelled = len(drawn) > 1
+    right = _WIDTH - (12 + (6.4 * max(len(item.name) for item in drawn) if labelled else 0))
+    ys = [y for item in drawn for y in (*item.y, *item.low, *item.high)] + [value for _, value in references]
+    y = log_scale(ys, _HEIGHT - _BOTTOM, _TOP) if log else linear_scale(ys, _HEIGHT - _BOTTOM, _TOP, n=4, zero=zero)
+    xs = [x for item in drawn for x in item.x]
+    ticks = linear_scale(xs, 0, 1, n=6).ticks
+    low, high = min(xs), max(xs)
+    x = Scale(low, high if high > low else low + 1, _LEFT, right, tuple(tick for tick in ticks if low <= tick <= high))
+    parts: list[Html] = [*_frame(x, y, right, x_label, y_label)]
+    for label, value in references:
+        at = y(value)
+        parts.append(el("line", class_="reference", x1=_LEFT, x2=right, y1=at, y2=at))
+        above = at - 5 if at - 5 > _TOP + 8 else at + 13
+        parts.append(el("text", label, class_="reference-label", x=right, y=above, text_anchor="end"))
+    for item in drawn:
+        parts += _curve(item, x, y, marks=marks)
+    if labelled:
+        ends = [(y(item.y[-1]), item) for item in drawn]
+        for at, item in _spread(ends, _TOP, _HEIGHT - _BOTTOM):
+            parts.append(el("text", item.name, class_=f"label s{item.style}", x=right + 6, y=at + 3.5))
+    return _svg(_WIDTH, _HEIGHT, f"{y_label} over {x_label}", parts)
+
+
+def interval_chart(rows: Sequence[tuple[str, float, float | None, float | None]], *, x_label: str) -> Html | None:
+    """Draw a point with its interval in a line for each (label, value, low, high), values in the units of the axis."""
+    if not rows:
+        return None
+    left = 14 + 6.6 * max(len(label) for label, *_ in rows)
+    width, line = 680, 30
+    height = line * len(rows) + 44
+    values = [number for _, *numbers in rows for number in numbers if number is not None]
+    x = linear_scale(values, left, width - 16, n=6, zero=min(values) < 0.6 * max(values))
+    bottom = height - 38.0
+    parts: list[Html] = []
+    for tick in x.ticks:
+        parts.append(el("line", class_="grid", x1=x(tick), x2=x(tick), y1=4, y2=bottom))
+        parts.append(el("text", tick_label(tick), class_="tick", x=x(tick), y=bottom + 15, text_anchor="middle"))
+    parts.append(
+        el("text", x_label, class_="axis-label", x=(left + width - 16) / 2, y=height - 5, text_anchor="middle")
+    )
+    for index, (label, value, low, high) in enumerate(rows):
+        at = 4 + line * (index + 0.5)
+        parts.append(el("text", label, class_="row-label", x=left - 12, y=at + 4, text_anchor="end"))
+        parts += _interval(x, value, low, high, at, style=index % 4, cap=5)
+    return _svg(width, height, x_label, parts)
+
+
+def interval_mark(value: float | None, low: float | None, high: float | None, top: float) -> Html | None:
+    """Draw one interval for a table cell, on an axis from 0 to ``top`` that all cells of the column share."""
+    if value is None or not top > 0:
+        return None
+    x = Scale(0.0, top, 4, 156, ())
+    axis = el("line", class_="grid", x1=4, x2=156, y1=9, y2=9)
+    return el("svg", axis, _interval(x, value, low, high, 9, style=0, cap=3.5), viewBox="0 0 160 18", class_="mark",
+              aria_hidden="true")  # fmt: skip
+
+
+def bar_chart(bars: Sequence[tuple[float, float, float]], *, x_label: str, y_label: str) -> Html | None:
+    """Draw a histogram from (left edge, right edge, height)."""
+    if not bars or not any(height for _, _, height in bars):
+        return None
+    right = _WIDTH - 12.0
+    y = linear_scale([height for *_, height in bars], _HEIGHT - _BOTTOM, _TOP, n=4, zero=True)
+    low, high = bars[0][0], bars[-1][1]
+    ticks = linear_scale([low, high], 0, 1, n=6).ticks
+    x = Scale(low, high, _LEFT, right, tuple(tick for tick in ticks if low <= tick <= high))
+    parts: list[Html] = [*_frame(x, y, right, x_label, y_label)]
+    for first, last, height in bars:
+        top = y(height)
+        parts.append(
+            el("rect", el("title", f"{first:g} to {last:g}: {height:.3g}"), class_="bar", x=x(first) + 0.5, y=top,
+               width=max(x(last) - x(first) - 1, 0.5), height=_HEIGHT - _BOTTOM - top)
+        )  # fmt: skip
+    return _svg(_WIDTH, _HEIGHT, f"{y_label} over {x_label}", parts)
+
+
+def _drawable(series: Series, *, log: bool) -> Series:
+    kept = [
+        (x, y)
+        for x, y in zip(series.x, series.y, strict=True)
+        if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log)
+    ]
+    return Series(series.name, [x for x, _ in kept], [y for _, y in kept], style=series.style)
+
+
+def _frame(x: Scale, y: Scale, right: float, x_label: str, y_label: str) -> list[Html]:
+    bottom = _HEIGHT - _BOTTOM
+    parts = [el("text", y_label, class_="axis-label", x=2, y=12)]
+    for tick in y.ticks:
+        parts.append(el("line", class_="grid", x1=_LEFT, x2=right, y1=y(tick), y2=y(tick)))
+        parts.append(el("text", tick_label(tick), class_="tick", x=_LEFT - 7, y=y(tick) + 3.5, text_anchor="end"))
+    parts.append(el("line", class_="axis", x1=_LEFT, x2=right, y1=bottom, y2=bottom))
+    for tick in x.ticks:
+        parts.append(el("line", class_="axis", x1=x(tick), x2=x(tick), y1=bottom, y2=bottom + 4))
+        parts.append(el("text", tick_label(tick), class_="tick", x=x(tick), y=bottom + 16, text_anchor="middle"))
+    middle = (_LEFT + right) / 2
+    parts.append(el("text", x_label, class_="axis-label", x=middle, y=_HEIGHT - 5, text_anchor="middle"))
+    return parts
+
+
+def _curve(item: Series, x: Scale, y: Scale, *, marks: bool) -> list[Html]:
+    parts = []
+    if item.low:
+        there = [f"{x(a):.1f},{y(b):.1f}" for a, b in zip(item.x, item.high, strict=True)]
+        back = [f"{x(a):.1f},{y(b):.1f}" for a, b in zip(item.x, item.low, strict=True)]
+        parts.append(el("polygon", class_=f"band s{item.style}", points=" ".join([*there, *reversed(back)])))
+    points = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in zip(item.x, item.y, strict=True))
+    parts.append(el("polyline", class_=f"curve s{item.style}", points=points))
+    if marks or len(item.x) == 1:
+        for a, b in zip(item.x, item.y, strict=True):
+            title = el("title", f"{item.name}: {b:.4g} at {a:g}")
+            parts.append(el("circle", title, class_=f"dot s{item.style}", cx=x(a), cy=y(b), r=2.6))
+    return parts
+
+
+def _interval(
+    x: Scale, value: float, low: float | None, high: float | None, at: float, *, style: int, cap: float
+) -> list[Html]:
+    parts = []
+    if low is not None and high is not None:
+        a, b, top, whole = f"{x(low):.1f}", f"{x(high):.1f}", f"{at - cap:g}", f"{2 * cap:g}"
+        path = f"M{a} {at:g}H{b}M{a} {top}v{whole}M{b} {top}v{whole}"
+        parts.append(el("path", class_=f"interval s{style}", d=path))
+    parts.append(el("circle", class_=f"dot s{style}", cx=x(value), cy=at, r=cap - 0.5))
+    return parts
+
+
+def _spread(ends: list[tuple[float, Series]], top: float, bottom: float) -> list[tuple[float, Series]]:
+    """Move labels apart so that they do not overlap, keeping their order."""
+    gap = 14.0
+    placed: list[tuple[float, Series]] = []
+    for at, item in sorted(ends, key=lambda end: end[0]):
+        placed.append((max(at, placed[-1][0] + gap) if placed else max(at, top), item))
+    over = placed[-1][0] - bottom
+    if over > 0:
+        limit = bottom
+        for index in range(len(placed) - 1, -1, -1):
+            placed[index] = (min(placed[index][0], limit), placed[index][1])
+            limit = placed[index][0] - gap
+    return placed
+
+
+def _svg(width: float, height: float, title: str, parts: Sequence[Html]) -> Html:
+    return el("svg", el("title", title), *parts, viewBox=f"0 0 {width:g} {height:g}", role="img", class_="chart")

@@ -1,0 +1,187 @@
+"""Which curves the report shows: for each phase, the figures that its metrics allow.
+
+In: the trainings of a run. Out: `Figure` records (caption, SVG). Levels of chance are drawn where the configuration
+says what they are, because a loss means nothing without them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from speechssl.reports.axes import Series
+from speechssl.reports.charts import line_chart
+from speechssl.reports.collect import Training
+from speechssl.reports.facts import dev_wer
+from speechssl.reports.html import Html
+
+__all__ = ["Figure", "finetuning_figures", "pretraining_figures", "training_label"]
+
+_X = "update"
+_FEW = 60
+"""Curves of at most this many points get a dot at each."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing and what it shows."""
+
+    drawing: Html
+    caption: str
+
+
+def training_label(training: Training, phase: Sequence[Training]) -> str:
+    """Return what tells a training apart from the others of its phase."""
+    if training.phase == "finetune" and any(other.scratch for other in phase):
+        return "from scratch" if training.scratch else "pretrained"
+    return training.name.rsplit("/", 1)[-1].replace("iteration-", "iteration ") or "this run"
+
+
+def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
+    """Return loss, accuracy, use of the codebook, learning rate and gradient norm of pretraining."""
+    if not trainings:
+        return []
+    chances = [_chance(training, index) for index, training in enumerate(trainings)]
+    chance = chances[0] if len(set(chances)) == 1 else None
+    name = next(
+        (n for n in ("contrastive", "masked_loss") if any(n in row for t in trainings for row in t.train)), "loss"
+    )
+    what = {"contrastive": "Contrastive loss", "masked_loss": "Masked prediction loss"}.get(name, "Loss")
+    figures = [
+        _figure(
+            _series(trainings, name),
+            f"{what} (nats per masked frame)",
+            f"{what}; lower is better.",
+            references=[(f"chance: {math.log(chance):.2f}", math.log(chance))] if chance and name != "loss" else [],
+        ),
+        _figure(
+            _series(trainings, "accuracy", scale=100),
+            "Accuracy on masked frames (%)",
+            "How often the right target is ranked first.",
+            references=[(f"chance: {100 / chance:.2g} %", 100 / chance)] if chance else [],
+            zero=True,
+        ),
+        *_codebook(trainings),
+    ]
+    return [figure for figure in (*figures, *_optimiser(trainings)) if figure is not None]
+
+
+def finetuning_figures(trainings: Sequence[Training]) -> list[Figure]:
+    """Return dev WER, CTC loss, learning rate and gradient norm of fine-tuning."""
+    if not trainings:
+        return []
+    wers = [
+        Series(
+            training_label(training, trainings),
+            [float(row["step"]) for row in training.valid if dev_wer(row) is not None],
+            [100 * wer for row in training.valid if (wer := dev_wer(row)) is not None],
+            style=index % 4,
+        )
+        for index, training in enumerate(trainings)
+    ]
+    figures = [
+        _figure(wers, "Word error rate on dev (%)", "Word error rate on the dev split, greedy decoding.", zero=True),
+        _figure(
+            _series(trainings, "loss"),
+            "CTC loss (nats per utterance, log scale)",
+            "Training loss, with the noise of augmentation and dropout.",
+            log=True,
+        ),
+        *_optimiser(trainings),
+    ]
+    return [figure for figure in figures if figure is not None]
+
+
+def _codebook(trainings: Sequence[Training]) -> list[Figure | None]:
+    figures: list[Figure | None] = []
+    groups = sorted({name for t in trainings for row in t.train for name in row if name.startswith("perplexity_")})
+    groups = groups or [name for name in ("perplexity",) if any(name in row for t in trainings for row in t.train)]
+    series = [
+        Series(
+            f"group {group.rsplit('_', 1)[-1]}" if "_" in group else "all groups",
+            *_points(training, group),
+            style=index % 4,
+        )
+        for training in trainings[:1]
+        for index, group in enumerate(groups)
+    ]
+    settings = trainings[0].config.get("wav2vec2")
+    entries = settings.get("entries") if isinstance(settings, dict) else None
+    caption = "Perplexity of each codebook group: the number of entries in effective use"
+    caption += f", of {entries}. A fall towards 1 is a collapse." if entries else ". A fall towards 1 is a collapse."
+    figures.append(_figure(series, "Codebook perplexity (entries)", caption, zero=True))
+    figures.append(
+        _figure(
+            _series(trainings, "prediction_perplexity"),
+            "Prediction perplexity (units)",
+            "Number of units in effective use among the predictions. A fall towards 1 is a collapse.",
+            zero=True,
+        )
+    )
+    return figures
+
+
+def _optimiser(trainings: Sequence[Training]) -> list[Figure | None]:
+    peak = max((row["lr"] for t in trainings for row in t.train if isinstance(row.get("lr"), int | float)), default=0)
+    power = math.floor(math.log10(peak)) if peak > 0 else 0
+    sign = str(power).replace("-", "⁻").translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return [
+        _figure(
+            _series(trainings, "lr", scale=10.0**-power),
+            f"Learning rate (10{sign})" if power else "Learning rate",
+            "Learning rate.",
+            zero=True,
+        ),
+        _figure(
+            _series(trainings, "grad_norm"),
+            "Gradient norm (log scale)",
+            "Global gradient norm before clipping.",
+            log=True,
+        ),
+    ]
+
+
+def _figure(
+    series: Sequence[Series],
+    y_label: str,
+    caption: str,
+    *,
+    log: bool = False,
+    zero: bool = False,
+    references: Sequence[tuple[str, float]] = (),
+) -> Figure | None:
+    few = all(len(item.x) <= _FEW for item in series)
+    drawing = line_chart(series, x_label=_X, y_label=y_label, log=log, zero=zero, marks=few, references=references)
+    if drawing is None:
+        return None
+    thinned = any(len(item.x) > 330 for item in series)
+    return Figure(drawing, caption + (" Line: mean of neighbouring points; band: their range." if thinned else ""))
+
+
+def _series(trainings: Sequence[Training], name: str, scale: float = 1.0) -> list[Series]:
+    series = []
+    for index, training in enumerate(trainings):
+        x, y = _points(training, name)
+        series.append(Series(training_label(training, trainings), x, [scale * value for value in y], style=index % 4))
+    return series
+
+
+def _points(training: Training, name: str) -> tuple[list[float], list[float]]:
+    rows = [row for row in training.train if isinstance(row.get(name), int | float)]
+    return [float(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def _chance(training: Training, index: int) -> int | None:
+    """Return the number of equally likely candidates of the pretext task."""
+    config: dict[str, Any] = training.config
+    objective = config.get("objective")
+    settings = config.get(objective) if isinstance(objective, str) else None
+    if not isinstance(settings, dict):
+        return None
+    if objective == "wav2vec2":
+        negatives = settings.get("negatives")
+        return negatives + 1 if isinstance(negatives, int) and negatives > 0 else None
+    clusters = settings.get("clusters")
+    if isinstance(clusters, list) and index < len(clusters) and isinstance(clusters[index], int):
+        return int(clusters[index])
+    return None

@@ -1,0 +1,202 @@
+"""The tables of the report: scores, parts of the test set, confusions, data, ledger, trainings.
+
+In: `Facts` and records. Out: `Html` tables with a caption each; numbers are flush right, with equal decimals.
+"""
+
+from collections.abc import Sequence
+
+from speechssl.evaluation.breakdown import Group
+from speechssl.evaluation.table import interval_text, percent
+from speechssl.evaluation.wer import WerReport
+from speechssl.reports.charts import interval_mark
+from speechssl.reports.corpus import Corpus
+from speechssl.reports.facts import LedgerLine, TrainingFacts
+from speechssl.reports.html import Child, Html, el
+
+__all__ = [
+    "confusion_tables",
+    "corpus_table",
+    "count",
+    "duration_text",
+    "group_table",
+    "ledger_table",
+    "score_table",
+    "table",
+    "training_table",
+]
+
+_GROUPS = 30
+_CONFUSIONS = 12
+
+
+def count(number: int) -> str:
+    """Return an integer with thin spaces between thousands."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def duration_text(seconds: float | None) -> str:
+    """Return ``42 s``, ``12 min``, ``3 h 20 min`` or ``4 d 2 h``."""
+    if seconds is None:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02d} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def table(caption: Child, header: Sequence[str], rows: Sequence[Sequence[Child]], *, left: int = 1) -> Html:
+    """Return a table whose first ``left`` columns are text and the others numbers."""
+
+    def cells(name: str, row: Sequence[Child]) -> list[Html]:
+        return [el(name, cell, class_=None if index < left else "n") for index, cell in enumerate(row)]
+
+    head = el("thead", el("tr", [el("th", text, scope="col", class_=None if index < left else "n")
+                                 for index, text in enumerate(header)]))  # fmt: skip
+    body = el("tbody", [el("tr", cells("td", row)) for row in rows])
+    return el("div", el("table", el("caption", caption), head, body), class_="scroll")
+
+
+def score_table(scores: Sequence[tuple[str, WerReport]]) -> Html:
+    """Return the table of systems: rates with intervals and counts."""
+    rows = []
+    for name, wer in scores:
+        counts = [percent(number / wer.N, 1) if wer.N else "–" for number in (wer.S, wer.D, wer.I)]
+        rows.append(
+            (
+                name,
+                el("strong", percent(wer.wer)),
+                interval_text(wer.ci_low, wer.ci_high),
+                *counts,
+                percent(wer.cer),
+                percent(wer.mer, 1),
+                percent(wer.wil, 1),
+                percent(wer.ser, 1),
+                count(wer.N),
+                count(wer.utterances),
+            )
+        )
+    header = (
+        "", "WER %", "95 % interval", "Sub. %", "Del. %", "Ins. %", "CER %", "MER %", "WIL %", "SER %", "Words", "Utt.",
+    )  # fmt: skip
+    caption = (
+        "Error rates. WER: substituted, deleted and inserted words over reference words, pooled over all utterances; "
+        "the interval is a bootstrap over utterances. CER: the same by characters. MER: match error rate. WIL: word "
+        "information lost. SER: share of utterances with an error."
+    )
+    return table(caption, header, rows)
+
+
+def group_table(groups: Sequence[Group], name: str, caption: str) -> Html | None:
+    """Return WER by speaker, length or duration, each with its interval drawn on one shared axis."""
+    if not groups:
+        return None
+    shown = groups[:_GROUPS]
+    top = max((g.ci_high if g.ci_high is not None else g.wer or 0.0) for g in shown)
+    rows = [
+        (
+            g.name,
+            percent(g.wer, 1),
+            interval_text(g.ci_low, g.ci_high, 1),
+            el("span", interval_mark(g.wer, g.ci_low, g.ci_high, top)),
+            g.S,
+            g.D,
+            g.I,
+            count(g.N),
+            count(g.utterances),
+        )
+        for g in shown
+    ]
+    hidden = len(groups) - len(shown)
+    more = f" The {hidden} others, with fewer errors, are in wer.json." if hidden else ""
+    axis = f" The bars reach from 0 to {100 * top:.0f} %."
+    header = (name, "WER %", "95 % interval", "", "S", "D", "I", "Words", "Utt.")
+    return table(caption + axis + more, header, rows)
+
+
+def confusion_tables(wer: WerReport) -> list[Html]:
+    """Return the most frequent word and character errors, as small tables side by side."""
+    parts = []
+    for unit, substitutions, deletions, insertions in (
+        ("Words", wer.substitutions, wer.deletions, wer.insertions),
+        ("Characters", wer.character_substitutions, wer.character_deletions, wer.character_insertions),
+    ):
+        swapped = [
+            ([_unit(ref), el("span", " → ", class_="faint"), _unit(hyp)], count(n))
+            for ref, hyp, n in substitutions[:_CONFUSIONS]
+        ]
+        small = [table(f"{unit} substituted: said → recognised.", ("", "n"), swapped)] if swapped else []
+        for what, items in (("deleted", deletions), ("inserted", insertions)):
+            if items:
+                rows = [(_unit(text), count(n)) for text, n in items[:_CONFUSIONS]]
+                small.append(table(f"{unit} {what}.", ("", "n"), rows))
+        if small:
+            parts.append(el("div", small, class_="row"))
+    return parts
+
+
+def corpus_table(corpus: Corpus) -> Html:
+    """Return hours and labels by split."""
+    parts = corpus.parts if len(corpus.parts) == 1 else (*corpus.parts, corpus.total)
+    rows = [
+        (
+            part.name,
+            count(part.utterances),
+            f"{part.hours:.2f}",
+            count(part.labelled),
+            f"{part.labelled_hours:.2f}",
+            count(part.speakers) if part.speakers else "unknown",
+        )
+        for part in parts
+    ]
+    header = ("Split", "Utterances", "Hours", "Transcribed", "Hours transcribed", "Speakers")
+    return table(f"The data by split ({corpus.source}).", header, rows)
+
+
+def ledger_table(lines: Sequence[LedgerLine]) -> Html:
+    """Return the ledger by stage and reason, with the first examples."""
+    rows: list[tuple[Child, ...]] = []
+    for line in lines:
+        examples = [
+            el("div", el("code", item), el("span", f" {detail}", class_="faint") if detail else None)
+            for item, detail in line.examples
+        ]
+        rows.append((line.stage, el("code", line.reason), line.action, examples, count(line.count)))
+    caption = (
+        "The ledger: everything that was rejected, repaired or dropped, by stage and reason; the first few of each."
+    )
+    return table(caption, ("Stage", "Reason", "Action", "First items", "Count"), rows, left=4)
+
+
+def training_table(trainings: Sequence[TrainingFacts], run: str) -> Html:
+    """Return what each training did and cost."""
+    rows = []
+    for t in trainings:
+        best = "–" if t.dev_wer is None else f"{percent(t.dev_wer, 1)} at {count(t.dev_wer_step or 0)}"
+        rows.append(
+            (
+                t.name or run,
+                "fine-tuning" if t.phase == "finetune" else "pretraining",
+                count(t.steps) + (f" of {count(t.planned)}" if t.planned and t.planned != t.steps else ""),
+                duration_text(t.seconds),
+                "–" if t.audio_rate is None else f"{t.audio_rate:,.0f}×",
+                "–" if t.waiting is None else f"{100 * t.waiting:.1f}",
+                count(t.skipped),
+                "–" if t.loss is None else f"{t.loss:.3f}",
+                best,
+            )
+        )
+    caption = (
+        "The trainings. Time: updates times the median time of one. Speed: seconds of audio in a second. Loader: share "
+        "of the time that an update waited for data. Skipped: updates left out because a gradient was not finite."
+    )
+    header = ("Folder", "Phase", "Updates", "Time", "Speed", "Loader %", "Skipped", "Last loss", "Best dev WER %")
+    return table(caption, header, rows, left=2)
+
+
+def _unit(text: str) -> Html:
+    return el("bdi", "␣" if text == " " else text)
