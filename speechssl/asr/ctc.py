@@ -1,0 +1,227 @@
+"""Connectionist temporal classification: the recogniser (encoder and a linear head) and its training objective.
+
+In: waves, and for training label ids. Out: frame-wise log-probabilities in float32, and a loss that is a sum over
+utterances (wav2vec 2.0, section 4.3; Graves et al. 2006).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from speechssl.asr.tokens import BLANK, Tokens
+from speechssl.config import CtcConfig, MaskConfig
+from speechssl.data.batch import Batch
+from speechssl.data.keys import generator
+from speechssl.errors import DataError
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.masking import span_mask
+from speechssl.models.norm import at_least_float32
+from speechssl.objectives.base import Loss, Objective, Prepared
+
+__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "load_recogniser"]
+
+
+class CtcModel(nn.Module):
+    """An encoder and a linear layer that scores ``n_tokens`` tokens (blank first) at every encoder frame."""
+
+    def __init__(self, encoder: SpeechEncoder, n_tokens: int, *, final_dropout: float = 0.0) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.dropout = nn.Dropout(final_dropout)
+        self.head = nn.Linear(encoder.dim, n_tokens)
+        nn.init.xavier_uniform_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        wave: Tensor,
+        lengths: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return log-probabilities ``[B, F, V]`` (float32, also under autocast) and frame counts ``[B]``.
+
+        Parameters
+        ----------
+        wave
+            ``[B, T]`` float32 samples at 16 kHz.
+        lengths
+            ``[B]`` valid samples, or None when no row is padded; the frame counts are then None too.
+        mask
+            ``[B, F]`` bool, frames whose projected features become the mask embedding.
+        channel_mask
+            ``[B, D]`` bool, channels of the projected features set to zero.
+        """
+        output = self.encoder(wave, lengths, mask=mask, channel_mask=channel_mask)
+        with torch.autocast(wave.device.type, enabled=False):
+            logits = self.head(self.dropout(at_least_float32(output.x)))
+            return nn.functional.log_softmax(logits, dim=-1), output.frame_lengths
+
+
+@dataclass(frozen=True)
+class CtcPrepared(Prepared):
+    """A batch with its masks drawn."""
+
+    weights: Tensor
+    """[B] float32: 1 for rows that count, 0 for stand-ins and for rows with too few frames for their labels."""
+    frame_counts: tuple[int, ...]
+    """Encoder frames of each row."""
+    label_counts: tuple[int, ...]
+    """Labels of each row. Both stay on the CPU, where the loss kernel wants them."""
+    valid: Tensor
+    """[B, F] bool, frames of rows that count, padding left out."""
+    padded: bool
+    """Whether any row is shorter than the batch."""
+    infeasible: int
+    """Rows with too few frames; the labels of such a row cannot be emitted and its loss would be infinite."""
+    mask: Tensor | None = None
+    """[B, F] bool."""
+    channel_mask: Tensor | None = None
+    """[B, D] bool."""
+
+
+class CtcObjective(Objective):
+    """CTC loss, summed over utterances; normalised by their number (sentence average, as in fairseq's settings).
+
+    Time and channel masks take the place of SpecAugment; each is keyed by (seed, epoch, utterance id). During the first
+    ``cfg.freeze_steps`` updates only the head is trained; the masks and dropouts of the frozen encoder stay on, as in
+    fairseq. With ``cfg.freeze_frontend`` the waveform stem is never trained.
+    """
+
+    def __init__(self, model: CtcModel, cfg: CtcConfig, *, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        self.cfg = cfg
+        self.seed = seed
+        self._time = MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2)
+        self._channel = MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0)
+        self._freeze(step=0)
+
+    def begin_step(self, step: int) -> bool:
+        """Freeze or release the encoder for update ``step``; return whether the trainable parameters changed."""
+        return self._freeze(step)
+
+    def _freeze(self, step: int) -> bool:
+        encoder = self.model.encoder
+        before = [parameter.requires_grad for parameter in encoder.parameters()]
+        trained = step >= self.cfg.freeze_steps
+        encoder.requires_grad_(trained)
+        # A frozen stem has no graph: its activations, the largest of all, are not kept.
+        stem = trained and not self.cfg.freeze_frontend and encoder.cfg.frontend.grad_scale > 0
+        encoder.frontend.requires_grad_(stem)
+        return before != [parameter.requires_grad for parameter in encoder.parameters()]
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Return the optimiser's groups: the encoder (frozen parts included), and the head with its own rate."""
+        return [
+            {"params": list(self.model.encoder.parameters()), "lr_scale": 1.0},
+            {"params": list(self.model.head.parameters()), "lr_scale": self.cfg.head_lr_scale},
+        ]
+
+    def prepare(self, batch: Batch) -> CtcPrepared:
+        """Draw the masks of a CPU batch and find rows whose labels do not fit into their frames.
+
+        Raises
+        ------
+        DataError
+            The batch has no targets, or one beyond the vocabulary.
+        """
+        encoder = self.model.encoder
+        targets, target_lengths = batch.targets, batch.target_lengths
+        if targets is None or target_lengths is None:
+            raise DataError("a batch for CTC fine-tuning has no targets; give the stream `encode` and transcripts")
+        n_tokens = self.model.head.out_features
+        if targets.numel() and int(targets.max()) >= n_tokens:  # ctc_loss would read out of bounds in silence
+            row = int(targets.amax(dim=1).argmax())
+            raise DataError(f"{batch.ids[row]}: label {int(targets.max())} is beyond the vocabulary of {n_tokens}")
+        frame_lengths = torch.as_tensor(encoder.frames(batch.lengths), dtype=torch.int64).clamp(min=0)
+        needed = target_lengths.clone()
+        if targets.shape[1] > 1:
+            inside = torch.arange(1, targets.shape[1]) < target_lengths[:, None]
+            needed += ((targets[:, 1:] == targets[:, :-1]) & inside).sum(dim=1)
+        counted = batch.weights > 0
+        feasible = frame_lengths >= needed.clamp(min=1)
+        weights = (counted & feasible).float()
+        mask = channel_mask = None
+        frames = int(encoder.frames(batch.wave.shape[1]))
+        if self.training:
+            mask, channel_mask = self._masks(batch, frame_lengths.tolist(), frames)
+        return CtcPrepared(
+            batch=batch,
+            n_targets=int(weights.sum()),
+            weights=weights,
+            frame_counts=tuple(frame_lengths.tolist()),
+            label_counts=tuple(target_lengths.tolist()),
+            valid=(torch.arange(frames) < frame_lengths[:, None]) & (weights[:, None] > 0),
+            padded=batch.padded,
+            infeasible=int((counted & ~feasible).sum()),
+            mask=mask,
+            channel_mask=channel_mask,
+        )
+
+    def _masks(self, batch: Batch, frame_lengths: list[int], frames: int) -> tuple[Tensor, Tensor]:
+        """Draw time ``[B, F]`` and channel ``[B, D]`` masks; always tensors, so that the graph never changes."""
+        time = np.zeros((len(batch.ids), frames), dtype=np.bool_)
+        channel = np.zeros((len(batch.ids), self.model.encoder.dim), dtype=np.bool_)
+        for row, (name, length) in enumerate(zip(batch.ids, frame_lengths, strict=True)):
+            time[row, :length] = span_mask(length, self._time, generator("ctc-time", self.seed, batch.epoch, name))
+            rng = generator("ctc-channel", self.seed, batch.epoch, name)
+            channel[row] = span_mask(channel.shape[1], self._channel, rng)
+        return torch.from_numpy(time), torch.from_numpy(channel)
+
+    def forward(self, prepared: Prepared) -> Loss:
+        """Return the summed CTC loss of one prepared micro-batch."""
+        assert isinstance(prepared, CtcPrepared)
+        batch = prepared.batch
+        assert batch.targets is not None
+        log_probs, _ = self.model(
+            batch.wave,
+            batch.lengths if prepared.padded else None,
+            mask=prepared.mask,
+            channel_mask=prepared.channel_mask,
+        )
+        # cuDNN's kernel has no zero_infinity and other limits on labels; the native one is the reference everywhere.
+        with torch.autocast(log_probs.device.type, enabled=False), torch.backends.cudnn.flags(enabled=False):
+            losses = nn.functional.ctc_loss(
+                log_probs.transpose(0, 1), batch.targets,
+                torch.tensor(prepared.frame_counts), torch.tensor(prepared.label_counts),
+                blank=BLANK, reduction="none", zero_infinity=True,
+            )  # fmt: skip
+        total = (losses * prepared.weights).sum()
+        with torch.no_grad():
+            best = log_probs.argmax(dim=-1)
+            blanks = ((best == BLANK) & prepared.valid).sum() / prepared.valid.sum().clamp(min=1)
+        rows = max(1, prepared.n_targets + prepared.infeasible)
+        infeasible = torch.tensor(prepared.infeasible / rows, device=total.device)
+        return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible})
+
+
+def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:
+    """Return the recogniser of a model folder, in evaluation mode on ``device``, and its tokens.
+
+    Raises
+    ------
+    DataError
+        The folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
+    """
+    from speechssl.interop.model_folder import load_folder
+
+    model = load_folder(Path(folder))
+    if model.tokens is None or "head.weight" not in model.state:
+        raise DataError(
+            f"{folder} holds a model without a CTC head and tokens; fine-tune it first: "
+            f"speechssl finetune --init {folder}"
+        )
+    tokens = Tokens.from_dict(model.tokens)
+    state = {name: value for name, value in model.state.items() if name.startswith(("encoder.", "head."))}
+    rows = state["head.weight"].shape[0]
+    if rows != tokens.size:
+        raise DataError(f"{folder}: the head scores {rows} tokens, the vocabulary has {tokens.size}; export it again")
+    recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size)
+    recogniser.load_state_dict(state)
+    return recogniser.eval().to(device), tokens

@@ -1,0 +1,256 @@
+"""CTC fine-tuning: a pretrained encoder and transcribed speech in, a recogniser selected on dev WER out.
+
+In: ``FinetuneConfig``. Out: a run folder whose ``model/`` holds weights, tokens and the text normalisation. Everything
+that was left out (no transcript, too long, labels that do not fit) is in the ledger before the first update.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speechssl.asr.align import frames_needed
+from speechssl.asr.ctc import CtcModel, CtcObjective
+from speechssl.asr.labelled import Labelled, open_labelled
+from speechssl.asr.tokens import Tokens
+from speechssl.asr.validation import Validation
+from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
+from speechssl.data.augment import augmenter
+from speechssl.data.corpus import Corpus
+from speechssl.data.keys import key
+from speechssl.data.ledger import Entry
+from speechssl.data.plan import Plan
+from speechssl.data.stream import Stream
+from speechssl.errors import CheckpointError, DataError
+from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.frontend import build_frontend
+from speechssl.training.loop import train
+from speechssl.training.parallel import Parallel, start_parallel
+from speechssl.training.run import RunFolder
+
+__all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model_settings", "training_set"]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """What the recogniser learns from."""
+
+    corpus: Corpus
+    tokens: Tokens
+    entries: tuple[Entry, ...]
+    """What was left out and why, utterances and characters alike."""
+
+    @property
+    def hours(self) -> float:
+        """Audio that is used."""
+        return float(self.corpus.samples.sum()) / 16_000 / 3600
+
+
+def ctc_settings(cfg: FinetuneConfig) -> CtcConfig:
+    """Return the CTC settings of a run.
+
+    From random weights (``init`` empty) nothing is ever frozen: there is nothing to protect, and a frozen random stem
+    would stay random.
+    """
+    return cfg.ctc if cfg.init else replace(cfg.ctc, freeze_steps=0, freeze_frontend=False)
+
+
+def model_settings(cfg: FinetuneConfig, pretrained: ModelConfig | None) -> ModelConfig:
+    """Return the encoder's configuration: sizes of the pretrained model, dropouts of this run.
+
+    From random weights the gradient of the stem is not scaled down: that belongs to pretraining, where the stem's own
+    targets move with it.
+    """
+    model = pretrained or replace(cfg.model, frontend=replace(cfg.model.frontend, grad_scale=1.0))
+    here = cfg.model.encoder
+    encoder = replace(
+        model.encoder,
+        dropout=here.dropout,
+        attention_dropout=here.attention_dropout,
+        input_dropout=here.input_dropout,
+        activation_dropout=cfg.ctc.activation_dropout,
+        layer_drop=cfg.ctc.layer_drop,
+    )
+    return replace(model, encoder=encoder)
+
+
+def build_recogniser(cfg: FinetuneConfig, pretrained: ModelFolder | None, n_tokens: int) -> CtcModel:
+    """Return the recogniser to train; random weights are a function of ``cfg.seed``.
+
+    Raises
+    ------
+    CheckpointError
+        The pretrained weights do not fit their configuration.
+    """
+    torch.manual_seed(key("finetune-init", cfg.seed))
+    encoder = SpeechEncoder(model_settings(cfg, pretrained.cfg if pretrained else None))
+    model = CtcModel(encoder, n_tokens, final_dropout=cfg.ctc.final_dropout)
+    if pretrained is not None:
+        try:
+            encoder.load_state_dict(pretrained.part("encoder"))
+        except RuntimeError as error:
+            raise CheckpointError(f"{cfg.init}: the weights do not fit their configuration: {error}") from error
+    return model
+
+
+def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int], int]) -> TrainingSet:
+    """Choose what can be learnt from: transcribed, of a length that is allowed, with labels that fit into its frames.
+
+    An empty transcript says that nothing was spoken, and is kept; one whose characters are all outside the vocabulary
+    says nothing about its audio, and is left out.
+
+    Parameters
+    ----------
+    frames
+        Number of samples to number of encoder frames.
+
+    Raises
+    ------
+    DataError
+        Nothing is left; the message counts the reasons.
+    """
+    entries = list(labelled.dropped)
+    if not labelled.utterances:
+        raise DataError(_nothing_left(labelled, entries))
+    entries += Plan.finetune(labelled.corpus(), cfg.data, cfg.seed).dropped
+    out = {entry.item for entry in entries}
+    texts = {name: text for name, text in labelled.texts.items() if name not in out}
+    tokens, rare = Tokens.build(texts.values(), cfg.tokens)
+    corpus = labelled.corpus(texts)
+    kept = []
+    for name, samples in zip(corpus.ids, corpus.samples.tolist(), strict=True):
+        ids = tokens.encode(texts[name])
+        if texts[name] and not ids:
+            entries.append(Entry("finetune", name, "no_known_character", repr(texts[name]), "dropped"))
+        elif (needed := max(1, frames_needed(ids))) > (there := frames(_shortest(samples, cfg))):
+            detail = f"{there} frames, {needed} needed for {len(ids)} labels ({samples / 16_000:.2f} s)"
+            entries.append(Entry("finetune", name, "ctc_infeasible", detail, "dropped"))
+        else:
+            kept.append(name)
+    if not kept:
+        raise DataError(_nothing_left(labelled, entries))
+    return TrainingSet(labelled.corpus(kept), tokens, (*entries, *rare))
+
+
+def _shortest(samples: int, cfg: FinetuneConfig) -> int:
+    """Return the length of an utterance at the fastest speed of augmentation."""
+    return int(samples / max((1.0, *cfg.augment.speeds))) - (1 if cfg.augment.speeds else 0)
+
+
+def _nothing_left(labelled: Labelled, entries: list[Entry]) -> str:
+    reasons = Counter(entry.reason for entry in entries)
+    why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no such split"
+    return (
+        f"no utterance of {labelled.name} in {labelled.cfg.shards} can be learnt from ({why}); fine-tuning needs "
+        "transcribed utterances whose labels fit into the encoder's frames"
+    )
+
+
+def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None) -> Path:
+    """Fine-tune with CTC; return the model folder. Started again, it continues where it was stopped.
+
+    The weights with the lowest dev WER are exported; without a dev set the last ones, which is said and recorded.
+
+    Raises
+    ------
+    DataError
+        No usable training data.
+    CheckpointError, RunError, InterruptedRun
+        From the training loop and the run folder.
+    """
+    ranks = parallel or start_parallel(cfg.training.device)
+    try:
+        with RunFolder(cfg.output or f"runs/{cfg.name}").open(cfg, ranks) as run:
+            return _finetune(cfg, run, ranks)
+    finally:
+        if parallel is None:
+            ranks.close()
+
+
+def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
+    labelled = open_labelled(cfg.data, stage="finetune")
+    pretrained = load_folder(Path(cfg.init)) if cfg.init else None
+    with torch.device("meta"):
+        stem = build_frontend(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
+    data = training_set(cfg, labelled, stem.frames)
+    tokens = data.tokens
+    model = build_recogniser(cfg, pretrained, tokens.size)
+    dev = open_labelled(replace(cfg.dev, shards=cfg.dev.shards or cfg.data.shards), stage="finetune")
+    run.record([*data.entries, *dev.dropped, *tokens.unseen(dev.texts, split=dev.name)])
+    objective = CtcObjective(model, ctc_settings(cfg), seed=cfg.seed)
+    validation = None
+    if Validation.possible(tokens, dev):
+        validation = Validation(model, tokens, dev, parallel, record=run.record)
+    _say(parallel, _summary(data, validation))
+    stream = Stream(
+        data.corpus,
+        Plan.finetune(data.corpus, cfg.data, cfg.seed),
+        cfg.data,
+        seed=cfg.seed,
+        batches_per_step=cfg.data.batches_per_step,
+        rank=parallel.rank,
+        world=parallel.world,
+        encode=tokens.encode,
+        augment=augmenter(cfg.augment, cfg.seed),
+        with_text=True,
+    )
+    try:
+        result = train(
+            objective,
+            stream,
+            run=run,
+            parallel=parallel,
+            training=cfg.training,
+            optim=cfg.optim,
+            seed=cfg.seed,
+            param_groups=lambda _: objective.param_groups(),
+            validate=validation,
+            select="dev_wer" if validation else None,
+        )
+    finally:
+        stream.close()
+    info: dict[str, Any] = {
+        "objective": "ctc",
+        "step": result.step if result.best_step is None else result.best_step,
+        "steps": cfg.training.steps,
+        "dev_wer": result.best_value,
+        "selected": "lowest dev WER" if validation else "last step (no transcribed dev utterance)",
+        "averaged": cfg.training.ema_decay > 0,
+        "init": cfg.init,
+        "seed": cfg.seed,
+        "train_utterances": len(data.corpus),
+        "train_hours": round(data.hours, 4),
+    }
+    target = run.path / "model"
+    if parallel.first:
+        head = {f"head.{name}": value for name, value in model.head.state_dict().items()}
+        save_model(target, encoder=model.encoder, extra=head, tokens=tokens, info=info)
+    parallel.barrier()
+    return target
+
+
+def _summary(data: TrainingSet, validation: Validation | None) -> str:
+    left_out = Counter(entry.reason for entry in data.entries)
+    lengths = data.corpus.samples / 16_000
+    lines = [
+        f"training on {len(data.corpus)} utterances, {data.hours:.2f} h (median {np.median(lengths):.1f} s), "
+        f"{data.tokens.size} {data.tokens.kind} tokens"
+    ]
+    if left_out:
+        lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()))
+    if validation is None:
+        lines.append("no transcribed dev utterance: the last weights will be kept, unselected")
+    else:
+        lines.append(f"selecting on {len(validation.corpus)} dev utterances")
+    return "\n".join(lines)
+
+
+def _say(parallel: Parallel, text: str) -> None:
+    if parallel.first:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,72 @@
+"""Transcribed utterances of a split: what fine-tuning, validation and scoring start from.
+
+In: ``DataConfig``. Out: manifest entries of the chosen utterances that have a transcript, and a ledger entry for each
+of the others.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from speechssl.config import DataConfig
+from speechssl.data.corpus import Corpus, open_corpus
+from speechssl.data.ids import read_ids
+from speechssl.data.ledger import Entry
+from speechssl.data.manifest import Utterance
+from speechssl.errors import ConfigError
+
+__all__ = ["Labelled", "open_labelled"]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The utterances that were asked for and have a transcript."""
+
+    cfg: DataConfig
+    utterances: dict[str, Utterance]
+    """By id, in shard order; every ``text`` is a string, possibly empty (nothing was said)."""
+    dropped: tuple[Entry, ...]
+
+    @property
+    def name(self) -> str:
+        """The splits, or the lists of ids, in words."""
+        return ", ".join(self.cfg.ids or self.cfg.splits) or "all"
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Transcripts by id."""
+        return {name: utterance.text or "" for name, utterance in self.utterances.items()}
+
+    @property
+    def workers(self) -> int:
+        """Loader processes for decoding all of it once: none for less than an hour, where starting them costs more."""
+        hours = sum(utterance.duration for utterance in self.utterances.values()) / 3600
+        return self.cfg.workers if hours > 1 else 0
+
+    def corpus(self, ids: Iterable[str] | None = None) -> Corpus:
+        """Open the shards for some of these utterances (None: for all)."""
+        return open_corpus(self.cfg.shards, cache=self.cfg.cache, ids=self.utterances if ids is None else ids)
+
+
+def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
+    """Return the transcribed utterances of ``cfg.splits`` (or of the lists ``cfg.ids``); there may be none.
+
+    Raises
+    ------
+    ConfigError
+        No shards are named.
+    DataError
+        The shards or a list of ids cannot be read.
+    """
+    if not cfg.shards:
+        raise ConfigError("no shards to read; give data.shards, the folder that `speechssl shard` wrote")
+    corpus = open_corpus(cfg.shards, cache=cfg.cache)
+    if cfg.ids:
+        wanted = read_ids(cfg.ids)
+        chosen = [name for name in corpus.ids if name in wanted]
+    else:
+        splits = [corpus.row(i).split or "train" for i in range(len(corpus))]
+        chosen = [name for name, split in zip(corpus.ids, splits, strict=True) if not cfg.splits or split in cfg.splits]
+    known = corpus.utterances() if chosen else {}
+    labelled = {name: known[name] for name in chosen if known[name].text is not None}
+    dropped = [Entry(stage, name, "no_transcript", action="dropped") for name in chosen if name not in labelled]
+    return Labelled(cfg, labelled, tuple(dropped))

@@ -1,0 +1,64 @@
+"""Running a recogniser over evaluation batches: the one place where validation and scoring meet the model.
+
+In: a ``CtcModel`` and padded batches. Out: for each utterance its log-probabilities, padding cut off, on the CPU.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.asr.ctc import CtcModel
+from speechssl.data.batch import Batch
+from speechssl.data.ledger import Entry
+
+__all__ = ["Recognised", "frame_log_probs", "recognise"]
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What the model says about one utterance."""
+
+    id: str
+    text: str | None
+    """The transcript, as in the manifest."""
+    samples: int
+    log_probs: Tensor
+    """[F, V] float32 on the CPU; no frame at all for audio shorter than the stem's receptive field."""
+
+
+@torch.inference_mode()
+def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor) -> list[Tensor]:
+    """Return ``[F, V]`` log-probabilities (CPU, float32) of each row of a padded batch ``wave [B, T]``.
+
+    The same as for each row alone: the model is run in evaluation mode, and padding does not reach valid frames.
+    """
+    device = next(model.parameters()).device
+    shortfall = model.encoder.frontend.receptive - wave.shape[1]
+    if shortfall > 0:
+        wave = nn.functional.pad(wave, (0, int(shortfall)))
+    padded = bool((lengths < wave.shape[1]).any())
+    training = model.training
+    model.eval()
+    try:
+        log_probs, frame_lengths = model(wave.to(device), lengths.to(device) if padded else None)
+    finally:
+        model.train(training)
+    counts = [log_probs.shape[1]] * len(wave) if frame_lengths is None else frame_lengths.clamp(min=0).tolist()
+    values = log_probs.cpu()
+    return [row[:count] for row, count in zip(values, counts, strict=True)]
+
+
+def recognise(
+    model: CtcModel, batches: Iterable[Batch], *, rejected: Callable[[list[Entry]], None]
+) -> Iterator[Recognised]:
+    """Yield every utterance of the batches; stand-ins for unreadable audio are reported to ``rejected`` instead."""
+    for batch in batches:
+        if batch.rejected:
+            rejected(list(batch.rejected))
+        texts = batch.texts or (None,) * len(batch.ids)
+        rows = frame_log_probs(model, batch.wave, batch.lengths)
+        for index, log_probs in enumerate(rows):
+            if batch.weights[index] > 0:
+                yield Recognised(batch.ids[index], texts[index], int(batch.lengths[index]), log_probs)

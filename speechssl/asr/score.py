@@ -1,0 +1,112 @@
+"""Scoring: decode a split with a fine-tuned model and write what its word error rate rests on.
+
+In: ``EvaluateConfig``. Out: ``hypotheses.jsonl``, ``wer.json``, ``wer.txt`` and a ledger of every utterance that could
+not be scored, so that a rate always says what it is a rate of.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechssl.asr.ctc import load_recogniser
+from speechssl.asr.decode import greedy, prefix_beam
+from speechssl.asr.labelled import Labelled, open_labelled
+from speechssl.asr.recognise import recognise
+from speechssl.asr.tokens import Tokens, normalise_text
+from speechssl.config import EvaluateConfig
+from speechssl.data.ledger import Entry, Ledger
+from speechssl.data.plan import Plan
+from speechssl.data.stream import evaluation_batches
+from speechssl.errors import ConfigError, DataError
+from speechssl.evaluation.wer import WerReport, score_row, summarise, write_wer
+from speechssl.settings import write_toml
+from speechssl.training.parallel import Parallel, start_parallel
+
+__all__ = ["evaluate"]
+
+
+def evaluate(cfg: EvaluateConfig, *, parallel: Parallel | None = None) -> WerReport:
+    """Decode ``cfg.data`` with ``cfg.model`` and score it; under torchrun the utterances are shared out over ranks.
+
+    References and hypotheses are compared in the model's own text normalisation. An empty reference counts its
+    hypothesis' words as insertions. Utterances without a transcript, of a length outside the limits, or whose audio
+    cannot be read are not scored; they are listed in ``ledger.jsonl`` and counted in ``wer.json``.
+
+    Raises
+    ------
+    ConfigError
+        No model or no shards are named.
+    DataError
+        Nothing can be scored, or too much audio is unreadable.
+    CheckpointError
+        The model folder is missing or damaged.
+    """
+    if not cfg.model:
+        raise ConfigError("no model to evaluate; give --model, the model folder of a fine-tuning run")
+    ranks = parallel or start_parallel(cfg.device)
+    try:
+        return _evaluate(cfg, ranks)
+    finally:
+        if parallel is None:
+            ranks.close()
+
+
+def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
+    model, tokens = load_recogniser(Path(cfg.model), parallel.device)
+    chosen = open_labelled(cfg.data, stage="evaluate")
+    if not chosen.utterances:
+        raise DataError(
+            f"no transcribed utterance of {chosen.name} in {cfg.data.shards}, so there is nothing to score "
+            f"({len(chosen.dropped)} without a transcript); choose other splits with --data.splits"
+        )
+    corpus = chosen.corpus()
+    plan = Plan.sequential(corpus, cfg.data)
+    unread: list[Entry] = []
+    rows: list[dict[str, Any]] = []
+    decode = _decoder(cfg, tokens)
+    batches = evaluation_batches(corpus, cfg.data, workers=chosen.workers, rank=parallel.rank, world=parallel.world)
+    for item in recognise(model, batches, rejected=unread.extend):
+        utterance = chosen.utterances[item.id]
+        ref = normalise_text(item.text or "", tokens.normalise)
+        seconds = round(item.samples / 16_000, 3)
+        rows.append(score_row(item.id, ref, decode(item.log_probs), speaker=utterance.speaker, duration=seconds))
+    rows = sorted((row for part in parallel.gather(rows) for row in part), key=lambda row: row["id"])
+    unread = [Entry(**fields) for part in parallel.gather([vars(entry) for entry in unread]) for fields in part]
+    dropped = [*chosen.dropped, *plan.dropped, *(replace(entry, stage="evaluate") for entry in unread)]
+    if parallel.first:
+        return _write(cfg, tokens, chosen, rows, dropped)
+    return summarise(rows, n=cfg.bootstrap, seed=cfg.seed)
+
+
+def _decoder(cfg: EvaluateConfig, tokens: Tokens) -> Callable[[torch.Tensor], str]:
+    if cfg.decoder == "greedy":
+        return lambda log_probs: greedy(log_probs, tokens)
+    return lambda log_probs: prefix_beam(log_probs, tokens, cfg.beam)[0].text
+
+
+def _write(
+    cfg: EvaluateConfig, tokens: Tokens, chosen: Labelled, rows: list[dict[str, Any]], dropped: Iterable[Entry]
+) -> WerReport:
+    splits = "-".join(cfg.data.splits) or "all"
+    output = Path(cfg.output or Path(cfg.model).parent / f"evaluate-{splits}")
+    output.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(output / "ledger.jsonl", fresh=True)
+    ledger.extend(dropped)
+    ledger.extend(tokens.unseen(chosen.texts, split=chosen.name))
+    write_toml(cfg, output / "config.toml")
+    not_scored = Counter(entry.reason for entry in dropped)
+    if not rows:
+        raise DataError(f"no utterance of {chosen.name} could be decoded; {output / 'ledger.jsonl'} says why")
+    info = {
+        "model": str(cfg.model),
+        "split": chosen.name,
+        "shards": cfg.data.shards,
+        "decoder": cfg.decoder if cfg.decoder == "greedy" else f"beam {cfg.beam}, no language model",
+        "text": f"normalisation {tokens.normalise!r}",
+        "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.most_common()) or "none",
+    }
+    return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed)
