@@ -7,7 +7,7 @@ In: a corpus and a way to turn utterances into features (unit_features.py). Out:
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.keys import generator, key
-from speechssl.data.ledger import Entry, Ledger
+from speechssl.data.ledger import Entry
 from speechssl.data.tolerance import Tolerance
 from speechssl.errors import AudioError, DataError
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans
@@ -66,7 +66,7 @@ def make_units(
     starts: int,
     seed: int,
     max_bad_fraction: float = 0.01,
-    ledger: Ledger | None = None,
+    record: Callable[[Iterable[Entry]], None] | None = None,
 ) -> UnitTable:
     """Return the units of a corpus, made where ``folder`` does not hold them already.
 
@@ -80,7 +80,7 @@ def make_units(
         Audio whose frames the k-means is fitted on.
     seed
         Key of the sample and of the k-means.
-    ledger
+    record
         Gets an entry for each utterance that cannot be read; such an utterance has no units.
 
     Raises
@@ -98,7 +98,7 @@ def make_units(
         kmeans = fit_kmeans(sample, clusters, seed=key("kmeans", seed) % (1 << 32), starts=starts)
         del sample
         kmeans.save(kmeans_path)
-    table = label_corpus(source, kmeans, folder, max_bad_fraction=max_bad_fraction, ledger=ledger)
+    table = label_corpus(source, kmeans, folder, max_bad_fraction=max_bad_fraction, record=record)
     quality = {"features": source.features.name, "hop": source.features.hop, **table.quality()}
     (folder / "units.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
     table.save(table_path)
@@ -136,7 +136,7 @@ def label_corpus(
     folder: Path,
     *,
     max_bad_fraction: float = 0.01,
-    ledger: Ledger | None = None,
+    record: Callable[[Iterable[Entry]], None] | None = None,
     part_seconds: float = PART_SECONDS,
 ) -> UnitTable:
     """Label utterances with their nearest centroids, shortest first, in parts that survive an interruption.
@@ -165,8 +165,8 @@ def label_corpus(
                 own |= found
                 tolerance.good(len(found))
                 for error in errors:
-                    if ledger is not None:
-                        ledger.add(Entry("pretrain", error.item, error.reason, error.detail, action="dropped"))
+                    if record is not None:
+                        record([Entry("pretrain", error.item, error.reason, error.detail, action="dropped")])
                     tolerance.bad(error.reason)
             UnitTable(own, n_units=len(kmeans), hop=source.features.hop).save(path)
         labels |= UnitTable.load(path).labels()

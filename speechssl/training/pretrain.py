@@ -1,0 +1,259 @@
+"""Pretraining: shards in, a model folder out, for wav2vec 2.0 and for every iteration of HuBERT.
+
+In: ``PretrainConfig``. Out: a run folder with ``model/``. HuBERT's iterations lie in ``iteration-N/``, each a run of
+its own with ``units/`` beside its checkpoints, and ``model/`` is that of the last. Started again, a run goes on where
+it was stopped: finished iterations, finished units and finished updates are not done twice.
+"""
+
+import os
+import shutil
+import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from speechssl.config import ModelConfig, PretrainConfig
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.corpus import Corpus, open_corpus
+from speechssl.data.ids import read_ids
+from speechssl.data.keys import key
+from speechssl.data.plan import Plan
+from speechssl.data.stream import Stream
+from speechssl.errors import ConfigError
+from speechssl.interop.model_folder import load_encoder, load_folder, save_model
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.base import Objective
+from speechssl.objectives.hubert import Hubert
+from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.training.loop import train
+from speechssl.training.parallel import Parallel, start_parallel
+from speechssl.training.run import RunFolder
+from speechssl.training.unit_stage import iteration_units
+
+__all__ = ["pretrain", "resolved"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training from start to model folder: all of wav2vec 2.0, or one iteration of HuBERT."""
+
+    cfg: PretrainConfig
+    """With the steps of this phase in ``training.steps``."""
+    title: str
+    seed: int
+    """Key of initial weights, order, crops, masks and dropout."""
+    init: str
+    """Model folder that the encoder starts from; empty for random weights."""
+    encoder: SpeechEncoder
+    corpus: Corpus
+    plan: Plan
+    rows: list[int]
+    """Utterances that the plan uses."""
+    run: RunFolder
+    parallel: Parallel
+
+
+def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
+    """Pretrain as configured and return the model folder.
+
+    Raises
+    ------
+    ConfigError
+        HuBERT's lists differ in length, or name a layer that is not there.
+    DataError
+        The shards cannot be used, or hold nothing to train on.
+    CheckpointError, RunError, InterruptedRun
+        From model folders, the run folder and the loop.
+    """
+    cfg = resolved(cfg)
+    ranks = parallel or start_parallel(cfg.training.device)
+    try:
+        with RunFolder(cfg.output or f"runs/{cfg.name}").open(cfg, ranks) as run:
+            model = run.path / "model"
+            if (model / "config.json").exists():
+                _say(ranks, f"{model} is complete; nothing is left to do")
+                return model
+            corpus = _corpus(cfg)
+            if cfg.objective == "hubert":
+                return _iterations(cfg, corpus, run, ranks)
+            phase = _open(cfg, "wav2vec2", cfg.seed, cfg.init, corpus=corpus, run=run, parallel=ranks)
+            torch.manual_seed(key("heads", phase.seed))
+            objective = Wav2Vec2(phase.encoder, cfg.wav2vec2, cfg.mask, seed=phase.seed)
+            return _train(phase, objective, {})
+    finally:
+        if parallel is None:
+            ranks.close()
+
+
+def resolved(cfg: PretrainConfig) -> PretrainConfig:
+    """Return the configuration that a run really has.
+
+    With ``init`` the sizes are those of that model, the dropouts and the gradient scale those of ``cfg.model``; with
+    HuBERT ``training.steps`` is the sum over iterations.
+
+    Raises
+    ------
+    ConfigError
+        The settings contradict each other.
+    """
+    if cfg.init:
+        cfg = replace(cfg, model=_with_rates_of(load_folder(Path(cfg.init)).cfg, cfg.model))
+    if cfg.objective != "hubert":
+        return cfg
+    hubert = cfg.hubert
+    if not len(hubert.steps) == len(hubert.clusters) == len(hubert.layers) or not hubert.steps:
+        raise ConfigError(
+            "hubert.steps, hubert.clusters and hubert.layers need one item for each iteration; they have "
+            f"{len(hubert.steps)}, {len(hubert.clusters)} and {len(hubert.layers)}"
+        )
+    if hubert.layers[0] > 0 and not cfg.init:
+        raise ConfigError(
+            f"hubert.layers[0] = {hubert.layers[0]} clusters a layer of a model, but there is none before iteration 1: "
+            "set init to a model folder, or layers[0] to 0 for MFCC"
+        )
+    if not 0 <= min(hubert.layers) <= max(hubert.layers) <= cfg.model.encoder.layers:
+        raise ConfigError(
+            f"hubert.layers = {list(hubert.layers)}: the encoder has layers 1 to {cfg.model.encoder.layers}"
+        )
+    if min(hubert.clusters) < 2 or max(hubert.clusters) > 1 << 16:
+        raise ConfigError(f"hubert.clusters = {list(hubert.clusters)}: use 2 to 65,536")
+    return replace(cfg, training=replace(cfg.training, steps=sum(hubert.steps)))
+
+
+def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: Parallel) -> Path:
+    """Run HuBERT's iterations in order and publish the model of the last."""
+    previous = Path(cfg.init) if cfg.init else None
+    for index, steps in enumerate(cfg.hubert.steps):
+        folder = run.path / f"iteration-{index + 1}"
+        own = replace(cfg, output=str(folder), training=replace(cfg.training, steps=steps))
+        title = f"hubert iteration {index + 1} of {len(cfg.hubert.steps)}"
+        init = str(previous or "") if cfg.hubert.carry_over else cfg.init
+        with RunFolder(folder).open(own, parallel) as iteration:
+            if (folder / "model" / "config.json").exists():
+                _say(parallel, f"{title}: done before")
+            else:
+                seed = key("iteration", cfg.seed, index)
+                phase = _open(own, title, seed, init, corpus=corpus, run=iteration, parallel=parallel)
+                units = iteration_units(
+                    own,
+                    index,
+                    corpus=corpus,
+                    rows=phase.rows,
+                    encoder=phase.encoder,
+                    previous=previous,
+                    run=iteration,
+                    parallel=parallel,
+                )
+                torch.manual_seed(key("heads", seed))  # making the units may or may not have drawn numbers
+                objective = Hubert(phase.encoder, cfg.hubert, cfg.mask, units, cfg.hubert.clusters[index], seed=seed)
+                _train(phase, objective, {"iteration": index + 1, "units": units.quality()})
+        previous = folder / "model"
+    target = run.path / "model"
+    if parallel.first:
+        assert previous is not None
+        _publish(previous, target)
+    parallel.barrier()
+    return target
+
+
+def _open(
+    cfg: PretrainConfig, title: str, seed: int, init: str, *, corpus: Corpus, run: RunFolder, parallel: Parallel
+) -> Phase:
+    """Build the encoder, random weights keyed by the seed, and the plan."""
+    torch.manual_seed(key("encoder", seed))
+    encoder = load_encoder(Path(init), cfg.model) if init else SpeechEncoder(cfg.model)
+    plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop)
+    dropped = {entry.item for entry in plan.dropped}
+    rows = [row for row, item in enumerate(corpus.ids) if item not in dropped]
+    run.record(plan.dropped)
+    return Phase(cfg, title, seed, init, encoder, corpus, plan, rows, run, parallel)
+
+
+def _train(phase: Phase, objective: Objective, info: dict[str, Any]) -> Path:
+    """Train one phase and write its model folder, with ``info`` beside what every model says of itself."""
+    cfg, parallel = phase.cfg, phase.parallel
+    hours = float(phase.corpus.samples[phase.rows].sum()) / SAMPLE_RATE / 3600
+    _say(parallel, _outlook(phase, objective, hours))
+    stream = Stream(
+        phase.corpus,
+        phase.plan,
+        cfg.data,
+        seed=phase.seed,
+        batches_per_step=cfg.data.batches_per_step,
+        rank=parallel.rank,
+        world=parallel.world,
+    )
+    with stream:
+        result = train(
+            objective,
+            stream,
+            run=phase.run,
+            parallel=parallel,
+            training=cfg.training,
+            optim=cfg.optim,
+            seed=phase.seed,
+        )
+    target = phase.run.path / "model"
+    if parallel.first:
+        heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("encoder.")}
+        facts = {
+            "objective": cfg.objective,
+            "step": result.step,
+            "seed": cfg.seed,
+            "init": phase.init,
+            "averaged": cfg.training.ema_decay > 0,
+            "utterances": len(phase.rows),
+            "hours": round(hours, 4),
+        }
+        save_model(target, encoder=phase.encoder, extra=heads, info=facts | info)
+    parallel.barrier()
+    return target
+
+
+def _corpus(cfg: PretrainConfig) -> Corpus:
+    data = cfg.data
+    if not data.shards:
+        raise ConfigError("data.shards is empty: give the folder (or address) of shards made by `speechssl shard`")
+    ids = read_ids(data.ids) if data.ids else None
+    return open_corpus(data.shards, cache=data.cache, splits=data.splits, ids=ids)
+
+
+def _with_rates_of(sizes: ModelConfig, rates: ModelConfig) -> ModelConfig:
+    """Return a configuration with the sizes of one and the dropouts and gradient scale of another."""
+    names = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop")
+    encoder = replace(sizes.encoder, **{name: getattr(rates.encoder, name) for name in names})
+    return replace(sizes, encoder=encoder, frontend=replace(sizes.frontend, grad_scale=rates.frontend.grad_scale))
+
+
+def _outlook(phase: Phase, objective: Objective, hours: float) -> str:
+    """Return what is about to happen, in one line."""
+    cfg, plan = phase.cfg, phase.plan
+    per_step = cfg.data.batches_per_step
+    reasons = Counter(entry.reason for entry in plan.dropped)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return (
+        f"{phase.title}: {hours:.2f} h in {len(phase.rows):,} utterances"
+        + (f" (left out: {dropped})" if dropped else "")
+        + f"; {cfg.training.steps:,} steps of up to {per_step * cfg.data.batch_seconds:g} s, "
+        f"{cfg.training.steps * per_step / plan.batches_per_epoch:.1f} epochs; "
+        f"{sum(parameter.numel() for parameter in objective.parameters()) / 1e6:.2f} M parameters; "
+        f"{phase.parallel.world} x {phase.parallel.device.type}, {cfg.training.precision}"
+    )
+
+
+def _publish(source: Path, target: Path) -> None:
+    """Copy a model folder; it takes its name only when complete."""
+    partial = target.with_name(f"{target.name}.tmp-{os.getpid()}")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    if target.exists():
+        shutil.rmtree(target)
+    partial.rename(target)
+
+
+def _say(parallel: Parallel, text: str) -> None:
+    if parallel.first:
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,118 @@
+"""The units of one HuBERT iteration: made by rank 0, waited for by the others.
+
+In: the configuration, a corpus and the model of the previous iteration (none for MFCC). Out: the table of units, from
+``units/`` in the iteration's run folder when it is there already.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+from speechssl.config import PretrainConfig
+from speechssl.data.corpus import Corpus
+from speechssl.data.keys import key
+from speechssl.errors import ConfigError, RunError
+from speechssl.evaluation.units import LayerFeatures, MfccFeatures, Source, UnitFeatures, UnitTable, make_units
+from speechssl.interop.model_folder import load_encoder
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.training.parallel import Parallel
+from speechssl.training.run import RunFolder
+
+__all__ = ["iteration_units"]
+
+POLL_SECONDS = 0.5
+
+
+def iteration_units(
+    cfg: PretrainConfig,
+    index: int,
+    *,
+    corpus: Corpus,
+    rows: list[int],
+    encoder: SpeechEncoder,
+    previous: Path | None,
+    run: RunFolder,
+    parallel: Parallel,
+) -> UnitTable:
+    """Return the units that an iteration predicts.
+
+    Parameters
+    ----------
+    index
+        Iteration, counted from 0.
+    rows
+        Utterances to label.
+    encoder
+        The encoder that will be trained on them: its frame grid counts.
+    previous
+        Model folder whose layer is clustered, where ``hubert.layers`` asks for one.
+
+    Raises
+    ------
+    ConfigError
+        The previous model has another frame grid.
+    DataError
+        Units cannot be made (evaluation/units.py).
+    RunError
+        Rank 0 could not make them.
+    """
+    folder = run.path / "units"
+    failed = folder / "failed"
+    if parallel.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        failed.unlink(missing_ok=True)
+    parallel.barrier()
+    if parallel.first:
+        try:
+            table = _make(cfg, index, Source(corpus, _features(cfg, index, encoder, previous, parallel), rows), run)
+        except BaseException as error:
+            failed.write_text(str(error) or type(error).__name__, encoding="utf-8")
+            raise
+    else:
+        # Labelling may take longer than a collective is allowed to, so the others look for the file.
+        while not (folder / "units.npz").exists():
+            if failed.exists():
+                raise RunError(f"rank 0 could not make the units: {failed.read_text(encoding='utf-8')}")
+            time.sleep(POLL_SECONDS)
+        table = UnitTable.load(folder / "units.npz")
+    parallel.barrier()
+    return table
+
+
+def _make(cfg: PretrainConfig, index: int, source: Source, run: RunFolder) -> UnitTable:
+    start = time.monotonic()
+    table = make_units(
+        Source(source.corpus, source.features, source.rows, cfg.data.batch_seconds, max(1, cfg.data.workers)),
+        run.path / "units",
+        clusters=cfg.hubert.clusters[index],
+        hours=cfg.hubert.kmeans_hours,
+        starts=cfg.hubert.kmeans_starts,
+        seed=key("units", cfg.seed, index),
+        max_bad_fraction=cfg.data.max_bad_fraction,
+        record=run.record,
+    )
+    quality = table.quality()
+    print(
+        f"units: {quality['units']} from {source.features.name}, {quality['dead']} dead, "
+        f"perplexity {quality['perplexity']:.0f}, {quality['frames_per_run']:.1f} frames a run, "
+        f"{time.monotonic() - start:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+    return table
+
+
+def _features(
+    cfg: PretrainConfig, index: int, encoder: SpeechEncoder, previous: Path | None, parallel: Parallel
+) -> UnitFeatures:
+    layer = cfg.hubert.layers[index]
+    if layer == 0:
+        return MfccFeatures(encoder)
+    assert previous is not None
+    teacher = load_encoder(previous)
+    if teacher.hop != encoder.hop:
+        raise ConfigError(
+            f"{previous}: its frames lie {teacher.hop} samples apart, those of the new model {encoder.hop}: "
+            "units would not fit; use the same stem"
+        )
+    return LayerFeatures(teacher, layer, device=parallel.device, bf16=cfg.training.precision == "bf16")
