@@ -1,8 +1,8 @@
 """The bytes of a shard: plain POSIX tar members with every variable field fixed, and the files that go into them.
 
-In: an utterance, its FLAC bytes. Out: tar bytes that depend on nothing else, so that equal input gives equal shards and a
-reader can say what any byte of a shard should be. Ids of more than 95 characters need a pax header before their member
-(the ustar name field has 100 bytes); everything else is ustar.
+In: an utterance, its FLAC bytes. Out: tar bytes that depend on nothing else, so that equal input gives equal shards and
+a reader can say what any byte of a shard should be. Ids of more than 95 characters need a pax header before their
+member (the ustar name field has 100 bytes); everything else is ustar.
 """
 
 import json

@@ -18,7 +18,8 @@ def edges(lengths: np.ndarray, n_buckets: int, *, align: int = 1, crop: bool) ->
     """Return the bucket edges that lose the fewest samples.
 
     With ``crop`` a recording is cut to the largest edge that is not longer than it; otherwise it is padded to the
-    smallest edge that is not shorter. The best ``n_buckets`` edges are found by dynamic programming over candidate lengths.
+    smallest edge that is not shorter. The best ``n_buckets`` edges are found by dynamic programming over
+    candidate lengths.
 
     Parameters
     ----------

@@ -1,7 +1,8 @@
 """The index beside each shard, and the listing of all shards: where every payload lies, how long it is, its checksum.
 
-``NAME-000000.idx`` is TSV: a line that describes the tar, a line of column names, a line per utterance, and a line per
-utterance that could not be used. ``summary.json`` lists the shards of a folder. Both are checked as they are read.
+``NAME-000000.idx`` is TSV: a line that describes the tar (and carries the checksum of all that follows it), a line of
+column names, a line per utterance, and a line per utterance that could not be used. ``summary.json`` lists the shards
+of a folder. Both are checked as they are read.
 """
 
 import json
@@ -16,7 +17,7 @@ from speechssl.errors import DataError
 
 __all__ = ["IndexRow", "Listing", "ShardIndex", "ShardRecord", "parse_index"]
 
-MAGIC = "#speechssl-index"
+MAGIC = "#speechssl-index-1"
 COLUMNS = ("id", "offset", "size", "samples", "crc32", "split")
 REJECTED = "#rejected"
 VALID_ID = re.compile(r"[A-Za-z0-9_-]{1,120}")
@@ -63,15 +64,11 @@ class ShardIndex:
         ]
         lines += [f"{REJECTED}\t{json.dumps(asdict(entry), ensure_ascii=False)}" for entry in self.rejected]
         body = ("\n".join(lines) + "\n").encode()
-        head = {
-            "version": 1,
-            "tar_bytes": self.tar_bytes,
-            "tar_crc32": f"{self.tar_crc32:08x}",
-            "count": len(self.rows),
-            "source": self.source,
-            "body_crc32": f"{zlib.crc32(body):08x}",
-        }
-        return ("\t".join([MAGIC, *(f"{name}={value}" for name, value in head.items())]) + "\n").encode() + body
+        head = (
+            f"tar_bytes={self.tar_bytes}\ttar_crc32={self.tar_crc32:08x}\tcount={len(self.rows)}\tsource={self.source}"
+        )
+        rest = f"{head}\n".encode() + body
+        return f"{MAGIC}\t{zlib.crc32(rest):08x}\t".encode() + rest
 
 
 def parse_index(data: bytes, *, where: str, shard: int = 0) -> ShardIndex:
@@ -83,14 +80,13 @@ def parse_index(data: bytes, *, where: str, shard: int = 0) -> ShardIndex:
         When the bytes are not the index that was written (checked by its own checksum).
     """
     try:
-        first, body = data.split(b"\n", 1)
-        magic, *pairs = first.decode().split("\t")
-        head = dict(pair.split("=", 1) for pair in pairs)
-        if magic != MAGIC or head["version"] != "1":
+        magic, checksum, rest = data.split(b"\t", 2)
+        if magic.decode() != MAGIC:
             raise ValueError("not an index of version 1")
-        if zlib.crc32(body) != int(head["body_crc32"], 16):
+        if f"{zlib.crc32(rest):08x}" != checksum.decode():
             raise ValueError("its checksum does not match")
-        names, *lines = body.decode().splitlines()
+        first, names, *lines = rest.decode().split("\n")[:-1]
+        head = dict(pair.split("=", 1) for pair in first.split("\t"))
         if tuple(names.split("\t")) != COLUMNS:
             raise ValueError("unknown columns")
         rows, rejected = [], []

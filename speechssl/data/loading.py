@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechssl.config import DataConfig
 from speechssl.data.batch import Batch
-from speechssl.errors import DataError
+from speechssl.errors import DataError, SpeechsslError
 
 __all__ = ["BatchLoader"]
 
@@ -30,13 +30,16 @@ PREFETCH = 2
 
 
 @dataclass(frozen=True)
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Batch | SpeechsslError]):
     """What the DataLoader asks for batch numbers."""
 
     read: Callable[[int], Batch]
 
-    def __getitem__(self, k: int) -> Batch:
-        return self.read(k)
+    def __getitem__(self, k: int) -> Batch | SpeechsslError:
+        try:
+            return self.read(k)
+        except SpeechsslError as error:  # travels as a value: the loader would wrap its message in a traceback
+            return error
 
 
 class _Numbers:
@@ -63,14 +66,22 @@ class BatchLoader:
         ``workers`` (0: batches are built in this process when asked for) and ``timeout``.
     number
         Number of the sequence's ``i``-th batch.
+    where
+        Says what a number's batch is read from, for messages.
     stop
         Length of the sequence; None for an endless one.
     """
 
     def __init__(
-        self, read: Callable[[int], Batch], cfg: DataConfig, *, number: Callable[[int], int], stop: int | None = None
+        self,
+        read: Callable[[int], Batch],
+        cfg: DataConfig,
+        *,
+        number: Callable[[int], int],
+        where: Callable[[int], str],
+        stop: int | None = None,
     ) -> None:
-        self._read, self._number, self._stop = read, number, stop
+        self._read, self._number, self._where, self._stop = read, number, where, stop
         self._workers, self._timeout = cfg.workers, cfg.timeout
         self._next = 0
         self._iterator: Any = None
@@ -85,16 +96,24 @@ class BatchLoader:
         """
         if self._workers == 0:
             return self._read(self._number(i))
-        if self._iterator is None or i != self._next:
-            self.close()
-            self._iterator = self._start(i)
+        self.expect(i)
         try:
-            batch = self._wait()
+            batch = self._wait(i)
         except BaseException:
             self.close()
             raise
         self._next = i + 1
+        if isinstance(batch, SpeechsslError):
+            self.close()
+            raise batch
         return batch
+
+    def expect(self, i: int) -> None:
+        """Start preparing batch ``i`` and those after it, unless that is under way."""
+        if self._workers and (self._iterator is None or i != self._next):
+            self.close()
+            self._next = i
+            self._iterator = self._start(i)
 
     def close(self) -> None:
         """Stop the loader processes, a hanging one by force."""
@@ -131,7 +150,7 @@ class BatchLoader:
         _close_at_exit(self)
         return iterator
 
-    def _wait(self) -> Batch:
+    def _wait(self, i: int) -> Batch | SpeechsslError:
         began = time.monotonic()
         while True:
             try:
@@ -142,15 +161,17 @@ class BatchLoader:
                         continue  # the iterator is still good: its processes were alive a moment ago
                     self._iterator.hanging = True
                     raise DataError(
-                        f"no batch came from the loader for {self._timeout:g} s (data.timeout): the disk or network that "
-                        "holds the shards hangs, or is slower than that. Resume once it answers"
+                        f"no batch came from the loader for {self._timeout:g} s (data.timeout), waiting for "
+                        f"{self._where(self._number(i))}: the disk or network hangs, or is slower than that. "
+                        "Resume once it answers"
                     ) from error
-                dead = [worker.pid for worker in self._iterator._workers if not worker.is_alive()]
-                if not dead and not isinstance(error, OSError | EOFError):
+                time.sleep(0.2)  # a broken connection may be noticed before the death that broke it
+                if all(worker.is_alive() for worker in self._iterator._workers):
                     raise
                 raise DataError(
-                    f"a loader process died ({error}): usually it was killed for lack of memory, or /dev/shm is full. "
-                    "Lower data.workers or data.batch_seconds, or give the container more shared memory, then resume"
+                    f"a loader process died ({error}), waiting for {self._where(self._number(i))}: usually it was "
+                    "killed for lack of memory, or /dev/shm is full. Lower data.workers or data.batch_seconds, or give "
+                    "the container more shared memory, then resume"
                 ) from error
 
 

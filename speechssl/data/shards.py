@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +23,7 @@ from speechssl.config import ShardConfig
 from speechssl.data import archive
 from speechssl.data.audio import SAMPLE_RATE, decode, encode_flac
 from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.index import VALID_ID, VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
+from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.keys import key
 from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.manifest import Utterance, read_manifest
@@ -92,7 +91,9 @@ def shard_manifest(
         The manifest is unusable, too many utterances cannot be decoded, the folder has another writer or other
         shards, or the disk is full.
     """
-    utterances = _checked(read_manifest(manifest), manifest)
+    utterances = read_manifest(manifest)  # ids are checked there: valid, and each only once
+    if not utterances:
+        raise DataError(f"{manifest}: no utterances in it; the ledger of the manifest stage has the reasons")
     output.mkdir(parents=True, exist_ok=True)
     with exclusive(output / "shards.lock"):
         parts = _assign(utterances, cfg)
@@ -104,20 +105,6 @@ def shard_manifest(
             for i, part in enumerate(parts)
         ]
         return _make(jobs, output, cfg, processes, progress)
-
-
-def _checked(utterances: list[Utterance], manifest: Path) -> list[Utterance]:
-    if not utterances:
-        raise DataError(f"{manifest}: no utterances in it; look at the ledger of the manifest stage for the reasons")
-    for utterance in utterances:
-        if not VALID_ID.fullmatch(utterance.id):
-            raise DataError(
-                f"{manifest}: id {utterance.id!r} is not 1 to 120 of A-Z a-z 0-9 _ -; make ids with safe_id"
-            )
-    name, count = Counter(utterance.id for utterance in utterances).most_common(1)[0]
-    if count > 1:
-        raise DataError(f"{manifest}: id {name!r} occurs {count} times; every utterance needs its own")
-    return utterances
 
 
 def _assign(utterances: list[Utterance], cfg: ShardConfig) -> list[tuple[Utterance, ...]]:

@@ -61,6 +61,12 @@ class BatchReader:
         starts, kept = torch.tensor(planned.starts), torch.tensor(weights)
         return Batch(batch, lengths, starts, kept, ids, planned.epoch, rejected=tuple(rejected))
 
+    def where(self, k: int) -> str:
+        """Return the shards that hold batch ``k``, for messages."""
+        shards = {int(self.corpus.shard_of[row]) for row in self.plan.micro(k).rows}
+        names = ", ".join(f"{self.corpus.listing.shards[shard].name}.tar" for shard in sorted(shards))
+        return f"batch {k} ({names} of {self.corpus.source.name})"
+
 
 class Stream:
     """Batches of every step, for one rank.
@@ -112,7 +118,6 @@ class Stream:
         self.seed = seed
         self._corpus, self._encode, self._with_text = corpus, encode, with_text
         self._share = batches_per_step // world
-        self._next = start
         self._waited = 0.0
         self._tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
 
@@ -121,7 +126,9 @@ class Stream:
             step, place = divmod(i, self._share)
             return step * batches_per_step + place * world + rank
 
-        self._loader = BatchLoader(BatchReader(corpus, plan, augment), cfg, number=number)
+        reader = BatchReader(corpus, plan, augment)
+        self._loader = BatchLoader(reader, cfg, number=number, where=reader.where)
+        self._loader.expect(start * self._share)
 
     def step(self, step: int) -> list[Batch]:
         """Return this rank's micro-batches of a global step.
@@ -190,9 +197,8 @@ def evaluation_batches(
     plan = Plan.sequential(corpus, cfg)
     tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
     numbers = range(rank, plan.n_batches, world)
-    loader = BatchLoader(
-        BatchReader(corpus, plan), replace(cfg, workers=workers), number=numbers.__getitem__, stop=len(numbers)
-    )
+    reader, cfg = BatchReader(corpus, plan), replace(cfg, workers=workers)
+    loader = BatchLoader(reader, cfg, number=numbers.__getitem__, where=reader.where, stop=len(numbers))
     try:
         for i in range(len(numbers)):
             batch = loader.get(i)
