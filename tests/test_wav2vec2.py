@@ -96,6 +96,15 @@ def test_whole_oracle_when_rows_have_equally_many_targets():
     assert value == pytest.approx(expected, rel=1e-9)
 
 
+def test_a_stem_without_weights_is_not_penalised():
+    frontend = FrontendConfig(kind="logmel", n_mels=20, stack=2)
+    objective = make(model=replace(MODEL, frontend=frontend)).eval()
+    loss = objective(objective.prepare(make_batch([16_000])))
+    expected = loss.metrics["contrastive"] + CFG.diversity_weight * loss.metrics["diversity"]
+    assert loss.sum.item() == pytest.approx(loss.n_targets * expected.item(), rel=1e-6)
+    assert "penalty" not in loss.metrics
+
+
 def test_codes_equal_to_the_positive_do_not_count():
     torch.manual_seed(1)
     context = torch.randn(6, 4, dtype=torch.float64)

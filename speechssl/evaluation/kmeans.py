@@ -4,7 +4,6 @@ In: frames of features. Out: centroids, and the nearest of them for any frame. S
 recipe (mini-batches of 10,000 frames, 20 starts, no reassignment).
 """
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -67,7 +66,6 @@ def fit_kmeans(features: np.ndarray, clusters: int, *, seed: int, starts: int = 
         When there are fewer frames, or fewer distinct ones, than clusters, or a frame is not finite.
     """
     from sklearn.cluster import MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
 
     if len(features) < clusters:
         raise DataError(
@@ -89,10 +87,12 @@ def fit_kmeans(features: np.ndarray, clusters: int, *, seed: int, starts: int = 
         compute_labels=False,
         random_state=seed,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
-        try:
-            model.fit(features - offset)
-        except ConvergenceWarning as warning:
-            raise DataError(f"k-means: {warning}; is most of the audio silence? Use fewer clusters") from warning
-    return KMeans(torch.from_numpy(model.cluster_centers_.astype(np.float32) + offset))
+    model.fit(features - offset)
+    centroids = model.cluster_centers_.astype(np.float32) + offset
+    distinct = len(np.unique(centroids, axis=0))
+    if distinct < clusters:
+        raise DataError(
+            f"k-means: only {distinct} of {clusters} centroids are distinct; is most of the audio silence? "
+            "Use fewer clusters"
+        )
+    return KMeans(torch.from_numpy(centroids))

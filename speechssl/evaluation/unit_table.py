@@ -148,7 +148,7 @@ def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
         When the file is missing or damaged, or lacks one of the arrays.
     """
     try:
-        with np.load(path) as archive:
+        with path.open("rb") as file, np.load(file) as archive:
             return {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: missing or damaged ({error}); delete it and run again to make it anew") from error

@@ -23,6 +23,7 @@ from speechssl.objectives.masked import (
     empty_loss,
     feature_penalty,
     frame_counts,
+    penalty_weight,
 )
 
 __all__ = ["Hubert", "HubertPrepared", "Units"]
@@ -97,6 +98,7 @@ class Hubert(Objective):
         self.mask = mask
         self.units = units
         self.seed = seed
+        self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
         self.projection = nn.Linear(encoder.dim, cfg.final_dim)
         self.embeddings = nn.Parameter(torch.empty(n_units, cfg.final_dim).uniform_())
         # Predicting how often each unit occurs is the best that a model which ignores its input can do.
@@ -150,16 +152,17 @@ class Hubert(Objective):
         output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask)
         frames = output.x.flatten(0, 1)
         logits = self.logits(frames.index_select(0, prepared.frames))
-        masked = functional.cross_entropy(logits, prepared.units, reduction="sum")
-        penalty = feature_penalty(output.features, prepared)
-        total = masked + self.cfg.penalty_weight * penalty
+        masked = total = functional.cross_entropy(logits, prepared.units, reduction="sum")
         metrics = {
             "masked_loss": masked / n,
             "accuracy": (logits.argmax(dim=1) == prepared.units).sum() / n,
-            "penalty": penalty / n,
             "masked_fraction": prepared.masked_fraction(),
             "prediction_perplexity": _perplexity(logits.detach()),
         }
+        if self.penalty_weight > 0:
+            penalty = feature_penalty(output.features, prepared)
+            total = total + self.penalty_weight * penalty
+            metrics["penalty"] = penalty / n
         if self.cfg.unmasked_weight > 0:
             others = self.logits(frames.index_select(0, prepared.other_frames))
             unmasked = functional.cross_entropy(others, prepared.other_units, reduction="sum")

@@ -19,7 +19,15 @@ from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
 from speechssl.objectives.base import Loss, Prepared
 
-__all__ = ["MaskedPrepared", "cosine_rows", "draw_masks", "empty_loss", "feature_penalty", "frame_counts"]
+__all__ = [
+    "MaskedPrepared",
+    "cosine_rows",
+    "draw_masks",
+    "empty_loss",
+    "feature_penalty",
+    "frame_counts",
+    "penalty_weight",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,11 @@ def draw_masks(batch: Batch, rows: list[int], frames: int, cfg: MaskConfig, seed
     """
     counted = [length if weight > 0 else 0 for length, weight in zip(rows, batch.weights.tolist(), strict=True)]
     return mask_batch(counted, frames, cfg, (generator("mask", seed, batch.epoch, item) for item in batch.ids))
+
+
+def penalty_weight(encoder: SpeechEncoder, weight: float) -> float:
+    """Return the weight of the feature penalty: none for a stem that has nothing to learn (log-mel, or frozen)."""
+    return weight if any(parameter.requires_grad for parameter in encoder.frontend.parameters()) else 0.0
 
 
 def feature_penalty(features: Tensor, prepared: MaskedPrepared) -> Tensor:

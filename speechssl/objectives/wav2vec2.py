@@ -27,6 +27,7 @@ from speechssl.objectives.masked import (
     empty_loss,
     feature_penalty,
     frame_counts,
+    penalty_weight,
 )
 
 __all__ = ["Contrast", "Wav2Vec2", "Wav2Vec2Prepared", "contrast"]
@@ -133,6 +134,7 @@ class Wav2Vec2(Objective):
         self.cfg = cfg
         self.mask = mask
         self.seed = seed
+        self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
         self.quantizer = GumbelQuantizer(encoder.frontend.dim, cfg.groups, cfg.entries, cfg.final_dim)
         self.project_targets = nn.Linear(cfg.final_dim, cfg.final_dim)
         self.project_context = nn.Linear(encoder.dim, cfg.final_dim)
@@ -208,17 +210,19 @@ class Wav2Vec2(Objective):
             )
             size = cfg.groups * cfg.entries
             diversity = (size - quantised.perplexity.sum()) / size
-            penalty = feature_penalty(features, prepared)
-            total = result.sum + cfg.diversity_weight * n * diversity + cfg.penalty_weight * penalty
+            total = result.sum + cfg.diversity_weight * n * diversity
         metrics = {
             "contrastive": result.sum / n,
             "diversity": diversity,
-            "penalty": penalty / n,
             "accuracy": result.correct / n,
             "masked_fraction": prepared.masked_fraction(),
             "target_variance": cosine_rows(targets).var(dim=0, unbiased=False).sum(),
             "codes_used": self._codes_used(quantised.indices),
         }
+        if self.penalty_weight > 0:
+            penalty = feature_penalty(features, prepared)
+            total = total + self.penalty_weight * penalty
+            metrics["penalty"] = penalty / n
         metrics |= {f"perplexity_{group}": value for group, value in enumerate(quantised.perplexity.unbind())}
         return Loss(sum=total, n_targets=n, metrics={name: value.detach() for name, value in metrics.items()})
 
