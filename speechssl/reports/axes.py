@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Scale", "Series", "linear_scale", "log_scale", "thin", "tick_label"]
+__all__ = ["LONGEST", "Scale", "Series", "linear_scale", "log_scale", "thin", "tick_label"]
 
 
 @dataclass(frozen=True)
@@ -77,22 +77,28 @@ def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
     return Scale(low, high, start, end, inside, log=True)
 
 
-def tick_label(value: float) -> str:
-    """Return a short label: 20k, 1.5M, 0.05, 5e-4."""
-    size = abs(value)
+def tick_label(value: float, largest: float = 0.0) -> str:
+    """Return a short label (20k, 1.5M, 0.05, 5e-4), in the unit that suits the ``largest`` value of the axis."""
+    size = max(abs(value), largest) if value else 0.0
     if size >= 1_000_000:
-        return f"{value / 1_000_000:.6g}M"
-    if size >= 10_000:
-        return f"{value / 1_000:.6g}k"
-    if 0 < size < 0.001:
+        text = f"{value / 1_000_000:.6g}M"
+    elif size >= 10_000:
+        text = f"{value / 1_000:.6g}k"
+    elif 0 < abs(value) < 0.001:
         mantissa, power = f"{value:.4e}".split("e")
-        return f"{float(mantissa):g}e{int(power)}"
-    return f"{value:.6g}".replace("-", "−")
+        text = f"{float(mantissa):g}e{int(power)}"
+    else:
+        text = f"{value:.6g}"
+    return text.replace("-", "−")
 
 
-def thin(series: Series, n: int = 220) -> Series:
-    """Return at most n points: means over equal stretches of x, with the least and greatest value of each."""
-    if len(series.x) <= n * 1.5:
+LONGEST = 180
+"""Points of a curve above which it is thinned."""
+
+
+def thin(series: Series, n: int = 120) -> Series:
+    """Return a curve of more than ``LONGEST`` points as n means over equal stretches of x, with their ranges."""
+    if len(series.x) <= LONGEST:
         return series
     first, last = series.x[0], series.x[-1]
     width = (last - first) / n or 1.0

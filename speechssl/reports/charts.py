@@ -45,17 +45,18 @@ def line_chart(
     -------
     None when there is no point to draw.
     """
-    drawn = [thin(_drawable(item, log=log)) for item in series]
-    drawn = [item for item in drawn if item.x]
+    whole = [item for item in (_drawable(item, log=log) for item in series) if item.x]
+    drawn = [thin(item) for item in whole]
     if not drawn:
         return None
     labelled = len(drawn) > 1
     right = _WIDTH - (12 + (6.4 * max(len(item.name) for item in drawn) if labelled else 0))
     ys = [y for item in drawn for y in (*item.y, *item.low, *item.high)] + [value for _, value in references]
     y = log_scale(ys, _HEIGHT - _BOTTOM, _TOP) if log else linear_scale(ys, _HEIGHT - _BOTTOM, _TOP, n=4, zero=zero)
-    xs = [x for item in drawn for x in item.x]
-    ticks = linear_scale(xs, 0, 1, n=6).ticks
+    xs = [x for item in whole for x in item.x]
     low, high = min(xs), max(xs)
+    low = 0.0 if 0 <= low < 0.1 * high else low
+    ticks = linear_scale([low, high], 0, 1, n=6).ticks
     x = Scale(low, high if high > low else low + 1, _LEFT, right, tuple(tick for tick in ticks if low <= tick <= high))
     parts: list[Html] = [*_frame(x, y, right, x_label, y_label)]
     for label, value in references:
@@ -76,7 +77,7 @@ def interval_chart(rows: Sequence[tuple[str, float, float | None, float | None]]
     """Draw a point with its interval in a line for each (label, value, low, high), values in the units of the axis."""
     if not rows:
         return None
-    left = 14 + 6.6 * max(len(label) for label, *_ in rows)
+    left = 14 + 7.2 * max(len(label) for label, *_ in rows)
     width, line = 680, 30
     height = line * len(rows) + 44
     values = [number for _, *numbers in rows for number in numbers if number is not None]
@@ -143,7 +144,9 @@ def _frame(x: Scale, y: Scale, right: float, x_label: str, y_label: str) -> list
     parts.append(el("line", class_="axis", x1=_LEFT, x2=right, y1=bottom, y2=bottom))
     for tick in x.ticks:
         parts.append(el("line", class_="axis", x1=x(tick), x2=x(tick), y1=bottom, y2=bottom + 4))
-        parts.append(el("text", tick_label(tick), class_="tick", x=x(tick), y=bottom + 16, text_anchor="middle"))
+        parts.append(
+            el("text", tick_label(tick, x.high), class_="tick", x=x(tick), y=bottom + 16, text_anchor="middle")
+        )
     middle = (_LEFT + right) / 2
     parts.append(el("text", x_label, class_="axis-label", x=middle, y=_HEIGHT - 5, text_anchor="middle"))
     return parts

@@ -97,6 +97,8 @@ def collect(folder: Path) -> RunRecord:
     corpus, problem = read_corpus(_corpus_files(record, folder, places), folder)
     if problem:
         record.notes.append(problem)
+    record.trainings.sort(key=lambda t: (t.phase != "pretrain", t.scratch, len(t.name), t.name))
+    record.evaluations.sort(key=lambda e: (e.scratch, e.name))
     record.environment.update(_environment(folder, record))
     if not (record.trainings or record.evaluations or corpus or record.ledger):
         raise DataError(

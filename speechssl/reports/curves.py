@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from speechssl.reports.axes import Series
+from speechssl.reports.axes import LONGEST, Series
 from speechssl.reports.charts import line_chart
 from speechssl.reports.collect import Training
 from speechssl.reports.facts import dev_wer
@@ -125,12 +125,15 @@ def _optimiser(trainings: Sequence[Training]) -> list[Figure | None]:
     peak = max((row["lr"] for t in trainings for row in t.train if isinstance(row.get("lr"), int | float)), default=0)
     power = math.floor(math.log10(peak)) if peak > 0 else 0
     sign = str(power).replace("-", "⁻").translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    rates = _series(trainings, "lr", scale=10.0**-power)
+    same = len(rates) > 1 and all((other.x, other.y) == (rates[0].x, rates[0].y) for other in rates)
     return [
         _figure(
-            _series(trainings, "lr", scale=10.0**-power),
+            rates[:1] if same else rates,
             f"Learning rate (10{sign})" if power else "Learning rate",
-            "Learning rate.",
+            "Learning rate, the same in all." if same else "Learning rate.",
             zero=True,
+            noisy=False,
         ),
         _figure(
             _series(trainings, "grad_norm"),
@@ -148,13 +151,14 @@ def _figure(
     *,
     log: bool = False,
     zero: bool = False,
+    noisy: bool = True,
     references: Sequence[tuple[str, float]] = (),
 ) -> Figure | None:
     few = all(len(item.x) <= _FEW for item in series)
     drawing = line_chart(series, x_label=_X, y_label=y_label, log=log, zero=zero, marks=few, references=references)
     if drawing is None:
         return None
-    thinned = any(len(item.x) > 330 for item in series)
+    thinned = noisy and any(len(item.x) > LONGEST for item in series)
     return Figure(drawing, caption + (" Line: mean of neighbouring points; band: their range." if thinned else ""))
 
 

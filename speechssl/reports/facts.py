@@ -135,7 +135,7 @@ def to_json(record: RunRecord, facts: Facts) -> dict[str, Any]:
 
 def dev_wer(row: dict[str, Any]) -> float | None:
     """Return the WER of a validation row (a fraction), or None."""
-    return _number(next((row[name] for name in ("wer", "dev_wer", "valid_wer") if name in row), None))
+    return _number(next((row[name] for name in ("dev_wer", "wer") if name in row), None))
 
 
 def _preferred(evaluations: list[Evaluation]) -> Evaluation | None:

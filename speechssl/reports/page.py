@@ -4,6 +4,7 @@ In: a `RunRecord` and its `Facts`. Out: the page as text. A content security pol
 that even a fault in escaping could not do harm.
 """
 
+import re
 from datetime import datetime
 from importlib import resources
 
@@ -98,7 +99,7 @@ def _results(record: RunRecord, facts: Facts) -> _Section:
         )
     )
     if facts.comparison is not None:
-        parts.append(el("p", comparison_sentence(facts.comparison), class_="lead"))
+        parts.append(_prose(comparison_sentence(facts.comparison), "lead"))
     named = [(_arm(e, record), e.wer) for e in record.evaluations]
     drawn = [
         (
@@ -114,7 +115,7 @@ def _results(record: RunRecord, facts: Facts) -> _Section:
     if chart is not None:
         parts.append(_figure(Figure(chart, "Word error rate of each system with its 95 % interval."), wide=True))
     parts.append(score_table(named))
-    parts += [el("p", sentence) for sentence in score_sentences(wer)]
+    parts += [_prose(sentence) for sentence in score_sentences(main)]
     return "result", "Result", parts
 
 
@@ -176,7 +177,7 @@ def _errors(facts: Facts) -> _Section:
         group_table(wer.by_speaker, "Speaker", "Word error rate by speaker, highest first."),
         group_table(wer.by_length, "Words", "Word error rate by length of the reference, in words."),
         group_table(wer.by_duration, "Seconds", "Word error rate by duration of the audio, in seconds."),
-        *confusion_tables(wer),
+        el("div", confusion_tables(wer), class_="row"),
     ]  # fmt: skip
 
 
@@ -212,11 +213,12 @@ def _reproduction(record: RunRecord, facts: Facts) -> _Section:
     ]
     if any("FOLDER" in command for command in facts.commands):
         parts.append(el("p", "FOLDER is the folder of audio. Finished stages are not made again.", class_="faint"))
+    tables = [table("Versions.", ("Component", "Version"), list(record.environment.items()), text=range(2))]
     if record.seconds:
         rows: list[tuple[Child, ...]] = [(name, duration_text(seconds)) for name, seconds in record.seconds]
         rows.append(("all", duration_text(sum(seconds for _, seconds in record.seconds))))
-        parts.append(table("Time of each stage.", ("Stage", "Time"), rows))
-    parts.append(table("Versions.", ("Component", "Version"), list(record.environment.items()), left=2))
+        tables.append(table("Time of each stage.", ("Stage", "Time"), rows))
+    parts.append(el("div", tables, class_="row"))
     for name, text in record.configs:
         parts.append(el("details", el("summary", el("code", name)), el("pre", el("code", text))))
     return "reproduction", "Reproduction", parts
@@ -224,6 +226,11 @@ def _reproduction(record: RunRecord, facts: Facts) -> _Section:
 
 def _figure(figure: Figure, *, wide: bool = False) -> Html:
     return el("figure", figure.drawing, el("figcaption", figure.caption), class_="wide" if wide else None)
+
+
+def _prose(text: str, class_: str | None = None) -> Html:
+    """Return a paragraph in which no line begins with a percent sign or a unit."""
+    return el("p", re.sub(r"(?<=\d) (?=%|points|words)", "\N{NO-BREAK SPACE}", text), class_=class_)
 
 
 def _as_float(value: object) -> float:

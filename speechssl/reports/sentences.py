@@ -5,8 +5,7 @@ In: records. Out: plain text, shared by report.html and report.txt.
 
 from speechssl.evaluation.significance import PairedBootstrap
 from speechssl.evaluation.table import interval_text, percent
-from speechssl.evaluation.wer import WerReport
-from speechssl.reports.collect import RunRecord
+from speechssl.reports.collect import Evaluation, RunRecord
 
 __all__ = ["comparison_sentence", "model_sentence", "probability_text", "score_sentences"]
 
@@ -67,9 +66,16 @@ def comparison_sentence(paired: PairedBootstrap) -> str:
     )
 
 
-def score_sentences(wer: WerReport) -> list[str]:
+def score_sentences(evaluation: Evaluation) -> list[str]:
     """Return what a reader of the score must know about it."""
-    sentences = []
+    wer, sentences = evaluation.wer, []
+    how = [
+        f"{title}: {evaluation.info[name]}."
+        for name, title in (("decoder", "Decoder"), ("text", "Text"), ("not_scored", "Utterances not scored"))
+        if evaluation.info.get(name)
+    ]
+    if how:
+        sentences.append(" ".join(how))
     if wer.wer is None:
         sentences.append("There is no reference word in this set, so there is no word error rate.")
     elif wer.S + wer.D + wer.I == 0:

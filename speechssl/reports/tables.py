@@ -3,7 +3,7 @@
 In: `Facts` and records. Out: `Html` tables with a caption each; numbers are flush right, with equal decimals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from speechssl.evaluation.breakdown import Group
 from speechssl.evaluation.table import interval_text, percent
@@ -49,14 +49,16 @@ def duration_text(seconds: float | None) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
-def table(caption: Child, header: Sequence[str], rows: Sequence[Sequence[Child]], *, left: int = 1) -> Html:
-    """Return a table whose first ``left`` columns are text and the others numbers."""
+def table(
+    caption: Child, header: Sequence[str], rows: Sequence[Sequence[Child]], *, text: Collection[int] = (0,)
+) -> Html:
+    """Return a table whose columns named in ``text`` are flush left and the others, numbers, flush right."""
 
     def cells(name: str, row: Sequence[Child]) -> list[Html]:
-        return [el(name, cell, class_=None if index < left else "n") for index, cell in enumerate(row)]
+        return [el(name, cell, class_=None if index in text else "n") for index, cell in enumerate(row)]
 
-    head = el("thead", el("tr", [el("th", text, scope="col", class_=None if index < left else "n")
-                                 for index, text in enumerate(header)]))  # fmt: skip
+    head = el("thead", el("tr", [el("th", title, scope="col", class_=None if index in text else "n")
+                                 for index, title in enumerate(header)]))  # fmt: skip
     body = el("tbody", [el("tr", cells("td", row)) for row in rows])
     return el("div", el("table", el("caption", caption), head, body), class_="scroll")
 
@@ -119,24 +121,35 @@ def group_table(groups: Sequence[Group], name: str, caption: str) -> Html | None
 
 
 def confusion_tables(wer: WerReport) -> list[Html]:
-    """Return the most frequent word and character errors, as small tables side by side."""
+    """Return the most frequent word errors and character errors, a table each."""
+    characters = (wer.character_substitutions, wer.character_deletions, wer.character_insertions)
     parts = []
-    for unit, substitutions, deletions, insertions in (
-        ("Words", wer.substitutions, wer.deletions, wer.insertions),
-        ("Characters", wer.character_substitutions, wer.character_deletions, wer.character_insertions),
-    ):
-        swapped = [
-            ([_unit(ref), el("span", " → ", class_="faint"), _unit(hyp)], count(n))
-            for ref, hyp, n in substitutions[:_CONFUSIONS]
-        ]
-        small = [table(f"{unit} substituted: said → recognised.", ("", "n"), swapped)] if swapped else []
-        for what, items in (("deleted", deletions), ("inserted", insertions)):
-            if items:
-                rows = [(_unit(text), count(n)) for text, n in items[:_CONFUSIONS]]
-                small.append(table(f"{unit} {what}.", ("", "n"), rows))
-        if small:
-            parts.append(el("div", small, class_="row"))
+    if wer.substitutions or wer.deletions or wer.insertions:
+        parts.append(_confusion_table("words", wer.substitutions, wer.deletions, wer.insertions))
+    if any(characters):
+        parts.append(_confusion_table("characters", *characters))
     return parts
+
+
+def _confusion_table(
+    unit: str,
+    substitutions: Sequence[tuple[str, str, int]],
+    deletions: Sequence[tuple[str, int]],
+    insertions: Sequence[tuple[str, int]],
+) -> Html:
+    columns: list[list[tuple[Child, Child]]] = [
+        [([_unit(ref), el("span", " → ", class_="faint"), _unit(hyp)], count(n)) for ref, hyp, n in substitutions],
+        [(_unit(text), count(n)) for text, n in deletions],
+        [(_unit(text), count(n)) for text, n in insertions],
+    ]
+    height = min(_CONFUSIONS, max(len(column) for column in columns))
+    rows = [
+        [cell for column in columns for cell in (column[index] if index < len(column) else ("", ""))]
+        for index in range(height)
+    ]
+    space = " ␣: the space between words." if unit == "characters" else ""
+    caption = f"The most frequent errors in {unit}; said → recognised.{space}"
+    return table(caption, ("Substituted", "n", "Deleted", "n", "Inserted", "n"), rows, text=(0, 2, 4))
 
 
 def corpus_table(corpus: Corpus) -> Html:
@@ -169,7 +182,7 @@ def ledger_table(lines: Sequence[LedgerLine]) -> Html:
     caption = (
         "The ledger: everything that was rejected, repaired or dropped, by stage and reason; the first few of each."
     )
-    return table(caption, ("Stage", "Reason", "Action", "First items", "Count"), rows, left=4)
+    return table(caption, ("Stage", "Reason", "Action", "First items", "Count"), rows, text=range(4))
 
 
 def training_table(trainings: Sequence[TrainingFacts], run: str) -> Html:
@@ -195,7 +208,7 @@ def training_table(trainings: Sequence[TrainingFacts], run: str) -> Html:
         "of the time that an update waited for data. Skipped: updates left out because a gradient was not finite."
     )
     header = ("Folder", "Phase", "Updates", "Time", "Speed", "Loader %", "Skipped", "Last loss", "Best dev WER %")
-    return table(caption, header, rows, left=2)
+    return table(caption, header, rows, text=range(2))
 
 
 def _unit(text: str) -> Html:

@@ -31,7 +31,7 @@ def render_text(record: RunRecord, facts: Facts, made: datetime) -> str:
     if facts.comparison is not None:
         parts.append(comparison_sentence(facts.comparison) + "\n")
     if facts.main is not None:
-        parts += [sentence + "\n" for sentence in score_sentences(facts.main.wer)]
+        parts += [sentence + "\n" for sentence in score_sentences(facts.main)]
     if facts.trainings:
         header = ("training", "phase", "updates", "time", "skipped", "last loss", "best dev WER %", "findings")
         rows = [
