@@ -1,0 +1,187 @@
+"""Stems: exact frame counts, padding invariance, known values, silence."""
+
+import pytest
+import torch
+import torchaudio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from speechssl.config import FrontendConfig
+from speechssl.errors import ConfigError
+from speechssl.models.frontend import build_frontend, mel_filterbank
+from speechssl.models.norm import TimeGroupNorm
+from tests.oracles.groupnorm import conv_groupnorm
+
+BASE = FrontendConfig()
+SMALL = ((8, 10, 5), (12, 3, 2), (12, 2, 2))
+STEMS = {
+    "group": FrontendConfig(conv_layers=SMALL, norm="group"),
+    "layer": FrontendConfig(conv_layers=SMALL, norm="layer", bias=True),
+    "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=3),
+    "logmel-1": FrontendConfig(kind="logmel", n_mels=16, stack=1),
+}
+
+
+def stem(name: str):
+    torch.manual_seed(0)
+    module = build_frontend(STEMS[name])
+    for parameter_name, parameter in module.named_parameters():
+        if "norm" in parameter_name:  # norms that scale and shift, so that leaving one out shows
+            parameter.data.add_(0.3 * torch.randn_like(parameter))
+    return module
+
+
+def test_base_stem_is_the_published_one():
+    module = build_frontend(BASE)
+    assert (module.hop, module.receptive, module.dim) == (320, 400, 512)
+    # The published frame counts: 1 s gives 49 frames, 15 s give 749, 400 samples give 1.
+    assert [module.frames(n) for n in (16_000, 240_000, 400, 399, 0)] == [49, 749, 1, 0, 0]
+    std = module.layers[3].conv.weight.std().item()
+    assert std == pytest.approx((2 / (512 * 3)) ** 0.5, rel=0.02)  # He: fan-in of the kernel
+
+
+@pytest.mark.parametrize("name", STEMS)
+@given(samples=st.integers(0, 5000))
+@settings(max_examples=15, deadline=None)
+def test_frames_are_exact(name, samples):
+    module = stem(name)
+    count = module.frames(samples)
+    assert torch.equal(module.frames(torch.tensor([samples])), torch.tensor([count]))
+    if samples < module.receptive:
+        assert count == 0
+        with pytest.raises(ValueError, match="shorter than one frame"):
+            module(torch.zeros(1, samples))
+    else:
+        assert count == (samples - module.receptive) // module.hop + 1
+        assert module(torch.randn(1, samples)).shape == (1, count, module.dim)
+
+
+def test_a_frame_sees_its_receptive_field_and_nothing_else():
+    module = stem("layer").double()
+    wave = torch.randn(1, 3000, dtype=torch.float64, requires_grad=True)
+    frame = 2
+    module(wave)[0, frame].sum().backward()
+    touched = wave.grad[0].nonzero().flatten()
+    assert touched.min() == frame * module.hop
+    assert touched.max() == frame * module.hop + module.receptive - 1
+
+
+@pytest.mark.parametrize("name", STEMS)
+@given(lengths=st.lists(st.integers(0, 4000), min_size=1, max_size=3), seed=st.integers(0, 1000))
+@settings(max_examples=15, deadline=None)
+def test_padding_and_neighbours_change_nothing(name, lengths, seed):
+    module = stem(name)
+    generator = torch.Generator().manual_seed(seed)
+    longest = 4000
+    wave = torch.zeros(len(lengths), longest)
+    for row, length in enumerate(lengths):
+        wave[row, :length] = 0.1 * torch.randn(length, generator=generator)
+    together = module(wave, torch.tensor(lengths))
+    assert together.isfinite().all()
+    for row, length in enumerate(lengths):
+        count = module.frames(length)
+        if count:
+            alone = module(wave[row : row + 1, :length])
+            torch.testing.assert_close(together[row, :count], alone[0], atol=1e-4, rtol=0)
+        assert not together[row, count:].any()
+
+
+def test_group_norm_of_the_reference_does_depend_on_padding():
+    """The fault that TimeGroupNorm mends; if this ever passes with nn.GroupNorm, the test above proves nothing."""
+    wave = torch.randn(1, 8, 200)
+    padded = torch.cat([wave, torch.zeros(1, 8, 200)], 2)
+    reference, ours = nn.GroupNorm(8, 8), TimeGroupNorm(8)
+    assert (reference(padded)[..., :200] - reference(wave)).abs().max() > 0.1
+    torch.testing.assert_close(ours(padded, torch.tensor([200]))[..., :200], reference(wave))
+    torch.testing.assert_close(ours(wave), reference(wave))
+
+
+def test_first_layer_against_plain_loops():
+    module = stem("group").double()
+    layer = module.layers[0]
+    wave = torch.randn(2, 500, dtype=torch.float64)
+    wave[1, 300:] = 0
+    with torch.no_grad():
+        got = layer.norm(layer.conv(wave[:, None]), layer.frames(torch.tensor([500, 300])))
+    arguments = (10, 5, layer.conv.weight[:, 0].tolist(), layer.norm.weight.tolist(), layer.norm.bias.tolist())
+    for row, length in enumerate((500, 300)):
+        expected = torch.tensor(conv_groupnorm(wave[row, :length].tolist(), *arguments), dtype=torch.float64)
+        torch.testing.assert_close(got[row, :, : expected.shape[1]], expected, atol=1e-10, rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_silence_constants_and_spikes_stay_finite(name):
+    module = stem(name)
+    wave = torch.zeros(4, 2000)
+    wave[1] = 0.5
+    wave[2, 1000] = 1.0
+    wave[3] = 1e-6 * torch.randn(2000)
+    wave.requires_grad_()
+    out = module(wave)
+    assert out.isfinite().all()
+    out.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+def test_mel_filterbank_is_torchaudios():
+    expected = torchaudio.functional.melscale_fbanks(257, 20.0, 8000.0, 80, 16_000, norm=None, mel_scale="htk")
+    torch.testing.assert_close(mel_filterbank(80), expected, atol=2e-4, rtol=0)  # torchaudio computes in float32
+
+
+def test_log_mel_of_a_tone():
+    """A tone's energy is in the filter around its frequency; the stack joins neighbours in time order."""
+    module = build_frontend(FrontendConfig(kind="logmel", n_mels=40, stack=1))
+    seconds = torch.arange(16_000) / 16_000
+    # 1 kHz for half a second, then 3 kHz: normalised channels are high where their tone plays.
+    wave = torch.where(
+        seconds < 0.5, torch.sin(2 * torch.pi * 1000 * seconds), torch.sin(2 * torch.pi * 3000 * seconds)
+    )
+    out = module(wave[None])[0]
+    low, high = (int(mel_filterbank(40)[round(hertz / 31.25)].argmax()) for hertz in (1000, 3000))
+    assert (out[:45, low] > 0.8).all()
+    assert (out[55:, low] < -0.8).all()
+    assert (out[:45, high] < -0.8).all()
+    assert (out[55:, high] > 0.8).all()
+    joined = build_frontend(FrontendConfig(kind="logmel", n_mels=40, stack=4))(wave[None])[0]
+    assert torch.equal(joined, out[: len(joined) * 4].reshape(len(joined), 160))
+
+
+def test_log_mel_channels_are_standardised_and_loudness_does_not_matter():
+    module = build_frontend(FrontendConfig(kind="logmel", stack=1))
+    wave = 0.1 * torch.randn(2, 16_000)
+    out = module(wave)
+    torch.testing.assert_close(out.mean(1), torch.zeros(2, 80), atol=1e-4, rtol=0)
+    torch.testing.assert_close(out.std(1, correction=0), torch.ones(2, 80), atol=1e-3, rtol=0)
+    torch.testing.assert_close(module(4 * wave), out, atol=1e-3, rtol=0)
+
+
+def test_log_mel_stays_in_float32_under_autocast():
+    module = stem("logmel")
+    wave = 0.1 * torch.randn(1, 4000)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(module(wave), module(wave.clone()))
+        out = module(wave)
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, module(wave))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "message"),
+    [
+        (FrontendConfig(conv_layers=()), "conv_layers"),
+        (FrontendConfig(conv_layers=((512, 0, 2),)), "conv_layers"),
+        (FrontendConfig(kind="logmel", stack=0), "stack = 0"),
+        (FrontendConfig(kind="logmel", n_mels=200), "n_mels = 200"),
+        (FrontendConfig(kind="logmel", n_mels=0), "n_mels = 0"),
+    ],
+)
+def test_configurations_that_cannot_work(cfg, message):
+    with pytest.raises(ConfigError, match=message):
+        build_frontend(cfg)
+
+
+@pytest.mark.parametrize("name", ["group", "logmel"])
+def test_wrong_shapes(name):
+    with pytest.raises(ValueError, match=r"shape \[batch, samples\]"):
+        stem(name)(torch.zeros(1, 1, 4000))
