@@ -1,0 +1,279 @@
+"""Who said what in which file: finds the transcripts of a corpus and matches them with its recordings.
+
+In: the paths of a corpus and the lengths of its recordings. Out: for each recording what is known of it (``Said``), and
+ledger entries for rows without a recording, recordings with two transcripts, and sidecars that are no transcript.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.ledger import Entry
+from speechssl.data.rows import Row, clean_text
+from speechssl.data.tables import TABLE_SUFFIXES, Table, parse_table, read_text
+
+__all__ = ["AudioIndex", "Said", "find_transcripts"]
+
+_RANK = {"jsonl": 0, "columns": 1, "sphinx": 2, "list": 2, "sidecar": 3}
+_SIDECAR_SUFFIXES = (".normalized.txt", ".original.txt", ".txt", ".lab")
+_SPLIT_CAUTION = {"test": 0, "dev": 1}
+"""When tables disagree on a split, the one that keeps the recording out of training wins."""
+_SAME_LENGTH = 0.15
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is known of a recording, or of a part of it."""
+
+    span: tuple[float, float | None] | None = None
+    text: str | None = None
+    speaker: str | None = None
+    language: str | None = None
+    split: str | None = None
+    id: str | None = None
+    group: str = ""
+    """The table row or sidecar the text comes from: copies of one recording share it, and so share a split."""
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    rank: int
+    source: str
+    row: Row
+
+
+class AudioIndex:
+    """Finds recordings by any key that a table may use: path, name, stem; an extension that changed; NFC or NFD."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = sorted(paths)
+        self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_path: dict[str, list[str]] = defaultdict(list)
+        self._folders: set[str] = set()
+        for path in self._paths:
+            name = _nfc(PurePosixPath(path).name)
+            for alias in {_nfc(path), _nfc(path).removesuffix(PurePosixPath(name).suffix)}:
+                self._by_path[alias].append(path)
+            for alias in {name, _stem(name)}:
+                self._by_name[alias].append(path)
+            self._folders.update(str(parent) for parent in PurePosixPath(path).parents)
+
+    def scope(self, table: str) -> str:
+        """Return the nearest folder above a table that holds recordings, itself or below; ``.`` is the root."""
+        parents = (str(parent) for parent in PurePosixPath(table).parents)
+        return next((parent for parent in parents if parent in self._folders), ".")
+
+    def find(self, key: str, table: str) -> list[str]:
+        """Return the recordings that a key in ``table`` can mean; several when nothing tells them apart.
+
+        A key never leaves the corpus: its path is only compared with the paths that were scanned.
+        """
+        parts = [p for p in _nfc(key).replace("\\", "/").split("/") if p not in ("", ".", "..")]
+        if not parts:
+            return []
+        folder = str(PurePosixPath(table).parent)
+        exact = self._by_path.get("/".join(parts) if folder == "." else "/".join([_nfc(folder), *parts]))
+        if exact:
+            return exact
+        scope = self.scope(table)
+        name = parts[-1]
+        stem = _stem(name) if PurePosixPath(name).suffix.lower() in AUDIO_EXTENSIONS else name
+        for alias in dict.fromkeys((name, stem)):
+            found = [p for p in self._by_name.get(alias, ()) if scope == "." or p.startswith(scope + "/")]
+            if found:
+                closeness = {p: (_shared_tail(p, parts), _shared_head(p, folder)) for p in found}
+                best = max(closeness.values())
+                return [p for p in found if closeness[p] == best]
+        return []
+
+
+def find_transcripts(
+    root: Path, texts: Iterable[str], durations: Mapping[str, float | None]
+) -> tuple[dict[str, list[Said]], list[Entry]]:
+    """Read every transcript of a corpus.
+
+    Parameters
+    ----------
+    root
+        The corpus.
+    texts
+        Files that are no audio, relative to ``root``, with ``/``.
+    durations
+        Seconds of each recording, by relative path; None for one that is not usable.
+
+    Returns
+    -------
+    said
+        For each recording that anything is known about: once for the whole, or once for each part that a table names.
+    entries
+        For the ledger.
+    """
+    index = AudioIndex(durations)
+    entries: list[Entry] = []
+    claims: dict[str, list[_Claim]] = defaultdict(list)
+    for name in sorted(texts):
+        owners = _sidecar_of(name, index)
+        if PurePosixPath(name).suffix.lower() not in TABLE_SUFFIXES and not owners:
+            continue
+        try:
+            text = read_text(root / name)
+        except ValueError as error:
+            if owners or Path(name).suffix.lower() in (".jsonl", ".csv", ".tsv") or ".trans" in name:
+                entries.append(Entry("manifest", name, "unreadable_text", str(error)))
+            continue
+        except OSError as error:
+            entries.append(Entry("manifest", name, "unreadable_text", str(error)))
+            continue
+        if owners:
+            entries += _claim_sidecar(name, text, owners, claims)
+        else:
+            table, bad = parse_table(name, text, lambda key, name=name: bool(index.find(key, name)))  # type: ignore[misc]
+            entries += bad
+            if table is not None:
+                entries += _claim_rows(table, index, durations, claims)
+    said = {path: _merge(path, claims[path], entries) for path in sorted(claims)}
+    return said, entries
+
+
+def _sidecar_of(name: str, index: AudioIndex) -> list[str]:
+    """Return the recordings that a text file stands beside, or in a parallel folder of (``txt/p225/x.txt``)."""
+    lowered = name.lower()
+    suffix = next((s for s in _SIDECAR_SUFFIXES if lowered.endswith(s)), "")
+    if not suffix or lowered.endswith(".trans.txt"):
+        return []
+    path = PurePosixPath(name)
+    stem = path.name[: -len(suffix)]
+    found = [p for p in index.find(stem, name) if _stem(_nfc(PurePosixPath(p).name)) == _nfc(stem)]
+    beside = [p for p in found if PurePosixPath(p).parent == path.parent]
+    if beside:
+        return beside
+    folders = [part.lower() for part in path.parts[:-1]]
+    parallel = {"txt", "text", "texts", "transcript", "transcripts", "transcription", "transcriptions", "lab", "labels"}
+    return found if len(found) == 1 and parallel & set(folders) else []
+
+
+def _claim_sidecar(name: str, text: str, owners: list[str], claims: dict[str, list[_Claim]]) -> list[Entry]:
+    lines = [line for line in text.split("\n") if line.strip()]
+    if any("://" in line or "www." in line for line in lines):
+        detail = "it holds a web address: a description, not what was said"
+        return [Entry("manifest", name, "not_a_transcript", detail, "dropped")]
+    if len(lines) > 1 and all(re.match(r"^\d+(\.\d+)?\s+\d+(\.\d+)?\s", line) for line in lines):
+        return [Entry("manifest", name, "not_a_transcript", "time-aligned labels, not words", "dropped")]
+    words = clean_text(re.sub(r"^\d+ \d+ ", "", " ".join(lines)))  # TIMIT: first and last sample, then the words
+    if not words:
+        return [Entry("manifest", name, "empty_transcript", "an empty sidecar says nothing: unlabelled", "dropped")]
+    for owner in owners:
+        claims[owner].append(_Claim(_RANK["sidecar"], name, Row(name, 1, words)))
+    return []
+
+
+def _claim_rows(
+    table: Table, index: AudioIndex, durations: Mapping[str, float | None], claims: dict[str, list[_Claim]]
+) -> list[Entry]:
+    """Hand the rows of a table to their recordings, if it is a table of this corpus at all."""
+    found = [(row, index.find(row.key, table.path)) for row in table.rows]
+    matched = sum(bool(paths) for _, paths in found)
+    if not table.certain and matched < max(1, min(20, len(found) // 2)):
+        return []
+    entries = []
+    several = [[durations[p] or 0.0 for p in paths] for _, paths in found if len(paths) > 1]
+    copies = all(max(lengths) - min(lengths) <= _SAME_LENGTH * max(lengths) for lengths in several)
+    for row, paths in found:
+        item = f"{table.path}:{row.line}"
+        if not paths:
+            entries.append(Entry("manifest", item, "missing_audio", f"no recording in the folder is named {row.key!r}"))
+        elif len(paths) > 1 and not copies:
+            detail = f"{row.key!r} could be {paths[0]} or {paths[1]}; write the path, or put the table beside its audio"
+            entries.append(Entry("manifest", item, "ambiguous_row", detail))
+        else:
+            for path in paths:
+                claims[path].append(_Claim(_RANK[table.kind], table.path, row))
+    return entries
+
+
+def _merge(path: str, claims: list[_Claim], entries: list[Entry]) -> list[Said]:
+    """Join what several tables say of one recording; the better kind of table wins, and a contradiction is listed."""
+    claims.sort(key=lambda claim: (claim.rank, claim.source, claim.row.line))
+    by_span: dict[tuple[float, float | None] | None, list[_Claim]] = defaultdict(list)
+    for claim in claims:
+        by_span[claim.row.span].append(claim)
+    whole = by_span.pop(None, [])
+    if not by_span:
+        return [_join(path, whole, entries)]
+    general = _join(path, [_Claim(c.rank, c.source, replace(c.row, text=None)) for c in whole], entries)
+    parts = [
+        _join(path, by_span[span], entries) for span in sorted(by_span, key=lambda s: (s[0], s[1] or 0.0) if s else ())
+    ]
+    if texts := [claim for claim in whole if claim.row.text]:
+        detail = f"{texts[0].source} has a text for the whole, another table for its parts; the parts are used"
+        entries.append(Entry("manifest", path, "conflicting_transcripts", detail, "dropped"))
+    return [replace(p, speaker=p.speaker or general.speaker, split=p.split or general.split) for p in parts]
+
+
+def _join(path: str, claims: list[_Claim], entries: list[Entry]) -> Said:
+    texts = [claim for claim in claims if claim.row.text is not None]
+    if texts and (other := next((c for c in texts[1:] if _letters(c.row.text) != _letters(texts[0].row.text)), None)):
+        detail = f"{texts[0].source}:{texts[0].row.line} is used, {other.source}:{other.row.line} says otherwise"
+        entries.append(Entry("manifest", path, "conflicting_transcripts", detail, "dropped"))
+    splits = list(dict.fromkeys(claim.row.split for claim in claims if claim.row.split))
+    if len(splits) > 1:
+        splits.sort(key=lambda name: (_SPLIT_CAUTION.get(name, 2), splits.index(name)))
+        detail = f"tables say {' and '.join(sorted(splits))}; {splits[0]} is used"
+        entries.append(Entry("manifest", path, "conflicting_splits", detail, "repaired"))
+    rows = [claim.row for claim in claims]
+    meta: dict[str, Any] = {}
+    for row in reversed(rows):
+        meta |= row.meta
+    group = texts[0] if texts else claims[0] if claims else None
+    return Said(
+        span=rows[0].span if rows else None,
+        text=texts[0].row.text if texts else None,
+        speaker=next((row.speaker for row in rows if row.speaker), None),
+        language=next((row.language for row in rows if row.language), None),
+        split=splits[0] if splits else None,
+        id=next((row.id for row in rows if row.id), None),
+        group=f"{group.source}:{group.row.line}" if group else "",
+        meta=meta,
+    )
+
+
+def _letters(text: str | None) -> str:
+    """Return what two spellings of the same words share: letters and digits, without case."""
+    return "".join(c for c in (text or "").casefold() if c.isalnum())
+
+
+def _nfc(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem
+
+
+def _shared_tail(path: str, parts: list[str]) -> int:
+    """Count the folders that a path and a key have in common, from the end, the file name left out."""
+    ours = [_nfc(part) for part in path.split("/")[:-1]][::-1]
+    count = 0
+    for one, other in zip(ours, parts[:-1][::-1], strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _shared_head(path: str, folder: str) -> int:
+    """Count the folders that a path and a table's folder have in common, from the root."""
+    count = 0
+    for one, other in zip(path.split("/")[:-1], folder.split("/"), strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
