@@ -1,7 +1,7 @@
 """Recordings plus what is said of them, made into utterances.
 
-In: scans and transcripts by path. Out: utterances in the order of their paths, without splits, and ledger entries for what is
-too short, too long to keep its transcript, named wrongly, or there twice.
+In: scans and transcripts by path. Out: utterances in the order of their paths, without splits, and ledger entries for
+what is too short, too long to keep its transcript, out of range, or there twice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Train, dev and test, so that no speaker is heard in two of them.
 
-In: for each utterance what the source says (split, speaker, whether it is labelled). Out: a split for each, and the rule
-in one sentence. Everything is decided by hashes of names, so the same corpus always gives the same splits.
+In: for each utterance what the source says (split, speaker, whether it is labelled). Out: a split for each, and the
+rule in one sentence. Everything is decided by hashes of names, so the same corpus always gives the same splits.
 """
 
 from __future__ import annotations

@@ -142,8 +142,9 @@ def _columns(name: str, text: str, delimiter: str, known: Callable[[str], bool])
         for values in reader:
             stripped = [value.strip() for value in values]
             cells += [(reader.line_num, stripped)] if any(stripped) else []
-    except csv.Error as error:  # a field beyond the module's limit: what came before it counts
-        entries.append(Entry("manifest", f"{name}:{reader.line_num}", "bad_row", str(error), "rejected"))
+    except csv.Error as error:  # a field beyond the module's limit, most often an open quotation mark
+        detail = f"{error}; nothing from here on is read"
+        entries.append(Entry("manifest", f"{name}:{reader.line_num}", "bad_row", detail))
     if not cells:
         return None, []
     header = [value.lower().lstrip("\ufeff") for value in cells[0][1]]
@@ -181,7 +182,7 @@ def _described(name: str, header: list[str], cells: Sequence[tuple[int, list[str
 def _undescribed(
     name: str, cells: Sequence[tuple[int, list[str]]], delimiter: str, known: Callable[[str], bool]
 ) -> Table | None:
-    """Read columns without a header: the key is the column that names recordings, the text the last of the long ones.
+    """Read columns without a header: the key is the column that names recordings, the text the last long one.
 
     So ``id|text|normalised`` (LJ Speech) gives the normalised text; ``path|speaker|text`` and ``path|text|speaker`` work
     too. Other columns are kept in ``meta``.
@@ -200,11 +201,8 @@ def _undescribed(
     for number, values in cells:
         if len(values) > key:
             parts = values[column:] if merged else values[column : column + 1]
-            rest = {
-                f"column_{c}": v
-                for c, v in enumerate(values)
-                if c not in (key, column) and v and (c < width or not merged)
-            }
+            others = () if merged else (c for c, v in enumerate(values) if v and c not in (key, column))
+            rest = {f"column_{c}": values[c] for c in others}
             rows.append(Row(values[key], number, clean_text(" ".join(parts)) or None, split=split, meta=rest))
     return Table(name, "columns", tuple(rows), _is_certain(name))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -186,17 +186,37 @@ def _claim_rows(
     entries = []
     several = [[durations[p] or 0.0 for p in paths] for _, paths in found if len(paths) > 1]
     copies = all(max(lengths) - min(lengths) <= _SAME_LENGTH * max(lengths) for lengths in several)
+    main = "" if copies else _main_folder(found)
     for row, paths in found:
         item = f"{table.path}:{row.line}"
+        mine = paths if copies or len(paths) < 2 else [p for p in paths if _folder(p) == main]
         if not paths:
             entries.append(Entry("manifest", item, "missing_audio", f"no recording in the folder is named {row.key!r}"))
-        elif len(paths) > 1 and not copies:
+        elif not mine:
             detail = f"{row.key!r} could be {paths[0]} or {paths[1]}; write the path, or put the table beside its audio"
             entries.append(Entry("manifest", item, "ambiguous_row", detail))
-        else:
-            for path in paths:
-                claims[path].append(_Claim(_RANK[table.kind], table.path, row))
+        elif len(mine) < len(paths):
+            other = next(p for p in paths if p not in mine)
+            detail = f"{mine[0]} gets it, because its folder has all of this table; {other} is used unlabelled"
+            entries.append(Entry("manifest", item, "ambiguous_row", detail, "repaired"))
+        for path in paths if mine else []:  # the others learn whose copies they are, so that they share its split
+            known = row if path in mine else Row(row.key, row.line, speaker=row.speaker, split=row.split)
+            claims[path].append(_Claim(_RANK[table.kind], table.path, known))
     return entries
+
+
+def _main_folder(found: list[tuple[Row, list[str]]]) -> str:
+    """Return the one folder that has a recording for every row of a table (whose keys differ), or nothing."""
+    if len({row.key for row, _ in found}) < len(found):
+        return ""
+    counts = Counter(folder for _, paths in found for folder in {_folder(p) for p in paths})
+    ranked = counts.most_common(2)
+    alone = len(ranked) < 2 or ranked[0][1] > ranked[1][1]
+    return ranked[0][0] if alone and ranked[0][1] == sum(bool(paths) for _, paths in found) else ""
+
+
+def _folder(path: str) -> str:
+    return str(PurePosixPath(path).parent)
 
 
 def _merge(path: str, claims: list[_Claim], entries: list[Entry]) -> list[Said]:
