@@ -84,7 +84,8 @@ def test_by_speaker():
             row("4", "g", "g"), row("5", "", "", speaker="z")]  # fmt: skip
     report = summarise(rows, n=50)
     assert [(g.name, g.utterances, g.N, g.S, g.D, g.I, g.wer) for g in report.by_speaker] == [
-        ("y", 1, 2, 2, 0, 0, 1.0), ("x", 2, 4, 0, 1, 0, 0.25), ("(unknown)", 1, 1, 0, 0, 0, 0.0), ("z", 1, 0, 0, 0, 0, None),
+        ("y", 1, 2, 2, 0, 0, 1.0), ("x", 2, 4, 0, 1, 0, 0.25),
+        ("(unknown)", 1, 1, 0, 0, 0, 0.0), ("z", 1, 0, 0, 0, 0, None),
     ]  # fmt: skip
     assert report.by_speaker[0].ci_low is None and report.by_speaker[1].ci_high == 0.5
     assert report.speakers == 3 and report.speaker_ci_low is None

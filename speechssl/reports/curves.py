@@ -87,6 +87,11 @@ def finetuning_figures(trainings: Sequence[Training]) -> list[Figure]:
             "Training loss, with the noise of augmentation and dropout.",
             log=True,
         ),
+        _figure(
+            _series(trainings, "blank_fraction", scale=100),
+            "Blank frames (%)",
+            "Share of frames whose best label is the CTC blank. All blank is normal at first, but not for long.",
+        ),
         *_optimiser(trainings),
     ]
     return [figure for figure in figures if figure is not None]
