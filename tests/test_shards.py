@@ -23,7 +23,7 @@ from speechssl.data.ledger import read_ledger
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
 from speechssl.errors import DataError
-from tests.tones import tone, tone_manifest
+from tests.chirps import chirp, chirp_manifest
 
 SECONDS = [0.5 + 0.05 * i for i in range(40)]
 CFG = ShardConfig(shard_seconds=12.0, workers=1)
@@ -36,7 +36,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    return tone_manifest(tmp_path_factory.mktemp("tones"), SECONDS)
+    return chirp_manifest(tmp_path_factory.mktemp("tones"), SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +134,8 @@ def test_stock_webdataset_reads_the_shards(shards):
 
 
 def test_stereo_at_another_rate_becomes_mono_at_16_khz(tmp_path):
-    path = tone_manifest(tmp_path / "in", [1.0])
-    stereo = np.stack([tone(1, 1.0, 44_100), np.zeros(44_100, np.float32)], axis=1)
+    path = chirp_manifest(tmp_path / "in", [1.0])
+    stereo = np.stack([chirp(1, 1.0, 44_100), np.zeros(44_100, np.float32)], axis=1)
     soundfile.write(tmp_path / "in" / "0.wav", stereo, 44_100)
     write_manifest(path, [replace(read_manifest(path)[0], sample_rate=44_100, channels=2)])
     waves = {}
@@ -144,11 +144,11 @@ def test_stereo_at_another_rate_becomes_mono_at_16_khz(tmp_path):
         waves[channels] = open_corpus(tmp_path / channels).read(0)
     assert len(waves["first"]) == 16_000
     np.testing.assert_allclose(waves["mean"], waves["first"] / 2, atol=1 / 32768)
-    np.testing.assert_allclose(waves["first"][2000:-2000], tone(1, 1.0)[2000:-2000], atol=0.15)
+    np.testing.assert_allclose(waves["first"][2000:-2000], chirp(1, 1.0)[2000:-2000], atol=0.15)
 
 
 def test_segments_of_one_file_are_cut_out(tmp_path):
-    path = tone_manifest(tmp_path / "in", [4.0])
+    path = chirp_manifest(tmp_path / "in", [4.0])
     whole = read_manifest(path)[0]
     parts = [replace(whole, id=f"part-{i}", start=float(i), duration=1.0) for i in range(4)]
     write_manifest(path, parts)
@@ -164,7 +164,7 @@ def test_segments_of_one_file_are_cut_out(tmp_path):
 def test_ids_of_any_allowed_length_survive(tmp_path):
     import webdataset
 
-    path = tone_manifest(tmp_path / "in", [0.5, 0.6, 0.7], prefix="x" * 95)
+    path = chirp_manifest(tmp_path / "in", [0.5, 0.6, 0.7], prefix="x" * 95)
     names = ["a" * 95, "b" * 96, "c" * 120]
     write_manifest(path, [replace(item, id=name) for item, name in zip(read_manifest(path), names, strict=True)])
     shard_manifest(path, tmp_path / "out", CFG)
@@ -207,7 +207,7 @@ def test_bad_recordings_go_to_the_ledger_and_stay_there_when_resumed(manifest, t
 
 def test_a_recording_that_is_shorter_than_its_manifest_says_is_rejected(manifest, tmp_path):
     path = damaged(manifest, tmp_path / "in", set())
-    soundfile.write(tmp_path / "in" / "20.wav", tone(20, 0.4), 16_000)
+    soundfile.write(tmp_path / "in" / "20.wav", chirp(20, 0.4), 16_000)
     summary = shard_manifest(path, tmp_path / "out", CFG)
     assert summary.utterances == 39
     assert read_ledger(tmp_path / "out" / "ledger.jsonl")[0].item == "tone-020"

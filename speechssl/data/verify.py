@@ -89,12 +89,12 @@ def _verify_shard(folder: Path, number: int, record: ShardRecord, known: dict[st
         for row in rows:
             start = row.offset - len(archive.header(f"{row.id}.flac", row.size))
             if start > end:
-                yield from _foreign(file, tar.name, end, start)
+                yield from _gap(file, tar.name, end, start)
             problem, end = _verify_row(file, row, known.get(row.id), size)
             if problem is not None:
                 yield problem
-        if size > end or size < record.tar_bytes:
-            yield from _verify_end(file, tar.name, end, size)
+        if size >= end:
+            yield from _end(file, tar.name, end, size)
 
 
 def _verify_row(file: BinaryIO, row: IndexRow, utterance: Utterance | None, size: int) -> tuple[Entry | None, int]:
@@ -132,15 +132,19 @@ def _member_name(block: bytes) -> str | None:
         return None
 
 
-def _foreign(file: BinaryIO, shard: str, start: int, stop: int) -> Iterator[Entry]:
-    """Name the members in a stretch of the tar that no utterance of the index owns."""
+def _foreign(file: BinaryIO, shard: str, start: int, stop: int) -> tuple[list[Entry], int]:
+    """Name the members in a stretch of the tar that no utterance of the index owns; return where they end."""
+    found = []
     while start < stop:
         file.seek(start)
+        block = file.read(archive.BLOCK)
+        if not any(block):
+            break
         try:
-            info = tarfile.TarInfo.frombuf(file.read(archive.BLOCK), "utf-8", "replace")
+            info = tarfile.TarInfo.frombuf(block, "utf-8", "replace")
         except tarfile.HeaderError:
-            yield Entry(STAGE, shard, "foreign_member", f"{stop - start} unknown bytes at byte {start}")
-            return
+            found.append(Entry(STAGE, shard, "foreign_member", f"{stop - start} unknown bytes at byte {start}"))
+            return found, stop
         if info.issym() or info.islnk():
             reason = "link"
         elif info.isdev():
@@ -149,18 +153,28 @@ def _foreign(file: BinaryIO, shard: str, start: int, stop: int) -> Iterator[Entr
             reason = "unsafe_name"
         else:
             reason = "foreign_member"
-        yield Entry(STAGE, f"{shard}/{info.name}", reason, f"byte {start}; no utterance of the index owns it")
+        found.append(Entry(STAGE, f"{shard}/{info.name}", reason, f"byte {start}; no utterance of the index owns it"))
         start += archive.BLOCK + (info.size + -info.size % archive.BLOCK if info.isreg() else 0)
+    return found, start
 
 
-def _verify_end(file: BinaryIO, shard: str, end: int, size: int) -> Iterator[Entry]:
-    expected = archive.end_of_archive(end)
+def _gap(file: BinaryIO, shard: str, start: int, stop: int) -> list[Entry]:
+    """Name what lies between two utterances, where nothing should be."""
+    found, end = _foreign(file, shard, start, stop)
+    if end < stop:
+        found.append(Entry(STAGE, shard, "foreign_member", f"{stop - end} zeros at byte {end}"))
+    return found
+
+
+def _end(file: BinaryIO, shard: str, start: int, size: int) -> list[Entry]:
+    """Check that nothing but zeros, two blocks of them at least, follows the last utterance."""
+    found, end = _foreign(file, shard, start, size)
+    if found and end == size:
+        return found
     file.seek(end)
-    found = file.read(len(expected))
-    if found == expected and size == end + len(expected):
-        return
-    stop = size
-    if found[: archive.BLOCK].strip(b"\0"):
-        yield from _foreign(file, shard, end, stop)
-    else:
-        yield Entry(STAGE, shard, "damaged_end", f"the archive is not closed as it was written, byte {end}")
+    clean = size - end >= 2 * archive.BLOCK
+    while chunk := file.read(CHUNK):
+        clean = clean and not any(chunk)
+    if not clean:
+        found.append(Entry(STAGE, shard, "damaged_end", f"the archive is not closed as it was written, byte {end}"))
+    return found
