@@ -183,7 +183,7 @@ def test_a_speech_like_corpus_keeps_its_audio():
     assert sum(len(batch.rows) * batch.samples for batch in batches) / len(batches) > 0.9 * 87.5 * RATE
     tuned = epoch_of(Plan.finetune(corpus, cfg, 1), 0)
     computed = sum(len(batch.rows) * batch.samples for batch in tuned)
-    assert kept > 0.96 * computed
+    assert kept > 0.98 * computed
 
 
 def test_crops_cover_the_utterance_over_the_epochs():

@@ -25,6 +25,8 @@ __all__ = ["Plan", "PlannedBatch"]
 
 RATE = 16_000
 CACHED_WINDOWS = 4
+SORTED_BATCHES = 8
+"""Fine-tuning sorts this many shuffled batches of a bucket by length before it cuts them."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,8 @@ class Plan:
         carried = np.empty(0, dtype=np.int64)
         for cut, pool in zip(window.cuts, window.pools, strict=True):
             mixed = _shuffled(pool, "pool", self._seed, epoch, window.number, cut.bucket)
+            if not self._crop:
+                mixed = self._grouped(mixed, SORTED_BATCHES * max(cut.sizes, default=1))
             pieces = np.split(np.concatenate([carried, mixed]), np.cumsum(cut.sizes).astype(int))
             carried = pieces.pop()
             batches += [(int(self.edges[cut.bucket]), piece) for piece in pieces]
@@ -185,6 +189,11 @@ class Plan:
         if len(self._cache) > CACHED_WINDOWS:
             self._cache.popitem(last=False)
         return self._cache[name]
+
+    def _grouped(self, rows: np.ndarray, size: int) -> np.ndarray:
+        """Return the rows sorted by length within groups of ``size``, so that a batch is padded less than its bucket."""
+        groups = np.arange(len(rows)) // size
+        return rows[np.lexsort((self._samples[rows], groups))]
 
     def _start(self, epoch: int, row: int, edge: int) -> int:
         places = (int(self._samples[row]) - edge) // self._align + 1 if self._crop else 1
