@@ -5,19 +5,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import OptimConfig, TrainingConfig
+from speechssl.config import OptimConfig, PretrainConfig, TrainingConfig
 from speechssl.data.batch import Batch
 from speechssl.data.keys import generator
 from speechssl.objectives.base import Loss, Objective, Prepared
+from speechssl.training.log import read_metrics
+from speechssl.training.loop import train
+from speechssl.training.parallel import start_parallel
+from speechssl.training.run import RunFolder
 
-__all__ = ["OPTIM", "ListStream", "TinyObjective", "batch_of", "training"]
+__all__ = [
+    "OPTIM",
+    "ListStream",
+    "Stopping",
+    "TinyObjective",
+    "batch_of",
+    "close",
+    "lines_of",
+    "run_tiny",
+    "same",
+    "tiny",
+    "training",
+    "weights",
+]
 
 OPTIM = OptimConfig(lr=1e-2, warmup=0.2)
 
 
 def training(**changes) -> TrainingConfig:
     """Return settings for a few float32 steps on the CPU."""
-    defaults = dict(steps=6, device="cpu", precision="fp32", log_every=1, save_every=2)
+    defaults = {"steps": 6, "device": "cpu", "precision": "fp32", "log_every": 1, "save_every": 2}
     return TrainingConfig(**{**defaults, **changes})
 
 
@@ -82,3 +99,50 @@ class TinyObjective(Objective):
 
     def after_update(self, step: int) -> None:
         self.updates.append(step)
+
+
+def run_tiny(folder, objective=None, stream=None, cfg=None, optim=OPTIM, parallel=None, **options):
+    """Train a tiny objective in ``folder``; return (objective, result)."""
+    if objective is None:
+        torch.manual_seed(0)
+        objective = TinyObjective()
+    cfg = cfg or training()
+    parallel = parallel or start_parallel("cpu")
+    stream = stream or ListStream(2, parallel.rank, parallel.world)
+    with RunFolder(folder).open(PretrainConfig(training=cfg), parallel) as run:
+        result = train(objective, stream, run=run, parallel=parallel, training=cfg, optim=optim, seed=1, **options)
+    return objective, result
+
+
+def tiny(**options):
+    torch.manual_seed(0)
+    return TinyObjective(**options)
+
+
+def weights(objective):
+    return {name: value.clone() for name, value in objective.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def close(a, b):
+    return a.keys() == b.keys() and all(torch.allclose(a[name], b[name], rtol=1e-4, atol=1e-6) for name in a)
+
+
+def lines_of(folder, phase="train"):
+    return [line for line in read_metrics(folder / "metrics.jsonl") if line["phase"] == phase]
+
+
+class Stopping(ListStream):
+    """Fails at a step, as a killed process would, without a word to the loop."""
+
+    def __init__(self, at):
+        super().__init__(2)
+        self.at = at
+
+    def step(self, step):
+        if step == self.at:
+            raise RuntimeError("pulled the plug")
+        return super().step(step)

@@ -224,7 +224,7 @@ class Health:
             yield "plateau", Finding("ctc_plateau", message) if stuck and blank > PLATEAU_BLANK else None
         if (wer := values.get("dev_wer")) is not None:
             message = (
-                f"dev_wer is {wer:.2f} at step {step}: nothing is recognised yet. Look at the decoded samples in the log: "
+                f"dev_wer is {wer:.2f} at step {step}: nothing is recognised yet. Look at the samples in the log: "
                 "no words at all is the blank plateau (train longer), wrong letters are a vocabulary that does not fit"
             )
             yield "no_words", Finding("ctc_no_words", message) if wer > 0.98 and self._settled(step, 0.5) else None

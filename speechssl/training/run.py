@@ -139,6 +139,8 @@ class RunFolder:
             self.metrics.close()
             if lock is not None:
                 _held.discard(lock)
+                with suppress(OSError):  # where there are no locks, there is none to give back
+                    fcntl.flock(lock, fcntl.LOCK_UN)
                 os.close(lock)
 
     def record(self, entries: Iterable[Entry]) -> None:
