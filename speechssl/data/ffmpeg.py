@@ -100,13 +100,16 @@ class FfmpegReader:
         return f": {said[-1][:200]}" if said else ""
 
     def blocks(self, size: int = 65_536) -> Iterator[np.ndarray]:
-        """Yield float32 [n, channels] until the end; AudioError ``corrupt`` when ffmpeg complains."""
+        """Yield float32 [n, channels] until the end; AudioError ``corrupt`` or ``truncated`` when ffmpeg complains."""
         width = 4 * self.channels
         while data := self._read(size * width):
             whole = len(data) // width * width
             yield np.frombuffer(data[:whole], dtype=">f4").astype(np.float32).reshape(-1, self.channels)
-        if self._process.wait() != 0:
-            raise AudioError(self.item, "corrupt", f"ffmpeg cannot decode all of it{self._complaint()}")
+        complaint = self._complaint()
+        if self._process.returncode != 0:
+            raise AudioError(self.item, "corrupt", f"ffmpeg cannot decode all of it{complaint}")
+        if any(words in complaint.lower() for words in ("ended prematurely", "truncat", "partial file")):
+            raise AudioError(self.item, "truncated", f"ffmpeg says{complaint}")  # and leaves with success
 
     def close(self) -> None:
         """End the program (if it still runs) and remove temporary files; safe to call twice."""

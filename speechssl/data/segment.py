@@ -6,8 +6,9 @@ Out: (start, duration) of each piece, in seconds. Only pauses of over two second
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,12 +67,12 @@ class SpeechMeter:
     CHUNK = 512
 
     def __init__(self, sample_rate: int) -> None:
-        import silero_vad
         import soxr
         import torch
 
         self._torch = torch
-        self._model = silero_vad.load_silero_vad()
+        self._model = _silero()
+        self._model.reset_states()
         self._stream = soxr.ResampleStream(sample_rate, 16_000, 1, dtype="float32", quality="HQ")
         self._rest = np.zeros(0, np.float32)
         self._probabilities: list[float] = []
@@ -100,6 +101,14 @@ class SpeechMeter:
         """Return bool [frames] on the grid of a LevelMeter: where no speech is likely."""
         chunk = ((np.arange(frames) + 0.5) * frame_seconds * 16_000 / SpeechMeter.CHUNK).astype(np.int64)
         return probabilities[np.minimum(chunk, len(probabilities) - 1)] < SPEECH_PROBABILITY
+
+
+@functools.cache
+def _silero() -> Any:
+    """Load the model once in each process."""
+    import silero_vad
+
+    return silero_vad.load_silero_vad()
 
 
 def resolve_segmenter(wanted: Literal["auto", "energy", "silero"]) -> Literal["energy", "silero"]:
@@ -155,7 +164,9 @@ def cut(
     least = min(most // 2, int(np.ceil(min_seconds / frame_seconds)))
     smooth = _smooth(levels, max(1, round(0.2 / frame_seconds)))
     edges: list[tuple[int, int]] = []
-    for begin, end in _spoken(quiet, frame_seconds, max(least, min(most // 2, round(SHORTEST_PIECE / frame_seconds)))):
+    for begin, end in _spoken(
+        quiet, frame_seconds, max(least, min(most // 2, int(np.ceil(SHORTEST_PIECE / frame_seconds))))
+    ):
         while end - begin > most:
             low, high = begin + most // 2, min(begin + most, end - least)
             lateness = np.linspace(3.0, 0.0, high - low)  # among equal pauses the latest: fewer, longer pieces
@@ -187,7 +198,9 @@ def _spoken(quiet: np.ndarray, frame_seconds: float, shortest: int) -> list[tupl
         if begin == end:
             continue  # the recording starts or ends with a pause
         margin = max(round(MARGIN / frame_seconds), -(-(shortest - (end - begin)) // 2))
-        begin, end = max(0, begin - margin), min(frames, end + margin)
+        end = min(frames, end + margin)
+        begin = max(0, min(begin - margin, end - shortest))
+        end = min(frames, max(end, begin + shortest))
         if merged and begin <= merged[-1][1]:
             begin = merged.pop()[0]
         merged.append((begin, end))

@@ -184,8 +184,8 @@ def _undescribed(
 ) -> Table | None:
     """Read columns without a header: the key is the column that names recordings, the text the last long one.
 
-    So ``id|text|normalised`` (LJ Speech) gives the normalised text; ``path|speaker|text`` and ``path|text|speaker`` work
-    too. Other columns are kept in ``meta``.
+    So ``id|text|normalised`` (LJ Speech) gives the normalised text, and ``path|speaker|text`` or ``path|text|speaker``
+    its text. Other columns are kept in ``meta``.
     """
     sample = [values for _, values in cells[:200]]
     width = min(len(values) for values in sample)
