@@ -4,6 +4,7 @@ In: a `RunRecord` and its `Facts`. Out: the page as text. A content security pol
 that even a fault in escaping could not do harm.
 """
 
+import math
 import re
 from datetime import datetime
 from importlib import resources
@@ -140,7 +141,7 @@ def _learning(record: RunRecord, facts: Facts) -> _Section:
         parts += [el("h3", "Cost and health"), training_table(facts.trainings, record.name), _health(record)]
     if record.sweep:
         rows = [
-            (str(c.get("arm", "")), f"{_as_float(c.get('lr')):g}", percent(_as_float(c.get("dev_wer")), 2),
+            (str(c.get("arm", "")), _number(c.get("lr"), "{:g}"), _number(c.get("dev_wer"), "{:.2%}"),
              "kept" if c.get("kept") else "")
             for c in record.sweep
         ]  # fmt: skip
@@ -233,5 +234,6 @@ def _prose(text: str, class_: str | None = None) -> Html:
     return el("p", re.sub(r"(?<=\d) (?=%|points|words)", "\N{NO-BREAK SPACE}", text), class_=class_)
 
 
-def _as_float(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else float("nan")
+def _number(value: object, form: str) -> str:
+    known = isinstance(value, int | float) and math.isfinite(value)
+    return form.format(value).removesuffix("%") if known else "–"
