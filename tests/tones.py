@@ -1,5 +1,7 @@
 """A language of tones: each letter is a pitch, so that a tiny model learns to read it within seconds on a CPU."""
 
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from speechssl.data.manifest import write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.data.utterance import Utterance
 
-__all__ = ["MODEL", "make_sentence", "recipe", "speak", "write_shards"]
+__all__ = ["MODEL", "make_sentence", "recipe", "speak", "trained", "write_shards"]
 
 LETTERS = "abcde"
 MODEL = ModelConfig(
@@ -99,3 +101,17 @@ def recipe(shards: Path, output: Path, *, steps: int = 150, **changes: object) -
         ),
     }  # fmt: skip
     return FinetuneConfig(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+_PLACE = tempfile.TemporaryDirectory(prefix="tones-")
+
+
+@cache
+def trained() -> tuple[Path, Path]:
+    """Return (shards, run folder) of a recogniser that has learnt the language; made once in a process."""
+    from speechssl.asr.finetune import finetune
+
+    place = Path(_PLACE.name)
+    shards = write_shards(place / "corpus", {"train": 240, "dev": 24, "test": 24})
+    finetune(recipe(shards, place / "run"))
+    return shards, place / "run"

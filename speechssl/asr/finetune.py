@@ -181,7 +181,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     data = training_set(cfg, labelled, stem.frames)
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
-    dev = open_labelled(replace(cfg.dev, shards=cfg.dev.shards or cfg.data.shards), stage="finetune")
+    shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
+    dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
     run.record([*data.entries, *dev.dropped, *tokens.unseen(dev.texts, split=dev.name)])
     objective = CtcObjective(model, ctc_settings(cfg), seed=cfg.seed)
     validation = None
