@@ -7,6 +7,7 @@ import atexit
 import multiprocessing
 import signal
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -142,8 +143,10 @@ class BatchLoader:
             generator=torch.Generator(),  # its own: the global generator is the model's
         )
         try:
-            iterator = iter(loader)
-        except (OSError, RuntimeError, AttributeError, TypeError) as error:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Got pickle error")  # the error itself says more
+                iterator = iter(loader)
+        except Exception as error:
             raise DataError(
                 f"the loader processes cannot start: {error}; data.workers = 0 works without any"
             ) from error

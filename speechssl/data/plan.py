@@ -191,7 +191,7 @@ class Plan:
         return self._cache[name]
 
     def _grouped(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """Return the rows sorted by length within groups of ``size``, so that a batch is padded less than its bucket."""
+        """Return the rows sorted by length within groups of ``size``: a batch is then padded less than its bucket."""
         groups = np.arange(len(rows)) // size
         return rows[np.lexsort((self._samples[rows], groups))]
 

@@ -1,0 +1,278 @@
+"""The stream: batches are a function of their number; bad rows are silent, bad loaders are not."""
+
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from speechssl.config import AugmentConfig, DataConfig
+from speechssl.data.augment import augmenter
+from speechssl.data.batch import Batch
+from speechssl.data.corpus import Corpus, open_corpus
+from speechssl.data.plan import Plan
+from speechssl.data.stream import Stream, evaluation_batches
+from speechssl.errors import ConfigError, DataError
+from tests.chirps import chirp, chirp_shards
+
+SECONDS = [0.4 + 0.05 * (i * 7 % 40) for i in range(40)]
+CFG = DataConfig(
+    min_seconds=0.1, max_seconds=1.5, batch_seconds=4.0, buckets=4, workers=0, splits=(), window_shards=1, timeout=20.0
+)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return chirp_shards(tmp_path_factory.mktemp("stream"), SECONDS, shard_seconds=20.0)
+
+
+@pytest.fixture(scope="module")
+def corpus(shards):
+    return open_corpus(shards)
+
+
+def same(a: Batch, b: Batch) -> bool:
+    tensors = all(torch.equal(getattr(a, name), getattr(b, name)) for name in ("wave", "lengths", "starts", "weights"))
+    return tensors and (a.ids, a.epoch, a.texts, a.rejected) == (b.ids, b.epoch, b.texts, b.rejected)
+
+
+def stream_of(corpus: Corpus, cfg: DataConfig = CFG, **options) -> Stream:
+    options = {"seed": 1, "batches_per_step": 2} | options
+    return Stream(corpus, Plan.pretrain(corpus, cfg, 1, align=320), cfg, **options)
+
+
+def test_rows_are_the_crops_that_the_plan_names(corpus):
+    plan = Plan.pretrain(corpus, CFG, 1, align=320)
+    stream = stream_of(corpus)
+    for step in range(plan.batches_per_epoch):
+        for place, batch in enumerate(stream.step(step)):
+            planned = plan.micro(2 * step + place)
+            assert batch.ids == tuple(corpus.ids[row] for row in planned.rows)
+            assert batch.epoch == planned.epoch
+            assert not batch.padded
+            assert batch.wave.shape == (len(batch.ids), planned.samples)
+            assert batch.wave.dtype == torch.float32
+            for name, start, wave in zip(batch.ids, batch.starts.tolist(), batch.wave, strict=True):
+                number = int(name.split("-")[1])
+                expected = chirp(number, SECONDS[number])[start : start + planned.samples]
+                np.testing.assert_allclose(wave.numpy(), expected, atol=1 / 32768)
+
+
+def test_workers_resuming_and_ranks_change_nothing(corpus):
+    """Two loader processes, a jump forward and back, and two ranks give what one process gives in a row."""
+    with stream_of(corpus) as plain:
+        expected = [plain.step(step) for step in range(14)]
+    parallel = replace(CFG, workers=2)
+    with stream_of(corpus, parallel, start=3) as stream:
+        steps = [3, 4, 5, 4]
+        for step in steps:
+            assert all(same(a, b) for a, b in zip(stream.step(step), expected[step], strict=True))
+        assert stream.wait_seconds > 0
+        assert stream.wait_seconds == 0
+    for rank, workers in ((0, 0), (1, 1)):
+        with stream_of(corpus, replace(CFG, workers=workers), rank=rank, world=2) as stream:
+            for step in range(14):
+                (batch,) = stream.step(step)
+                assert same(batch, expected[step][rank])
+
+
+def test_global_random_state_is_untouched(corpus):
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()
+    with stream_of(corpus, replace(CFG, workers=1)) as stream, stream_of(corpus) as plain:
+        stream.step(0)
+        plain.step(0)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tobytes()) == before[1:]
+
+
+def test_finetuning_batches_have_targets_and_texts_and_follow_the_augmented_length(corpus):
+    cfg = replace(CFG, max_seconds=30.0)
+    plan = Plan.finetune(corpus, cfg, 1)
+    augment = augmenter(AugmentConfig(speeds=(0.9, 1.1)), 1)
+    options = {"encode": lambda text: [ord(c) for c in text], "augment": augment, "batches_per_step": 1, "seed": 1}
+    stream = Stream(corpus, plan, cfg, **options)
+    seen = set()
+    for step in range(plan.batches_per_epoch):
+        (batch,) = stream.step(step)
+        assert batch.wave.shape[1] == int(batch.lengths.max())
+        for i, name in enumerate(batch.ids):
+            number = int(name.split("-")[1])
+            length = int(batch.lengths[i])
+            assert min(abs(length - SECONDS[number] * 16_000 / speed) for speed in (0.9, 1.1)) <= 1
+            assert not batch.wave[i, length:].any()
+            assert batch.texts[i] == f"tone number {number}"
+            ids = batch.targets[i, : int(batch.target_lengths[i])].tolist()
+            assert "".join(map(chr, ids)) == batch.texts[i]
+            assert not batch.targets[i, len(ids) :].any()
+        seen |= set(batch.ids)
+    assert len(seen) == 40
+    with_workers = Stream(corpus, plan, replace(cfg, workers=1), **options)
+    with with_workers:
+        assert same(with_workers.step(0)[0], stream.step(0)[0])
+    plain = Stream(corpus, plan, cfg, seed=1, batches_per_step=1, with_text=True).step(0)[0]
+    assert plain.targets is None
+    assert plain.texts
+
+
+def test_empty_transcripts_give_empty_targets(corpus):
+    plan = Plan.finetune(corpus, CFG, 1)
+    (batch,) = Stream(corpus, plan, CFG, seed=1, batches_per_step=1, encode=lambda text: []).step(0)
+    assert batch.targets.shape == (len(batch.ids), 1)
+    assert batch.target_lengths.tolist() == [0] * len(batch.ids)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_evaluation_gives_everybody_once_with_texts(corpus, workers):
+    cfg = replace(CFG, max_seconds=30.0)
+    batches = list(evaluation_batches(corpus, cfg, workers=workers))
+    ids = [name for batch in batches for name in batch.ids]
+    assert sorted(ids) == sorted(corpus.ids)
+    lengths = [length for batch in batches for length in batch.lengths.tolist()]
+    assert lengths == sorted(lengths, reverse=True)
+    assert all(batch.texts == tuple(f"tone number {int(name[-3:])}" for name in batch.ids) for batch in batches)
+    shares = [list(evaluation_batches(corpus, cfg, workers=workers, rank=rank, world=3)) for rank in range(3)]
+    assert sorted(name for share in shares for batch in share for name in batch.ids) == sorted(corpus.ids)
+    assert list(evaluation_batches(open_with(corpus, "tone-000"), cfg, workers=workers, rank=1, world=2)) == []
+
+
+def open_with(corpus: Corpus, name: str) -> Corpus:
+    return open_corpus(corpus.source.name, ids=[name])
+
+
+def test_ranks_that_do_not_divide_a_step_are_refused(corpus):
+    with pytest.raises(ConfigError, match="not a multiple of the 2 ranks"):
+        stream_of(corpus, batches_per_step=3, world=2)
+
+
+@pytest.fixture
+def broken(shards, tmp_path):
+    """Shards of which the first half of the payloads of one tar is gone."""
+    for path in shards.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / "shard-000001.tar"
+    data = bytearray(path.read_bytes())
+    corpus = open_corpus(tmp_path)
+    rows = [corpus.row(i) for i in range(len(corpus)) if corpus.shard_of[i] == 1]
+    for row in rows[: len(rows) // 2]:
+        data[row.offset + 100] ^= 1
+    path.write_bytes(data)
+    return tmp_path, {row.id for row in rows[: len(rows) // 2]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_rows_are_silence_without_weight_and_are_listed(broken, workers):
+    folder, bad = broken
+    corpus = open_corpus(folder)
+    cfg = replace(CFG, workers=workers, max_bad_fraction=0.5)
+    listed = []
+    with stream_of(corpus, cfg) as stream:
+        plan = Plan.pretrain(corpus, cfg, 1, align=320)
+        for step in range(plan.batches_per_epoch // 2):
+            for batch in stream.step(step):
+                assert {entry.item for entry in batch.rejected} == bad & set(batch.ids)
+                listed += batch.rejected
+                for name, weight, wave in zip(batch.ids, batch.weights.tolist(), batch.wave, strict=True):
+                    assert (weight, bool(wave.any())) == ((0.0, False) if name in bad else (1.0, True))
+    assert {(entry.reason, entry.stage, entry.action) for entry in listed} == {
+        ("damaged_payload", "pretrain", "dropped")
+    }
+
+
+def test_too_many_bad_rows_stop_the_run_with_counts_by_reason(broken):
+    corpus = open_corpus(broken[0])
+    stream = stream_of(corpus)
+    with pytest.raises(DataError, match=r"11 of the last \d+ utterances could not be read \(damaged_payload: 11\)"):
+        for step in range(100):
+            stream.step(step)
+    wholly_bad = open_corpus(broken[0], ids=sorted(broken[1]))
+    with pytest.raises(DataError, match="could not be read"):
+        list(evaluation_batches(wholly_bad, replace(CFG, max_bad_fraction=0.9), workers=0))
+
+
+@dataclass
+class Trap:
+    """A corpus that does something at one row, in whatever process reads it."""
+
+    corpus: Corpus
+    what: str
+    row: int
+
+    def __getattr__(self, name):
+        if name == "corpus":
+            raise AttributeError(name)
+        return getattr(self.corpus, name)
+
+    def read(self, i, start=0, frames=None):
+        if i == self.row:
+            if self.what == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.what == "hang":
+                time.sleep(600)
+            if self.what == "data":
+                raise DataError("/x: the message of the worker")
+            raise TypeError("a fault of the program")
+        return self.corpus.read(i, start, frames)
+
+
+def trapped(corpus, what, **changes):
+    cfg = replace(CFG, workers=2, **changes)
+    plan = Plan.pretrain(corpus, cfg, 1, align=320)
+    return Stream(Trap(corpus, what, plan.micro(3).rows[0]), plan, cfg, seed=1, batches_per_step=1)
+
+
+@pytest.mark.parametrize(("what", "changes", "message"), [
+    ("die", {}, r"a loader process died .*waiting for batch [1-3] \(shard-00000\d.tar.*lack of memory"),
+    ("hang", {"timeout": 3.0}, r"no batch came from the loader for 3 s .*waiting for batch 3 \(shard-00000\d.tar"),
+])  # fmt: skip
+def test_a_loader_that_dies_or_hangs_is_an_error_within_seconds(corpus, what, changes, message):
+    with trapped(corpus, what, **changes) as stream:
+        stream.step(0)
+        began = time.monotonic()
+        with pytest.raises(DataError, match=message):
+            for step in range(1, 4):  # what a dead process had ready dies with it: earlier batches may be lost too
+                stream.step(step)
+        assert time.monotonic() - began < 9
+        assert stream._loader._iterator is None
+
+
+def test_a_stream_goes_on_after_an_error(corpus):
+    with trapped(corpus, "data") as stream:
+        with pytest.raises(DataError, match=r"^/x: the message of the worker$"):
+            stream.step(3)
+        assert stream.step(0)
+
+
+def test_a_fault_of_the_program_is_not_taken_for_bad_data(corpus):
+    with trapped(corpus, "bug") as stream, pytest.raises(TypeError, match="a fault of the program"):
+        for step in range(4):
+            stream.step(step)
+
+
+def test_loader_processes_leave_signals_to_the_main_process(corpus):
+    with stream_of(corpus, replace(CFG, workers=2)) as stream:
+        stream.step(0)
+        workers = stream._loader._iterator._workers
+        for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+            for worker in workers:
+                os.kill(worker.pid, name)
+        for step in range(1, 12):
+            assert len(stream.step(step)) == 2
+        assert all(worker.is_alive() for worker in workers)
+        began = time.monotonic()
+    assert time.monotonic() - began < 5
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_what_cannot_be_sent_to_a_loader_process_says_so(corpus):
+    plan = Plan.pretrain(corpus, CFG, 1, align=320)
+    with pytest.raises(DataError, match=r"the loader processes cannot start: .*data.workers = 0"):
+        Stream(
+            corpus, plan, replace(CFG, workers=1), seed=1, batches_per_step=1, augment=lambda wave, epoch, name: wave
+        )
