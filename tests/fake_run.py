@@ -87,7 +87,16 @@ def finetuning_metrics(final, steps=4_000, every=20, valid=200):
         })  # fmt: skip
         if step % valid == 0:
             wer = min(1.0, final + 1.6 * math.exp(-6 * done / (0.4 + final)) + 0.01 * rng.standard_normal())
-            lines.append({"step": step, "phase": "valid", "time": 1.77e9 + step * 0.3, "wer": wer, "cer": wer / 3})
+            lines.append(
+                {
+                    "step": step,
+                    "phase": "valid",
+                    "time": 1.77e9 + step * 0.3,
+                    "dev_wer": wer,
+                    "dev_cer": wer / 3,
+                    "dev_loss": 40 * wer,
+                }
+            )
     return lines
 
 

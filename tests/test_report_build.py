@@ -98,7 +98,7 @@ def test_the_report_of_a_whole_run(whole):
         "1 March 2026",
     ):
         assert part.lower() in page.text.replace("01 March", "1 March").lower(), part
-    assert page.tags.count("figure") == 12
+    assert page.tags.count("figure") == 13
     assert document["ledger"][0] == {
         "stage": "manifest", "reason": "empty_file", "action": "rejected", "count": 4,
         "examples": [[f"audio/broken{i}.wav", "0 bytes"] for i in range(3)],
@@ -181,6 +181,7 @@ def test_hubert_iterations_share_the_figures(tmp_path):
                  "Learning rate, the same in all", "HuBERT pretraining"):  # fmt: skip
         assert part in page.text
     assert [t["name"] for t in document["trainings"]] == ["iteration-1", "iteration-2"]
+    assert document["commands"] == ["speechssl pretrain config.toml", "speechssl report ."]
     write_toml(PretrainConfig(objective="hubert", hubert=HubertConfig(clusters=(64, 100))), folder / "config.toml")
     assert "chance" not in read(folder)[0].text  # two iterations with two levels of chance: no single line is right
 

@@ -39,7 +39,7 @@ class Scale:
         """Return the pixel of a value; values outside the range are moved to its nearer end."""
         value = min(max(value, self.low), self.high)
         if self.log:
-            share = math.log(value / self.low) / math.log(self.high / self.low)
+            share = (math.log(value) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         else:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
@@ -66,11 +66,12 @@ def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
     low, high = min(values), max(values)
     if high <= low * 1.2:
         low, high = low / 1.5, high * 1.5
-    decades = math.log10(high / low)
+    decades = math.log10(high) - math.log10(low)
     factors = (1,) if decades > 2.5 else (1, 3) if decades > 1.2 else (1, 2, 5)
+    every = max(1, round(decades / 6))
     ticks = [
         float(f"{factor * 10.0**power:.6g}")
-        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, every)
         for factor in factors
     ]
     inside = tuple(tick for tick in ticks if low <= tick <= high)

@@ -55,7 +55,7 @@ def line_chart(
     y = log_scale(ys, _HEIGHT - _BOTTOM, _TOP) if log else linear_scale(ys, _HEIGHT - _BOTTOM, _TOP, n=4, zero=zero)
     xs = [x for item in whole for x in item.x]
     low, high = min(xs), max(xs)
-    low = 0.0 if 0 <= low < 0.1 * high else low
+    low = 0.0 if 0 <= low < 0.5 * high else low
     ticks = linear_scale([low, high], 0, 1, n=6).ticks
     x = Scale(low, high if high > low else low + 1, _LEFT, right, tuple(tick for tick in ticks if low <= tick <= high))
     parts: list[Html] = [*_frame(x, y, right, x_label, y_label)]

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from speechssl import __version__
+import speechssl
 from speechssl.errors import DataError
 from speechssl.evaluation.hypotheses import HYPOTHESES, Row, read_hypotheses
 from speechssl.evaluation.wer import WerReport, summarise
@@ -227,7 +227,7 @@ def _environment(folder: Path, record: RunRecord) -> dict[str, str]:
     saved = _json(folder / "environment.json", record.notes, folder)
     if isinstance(saved, dict):
         return {str(name): str(value) for name, value in saved.items()}
-    versions = {"speechssl": __version__, "python": platform.python_version()}
+    versions = {"speechssl": speechssl.__version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)

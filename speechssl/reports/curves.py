@@ -88,6 +88,11 @@ def finetuning_figures(trainings: Sequence[Training]) -> list[Figure]:
             log=True,
         ),
         _figure(
+            _series(trainings, "dev_loss", valid=True),
+            "CTC loss on dev (nats per utterance)",
+            "Loss on the dev split, without augmentation; it may rise while the word error rate still falls.",
+        ),
+        _figure(
             _series(trainings, "blank_fraction", scale=100),
             "Blank frames (%)",
             "Share of frames whose best label is the CTC blank. All blank is normal at first, but not for long.",
@@ -167,16 +172,17 @@ def _figure(
     return Figure(drawing, caption + (" Line: mean of neighbouring points; band: their range." if thinned else ""))
 
 
-def _series(trainings: Sequence[Training], name: str, scale: float = 1.0) -> list[Series]:
+def _series(trainings: Sequence[Training], name: str, scale: float = 1.0, *, valid: bool = False) -> list[Series]:
     series = []
     for index, training in enumerate(trainings):
-        x, y = _points(training, name)
+        x, y = _points(training, name, valid=valid)
         series.append(Series(training_label(training, trainings), x, [scale * value for value in y], style=index % 4))
     return series
 
 
-def _points(training: Training, name: str) -> tuple[list[float], list[float]]:
-    rows = [row for row in training.train if isinstance(row.get(name), int | float)]
+def _points(training: Training, name: str, *, valid: bool = False) -> tuple[list[float], list[float]]:
+    logged = training.valid if valid else training.train
+    rows = [row for row in logged if isinstance(row.get(name), int | float)]
     return [float(row["step"]) for row in rows], [float(row[name]) for row in rows]
 
 

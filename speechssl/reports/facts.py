@@ -210,13 +210,14 @@ def _commands(record: RunRecord) -> tuple[str, ...]:
     if "[pretrain" in root and "[finetune" in root:
         commands.append("speechssl run FOLDER config.toml")
     for training in record.trainings:
-        place = training.name or "."
-        if place in present:
-            commands.append(f"speechssl {training.phase} {present[place]}")
-    for evaluation in record.evaluations:
-        place = evaluation.name or "."
-        if place in present:
-            commands.append(f"speechssl evaluate {present[place]}")
+        place = Path(training.name or ".")
+        if place.name.startswith("iteration-"):  # one command makes all iterations
+            place = place.parent
+        command = f"speechssl {training.phase} {present.get(place.as_posix())}"
+        if place.as_posix() in present and command not in commands:
+            commands.append(command)
+    scored = [present[e.name or "."] for e in record.evaluations if (e.name or ".") in present]
+    commands += [f"speechssl evaluate {config}" for config in scored]
     return (*commands, "speechssl report .")
 
 

@@ -25,7 +25,7 @@ def model_sentence(record: RunRecord) -> str:
     model = any_training.config.get("model") if any_training else None
     encoder = model.get("encoder") if isinstance(model, dict) else None
     if isinstance(encoder, dict) and {"layers", "dim"} <= encoder.keys():
-        parts.append(f"{encoder['layers']} layers of {encoder['dim']}")
+        parts.append(f"{encoder['layers']} layer{'s' * (encoder['layers'] != 1)} of {encoder['dim']}")
     if record.corpus is not None:
         total = record.corpus.total
         parts.append(f"{total.hours:.3g} h of audio")

@@ -19,6 +19,7 @@ __all__ = [
     "count",
     "duration_text",
     "group_table",
+    "hours_text",
     "ledger_table",
     "score_table",
     "table",
@@ -47,6 +48,11 @@ def duration_text(seconds: float | None) -> str:
     if hours < 48:
         return f"{hours} h {minutes:02d} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def hours_text(hours: float, total: float) -> str:
+    """Return hours with as many decimals as a corpus of this size needs."""
+    return f"{hours:.{1 if total >= 1000 else 2 if total >= 1 else 4}f}"
 
 
 def table(
@@ -159,9 +165,9 @@ def corpus_table(corpus: Corpus) -> Html:
         (
             part.name,
             count(part.utterances),
-            f"{part.hours:.2f}",
+            hours_text(part.hours, corpus.total.hours),
             count(part.labelled),
-            f"{part.labelled_hours:.2f}",
+            hours_text(part.labelled_hours, corpus.total.hours),
             count(part.speakers) if part.speakers else "unknown",
         )
         for part in parts

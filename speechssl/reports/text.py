@@ -9,7 +9,7 @@ from speechssl.evaluation.table import interval_text, percent, text_table
 from speechssl.reports.collect import RunRecord
 from speechssl.reports.facts import Facts
 from speechssl.reports.sentences import comparison_sentence, model_sentence, score_sentences
-from speechssl.reports.tables import duration_text
+from speechssl.reports.tables import duration_text, hours_text
 
 __all__ = ["render_text"]
 
@@ -52,9 +52,12 @@ def render_text(record: RunRecord, facts: Facts, made: datetime) -> str:
     if record.corpus is not None:
         header = ("split", "utterances", "hours", "transcribed", "hours transcribed", "speakers")
         rows = [
-            (p.name, str(p.utterances), f"{p.hours:.2f}", str(p.labelled), f"{p.labelled_hours:.2f}", str(p.speakers))
+            (
+                p.name, str(p.utterances), hours_text(p.hours, record.corpus.total.hours), str(p.labelled),
+                hours_text(p.labelled_hours, record.corpus.total.hours), str(p.speakers) if p.speakers else "unknown",
+            )
             for p in (*record.corpus.parts, record.corpus.total)
-        ]
+        ]  # fmt: skip
         parts.append(text_table(header, rows))
     if facts.ledger:
         lines = [
