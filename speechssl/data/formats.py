@@ -56,8 +56,18 @@ _MP3_KBITS = {
     (3, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (2, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }  # by (1 for MPEG-1 as 3, else 2; layer III as 3, layer II as 2); MPEG-2 and 2.5 share one table for both layers
-_UNKNOWN_SIZES = frozenset({0, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36, 0x80000000, 0xFFFFF000})
+_UNKNOWN_SIZES = frozenset({0, -1, 0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36, 0x80000000, 0xFFFFF000})
 """Sizes that writers to a pipe leave in a header because they cannot know better."""
+
+
+_CHUNKS = {
+    "wav": (b"data", 4, "<I", 12, 2, False),
+    "aiff": (b"SSND", 4, ">I", 12, 2, False),
+    "w64": (b"data", 16, "<q", 40, 8, True),
+    "caf": (b"data", 4, ">q", 8, 1, False),
+}
+"""(name of the chunk of samples, bytes of a name, type of a size, place of the first chunk, alignment, size counts the
+chunk's header) of each chunked container."""
 
 
 def sniff(head: bytes) -> str | None:
@@ -137,15 +147,15 @@ def cut_short(file: BinaryIO, kind: str) -> str | None:
     """
     file.seek(0, os.SEEK_END)
     size = file.tell()
-    if kind == "wav":
-        return _chunk_cut_short(file, size, "<" if _read(file, 0, 4) != b"RIFX" else ">", b"data")
-    if kind == "aiff":
-        return _chunk_cut_short(file, size, ">", b"SSND")
+    head = _read(file, 0, 4096)
     if kind == "nist":
-        return _nist_cut_short(_read(file, 0, 4096), size)
+        return _nist_cut_short(head, size)
     if kind == "ogg":
         return _ogg_cut_short(_read(file, max(0, size - 65_600), 65_600))
-    return None
+    claim = _au_claim(head) if kind == "au" else _chunk_claim(file, kind, head)
+    if claim is None or claim[1] in _UNKNOWN_SIZES or claim[1] - (size - claim[0]) <= max(claim[1] // 100, 2):
+        return None
+    return f"its header promises {claim[1]:,} bytes of samples, the file holds {max(size - claim[0], 0):,}"
 
 
 def _read(file: BinaryIO, offset: int, size: int) -> bytes:
@@ -153,22 +163,32 @@ def _read(file: BinaryIO, offset: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _chunk_cut_short(file: BinaryIO, size: int, order: str, wanted: bytes) -> str | None:
-    """Follow RIFF or IFF chunks to the one with the samples and compare its size with the file's."""
-    if _read(file, 0, 4) == b"RF64":
-        return None  # 64-bit sizes live in another chunk, and libsndfile reads them
-    position = 12
+def _au_claim(head: bytes) -> tuple[int, int] | None:
+    """Return (offset of the samples, bytes promised) of a Sun audio file."""
+    order = ">" if head[:4] == b".snd" else "<"
+    return (*struct.unpack(order + "II", head[4:12]),) if len(head) >= 12 else None
+
+
+def _chunk_claim(file: BinaryIO, kind: str, head: bytes) -> tuple[int, int] | None:
+    """Follow the chunks of RIFF, RF64, W64, IFF or CAF to the samples; return (their offset, bytes promised)."""
+    if kind not in _CHUNKS:
+        return None
+    wanted, name_bytes, number, position, aligned, inclusive = _CHUNKS[kind]
+    if head[:4] == b"RIFX":
+        number = ">I"
+    header_bytes = name_bytes + struct.calcsize(number)
     for _ in range(1000):
-        header = _read(file, position, 8)
-        if len(header) < 8:
+        header = _read(file, position, header_bytes)
+        if len(header) < header_bytes:
             return None  # no such chunk: the decoder says so itself
-        claimed = struct.unpack(order + "I", header[4:])[0]
+        claimed = struct.unpack(number, header[name_bytes:])[0] - (header_bytes if inclusive else 0)
         if header[:4] == wanted:
-            there = size - position - 8
-            if claimed in _UNKNOWN_SIZES or claimed - there <= max(claimed // 100, 2):
-                return None
-            return f"its header promises {claimed:,} bytes of samples, the file holds {there:,}"
-        position += 8 + claimed + claimed % 2
+            if head[:4] == b"RF64" and head[12:16] == b"ds64":
+                claimed = struct.unpack("<Q", head[28:36])[0]
+            return position + header_bytes, claimed
+        if claimed < 0:
+            return None
+        position += header_bytes + -(-claimed // aligned) * aligned
     return None
 
 
