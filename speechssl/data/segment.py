@@ -129,7 +129,8 @@ def quiet_frames(levels: np.ndarray) -> np.ndarray:
     """Return bool [F]: frames near the noise floor and far below loud speech (levels: decibels, float32 [F])."""
     if not len(levels):
         return np.zeros(0, np.bool_)
-    floor, peak = np.percentile(levels, [5, 95])
+    floor = np.percentile(levels, 5)
+    peak = _smooth(levels, 10).max()  # not a percentile: a long recording may hold one word
     return levels < min(floor + ABOVE_FLOOR_DB, peak - BELOW_PEAK_DB)
 
 
