@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -176,3 +177,22 @@ def test_missing_sentencepiece_names_the_extra() -> None:
 def test_damaged_tokens_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         Tokens.from_dict({**characters(["ab"]).to_dict(), **change})
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("name", ["an4", "libri_mini", "kerstin_de"])
+def test_real_transcripts_round_trip(shared_data: Path, name: str) -> None:
+    lines = (shared_data / name / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    texts = [text for row in rows if (text := row["text"] or row.get("text_raw"))]
+    tokens, entries = Tokens.build(texts, TokensConfig())
+    assert entries == []
+    assert tokens.size <= 40
+    for row in rows:
+        for text in (row["text"], row.get("text_raw")):
+            if text:
+                assert tokens.decode(tokens.encode(text)) == normalise_text(text, "basic")
+        if row["text"]:
+            words = [word.strip("'") for word in row["text"].split()]
+            assert normalise_text(row["text"], "basic") == " ".join(word for word in words if word)
+            assert normalise_text(row["text"], "none") == row["text"]

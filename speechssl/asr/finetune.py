@@ -20,6 +20,7 @@ from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.validation import Validation
 from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.augment import augmenter
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import key
@@ -49,7 +50,7 @@ class TrainingSet:
     @property
     def hours(self) -> float:
         """Audio that is used."""
-        return float(self.corpus.samples.sum()) / 16_000 / 3600
+        return float(self.corpus.samples.sum()) / SAMPLE_RATE / 3600
 
 
 def ctc_settings(cfg: FinetuneConfig) -> CtcConfig:
@@ -129,7 +130,7 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
         if texts[name] and not ids:
             entries.append(Entry("finetune", name, "no_known_character", repr(texts[name]), "dropped"))
         elif (needed := max(1, frames_needed(ids))) > (there := frames(_shortest(samples, cfg))):
-            detail = f"{there} frames, {needed} needed for {len(ids)} labels ({samples / 16_000:.2f} s)"
+            detail = f"{there} frames, {needed} needed for {len(ids)} labels ({samples / SAMPLE_RATE:.2f} s)"
             entries.append(Entry("finetune", name, "ctc_infeasible", detail, "dropped"))
         else:
             kept.append(name)
@@ -238,7 +239,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
 
 def _summary(data: TrainingSet, validation: Validation | None) -> str:
     left_out = Counter(entry.reason for entry in data.entries)
-    lengths = data.corpus.samples / 16_000
+    lengths = data.corpus.samples / SAMPLE_RATE
     lines = [
         f"training on {len(data.corpus)} utterances, {data.hours:.2f} h (median {np.median(lengths):.1f} s), "
         f"{data.tokens.size} {data.tokens.kind} tokens"

@@ -4,9 +4,8 @@ In: ``EvaluateConfig``. Out: ``hypotheses.jsonl``, ``wer.json``, ``wer.txt`` and
 not be scored, so that a rate always says what it is a rate of.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.recognise import recognise
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import EvaluateConfig
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.plan import Plan
 from speechssl.data.stream import evaluation_batches
@@ -63,23 +63,28 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
             f"no transcribed utterance of {chosen.name} in {cfg.data.shards}, so there is nothing to score "
             f"({len(chosen.dropped)} without a transcript); choose other splits with --data.splits"
         )
+    output = Path(cfg.output or Path(cfg.model).parent / f"evaluate-{'-'.join(cfg.data.splits) or 'all'}")
+    ledger = Ledger()
+    if parallel.first:
+        ledger = Ledger(output / "ledger.jsonl", fresh=True)
+        (output / "wer.json").unlink(missing_ok=True)  # a folder that has it is complete
     corpus = chosen.corpus()
-    plan = Plan.sequential(corpus, cfg.data)
-    unread: list[Entry] = []
+    ledger.extend([*chosen.dropped, *Plan.sequential(corpus, cfg.data).dropped])
+    known = len(ledger.entries)
     rows: list[dict[str, Any]] = []
     decode = _decoder(cfg, tokens)
     batches = evaluation_batches(corpus, cfg.data, workers=chosen.workers, rank=parallel.rank, world=parallel.world)
-    for item in recognise(model, batches, rejected=unread.extend):
+    for item in recognise(model, batches, rejected=ledger.extend):
         utterance = chosen.utterances[item.id]
         ref = normalise_text(item.text or "", tokens.normalise)
-        seconds = round(item.samples / 16_000, 3)
+        seconds = round(item.samples / SAMPLE_RATE, 3)
         rows.append(score_row(item.id, ref, decode(item.log_probs), speaker=utterance.speaker, duration=seconds))
+    unread = parallel.gather([asdict(entry) for entry in ledger.entries[known:]])
     rows = sorted((row for part in parallel.gather(rows) for row in part), key=lambda row: row["id"])
-    unread = [Entry(**fields) for part in parallel.gather([vars(entry) for entry in unread]) for fields in part]
-    dropped = [*chosen.dropped, *plan.dropped, *(replace(entry, stage="evaluate") for entry in unread)]
-    if parallel.first:
-        return _write(cfg, tokens, chosen, rows, dropped)
-    return summarise(rows, n=cfg.bootstrap, seed=cfg.seed)
+    if not parallel.first:
+        return summarise(rows, n=cfg.bootstrap, seed=cfg.seed)
+    ledger.extend(Entry(**fields) for part in unread[1:] for fields in part)
+    return _write(cfg, output, tokens=tokens, chosen=chosen, rows=rows, ledger=ledger)
 
 
 def _decoder(cfg: EvaluateConfig, tokens: Tokens) -> Callable[[torch.Tensor], str]:
@@ -89,24 +94,17 @@ def _decoder(cfg: EvaluateConfig, tokens: Tokens) -> Callable[[torch.Tensor], st
 
 
 def _write(
-    cfg: EvaluateConfig, tokens: Tokens, chosen: Labelled, rows: list[dict[str, Any]], dropped: Iterable[Entry]
+    cfg: EvaluateConfig, output: Path, *, tokens: Tokens, chosen: Labelled, rows: list[dict[str, Any]], ledger: Ledger
 ) -> WerReport:
-    splits = "-".join(cfg.data.splits) or "all"
-    output = Path(cfg.output or Path(cfg.model).parent / f"evaluate-{splits}")
-    output.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger(output / "ledger.jsonl", fresh=True)
-    ledger.extend(dropped)
-    ledger.extend(tokens.unseen(chosen.texts, split=chosen.name))
+    not_scored = ledger.counts()
+    ledger.extend(tokens.unseen(chosen.texts, split=chosen.name, stage="evaluate"))
     write_toml(cfg, output / "config.toml")
-    not_scored = Counter(entry.reason for entry in dropped)
-    if not rows:
-        raise DataError(f"no utterance of {chosen.name} could be decoded; {output / 'ledger.jsonl'} says why")
     info = {
         "model": str(cfg.model),
         "split": chosen.name,
         "shards": cfg.data.shards,
         "decoder": cfg.decoder if cfg.decoder == "greedy" else f"beam {cfg.beam}, no language model",
         "text": f"normalisation {tokens.normalise!r}",
-        "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.most_common()) or "none",
+        "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.items()) or "none",
     }
     return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed)

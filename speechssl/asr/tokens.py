@@ -193,7 +193,7 @@ class Tokens:
             begin = False
         return words
 
-    def unseen(self, texts: Mapping[str, str], *, split: str) -> list[Entry]:
+    def unseen(self, texts: Mapping[str, str], *, split: str, stage: str = "finetune") -> list[Entry]:
         """Report the characters of ``texts`` (id -> transcript) that labels cannot spell, one entry a character.
 
         In a dev or test split such characters are errors that no training can remove, so they should be known.
@@ -207,7 +207,7 @@ class Tokens:
                     example.setdefault(char, name)
         return [
             Entry(
-                "finetune",
+                stage,
                 char,
                 "unseen_character",
                 f"{_name(char)}, {count} times in split {split}, first in {example[char]}; not in the vocabulary",

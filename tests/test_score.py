@@ -1,0 +1,172 @@
+"""Scoring a split: the files say what was decoded, what was not, and why; nothing depends on batches."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from speechssl.asr.ctc import CtcModel, load_recogniser
+from speechssl.asr.decode import greedy, prefix_beam
+from speechssl.asr.recognise import frame_log_probs
+from speechssl.asr.score import evaluate
+from speechssl.asr.tokens import Tokens
+from speechssl.config import DataConfig, EvaluateConfig, TokensConfig
+from speechssl.data.corpus import open_corpus
+from speechssl.data.index import IndexRow
+from speechssl.data.ledger import read_ledger
+from speechssl.data.utterance import Utterance
+from speechssl.errors import CheckpointError, ConfigError, DataError
+from speechssl.evaluation.wer import read_hypotheses
+from speechssl.interop.model_folder import save_model
+from speechssl.models.encoder import SpeechEncoder
+from tests.oracles.wer import distance
+from tests.tones import MODEL, speak, write_shards
+
+ODD = {
+    "odd-silence": ("", "", 0.0),
+    "odd-unlabelled": ("ab", None, 0.0),
+    "odd-long": ("abcde " * 12, "a", 0.0),
+    "odd-case": ("ab", "A, b! Z’s", 0.0),
+}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = []
+    for name, (spoken, text, _) in ODD.items():
+        wave = speak(spoken, name)
+        rows.append((Utterance(name, "", len(wave) / 16_000, 16_000, 1, text=text, split="test"), wave))
+    return write_shards(tmp_path_factory.mktemp("score"), {"test": 14, "dev": 2}, rows)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of random weights that babbles: every kind of error, without training."""
+    torch.manual_seed(3)
+    tokens, _ = Tokens.build(["abcde"], TokensConfig())
+    made = CtcModel(SpeechEncoder(MODEL), tokens.size)
+    torch.nn.init.normal_(made.head.weight, std=1.0)
+    folder = tmp_path_factory.mktemp("babble") / "model"
+    head = {f"head.{name}": value for name, value in made.head.state_dict().items()}
+    save_model(folder, encoder=made.encoder, extra=head, tokens=tokens)
+    return folder
+
+
+def settings(model: Path, shards: Path, output: Path, **changes: object) -> EvaluateConfig:
+    data = DataConfig(shards=str(shards), splits=("test",), min_seconds=0.0, max_seconds=5.0, batch_seconds=6.0)
+    cfg = EvaluateConfig(model=str(model), output=str(output), data=data, bootstrap=100, device="cpu")
+    return replace(cfg, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("decoder", ["greedy", "beam"])
+def test_hypotheses_are_those_of_the_model_utterance_by_utterance(
+    model: Path, shards: Path, tmp_path: Path, decoder: str
+) -> None:
+    report = evaluate(settings(model, shards, tmp_path, decoder=decoder, beam=4))
+    rows = read_hypotheses(tmp_path)
+    recogniser, tokens = load_recogniser(model)
+    corpus = open_corpus(shards, splits=["test"])
+    known = corpus.utterances()
+    assert [row["id"] for row in rows] == sorted(set(corpus.ids) - {"odd-long", "odd-unlabelled"})
+    total = [0, 0]
+    for row in rows:
+        wave = torch.from_numpy(corpus.read(corpus.ids.index(row["id"])))[None]
+        (log_probs,) = frame_log_probs(recogniser, wave, torch.tensor([wave.shape[1]]))
+        expected = greedy(log_probs, tokens) if decoder == "greedy" else prefix_beam(log_probs, tokens, 4)[0].text
+        assert row["hyp"] == expected
+        assert row["duration"] == pytest.approx(wave.shape[1] / 16_000, abs=1e-3)
+        assert row["speaker"] == known[row["id"]].speaker
+        errors = distance(tuple(row["ref"].split()), tuple(row["hyp"].split()))
+        assert row["S"] + row["D"] + row["I"] == errors
+        total = [total[0] + errors, total[1] + len(row["ref"].split())]
+    assert report.wer == pytest.approx(total[0] / total[1])
+    assert total[1] == report.N
+    assert any(row["hyp"] for row in rows)
+
+
+def test_references_are_in_the_models_normalisation_and_empty_ones_count_insertions(
+    model: Path, shards: Path, tmp_path: Path
+) -> None:
+    report = evaluate(settings(model, shards, tmp_path))
+    rows = {row["id"]: row for row in read_hypotheses(tmp_path)}
+    assert rows["odd-case"]["ref"] == "a b z's"
+    silence = rows["odd-silence"]
+    assert (silence["ref"], silence["N"], silence["wer"]) == ("", 0, None)
+    assert silence["I"] == len(silence["hyp"].split())
+    assert report.empty_references == 1
+
+
+def damage(shards: Path, row: IndexRow) -> None:
+    """Flip one byte in the middle of an utterance's audio."""
+    (tar,) = shards.glob("*.tar")
+    content = bytearray(tar.read_bytes())
+    content[row.offset + row.size // 2] ^= 0xFF
+    tar.write_bytes(content)
+
+
+def test_what_was_not_scored_is_listed_and_counted(model: Path, shards: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "shards"
+    damaged.mkdir()
+    for path in shards.iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    corpus = open_corpus(damaged, splits=["test"])
+    rows = {row.id: row for row in map(corpus.row, range(len(corpus)))}
+    damage(damaged, rows["test-005"])
+    cfg = settings(model, damaged, tmp_path / "out")
+    cfg = replace(cfg, data=replace(cfg.data, max_bad_fraction=0.2))
+    evaluate(cfg)
+    entries = {(entry.stage, entry.item, entry.reason) for entry in read_ledger(tmp_path / "out" / "ledger.jsonl")}
+    assert entries == {
+        ("evaluate", "odd-unlabelled", "no_transcript"),
+        ("evaluate", "odd-long", "too_long"),
+        ("evaluate", "test-005", "damaged_payload"),
+        ("evaluate", "'", "unseen_character"),
+        ("evaluate", "s", "unseen_character"),
+        ("evaluate", "z", "unseen_character"),
+    }
+    assert "test-005" not in {row["id"] for row in read_hypotheses(tmp_path / "out")}
+    info = json.loads((tmp_path / "out" / "wer.json").read_text())["info"]
+    assert sorted(info["not_scored"].split(", ")) == ["1 damaged_payload", "1 no_transcript", "1 too_long"]
+    assert "1 damaged_payload" in (tmp_path / "out" / "wer.txt").read_text()
+    for name, row in rows.items():
+        if name != "test-005":
+            damage(damaged, row)
+    cfg = replace(cfg, output=str(tmp_path / "strict"))
+    with pytest.raises(DataError, match="16 of 16 utterances could not be read"):
+        evaluate(cfg)
+    lost = read_ledger(tmp_path / "strict" / "ledger.jsonl")
+    assert sum(entry.reason == "damaged_payload" for entry in lost) == 16
+    assert not (tmp_path / "strict" / "wer.json").exists()
+
+
+def test_batches_do_not_change_a_hypothesis(model: Path, shards: Path, tmp_path: Path) -> None:
+    files = []
+    for number, seconds in enumerate((1.0, 6.0, 100.0)):
+        cfg = settings(model, shards, tmp_path / str(number))
+        evaluate(replace(cfg, data=replace(cfg.data, batch_seconds=seconds)))
+        files.append((tmp_path / str(number) / "hypotheses.jsonl").read_bytes())
+    assert files[0] == files[1] == files[2]
+
+
+def test_output_lies_beside_the_model_by_default(model: Path, shards: Path) -> None:
+    cfg = settings(model, shards, Path())
+    evaluate(replace(cfg, output="", data=replace(cfg.data, splits=("dev", "test"))))
+    folder = model.parent / "evaluate-dev-test"
+    written = {"config.toml", "hypotheses.jsonl", "ledger.jsonl", "wer.json", "wer.txt"}
+    assert {path.name for path in folder.iterdir()} == written
+
+
+def test_clear_errors(model: Path, shards: Path, tmp_path: Path) -> None:
+    cfg = settings(model, shards, tmp_path)
+    with pytest.raises(ConfigError, match="--model"):
+        evaluate(replace(cfg, model=""))
+    with pytest.raises(CheckpointError, match="not a model folder"):
+        evaluate(replace(cfg, model=str(tmp_path)))
+    with pytest.raises(DataError, match=r"no transcribed utterance of nowhere"):
+        evaluate(replace(cfg, data=replace(cfg.data, splits=("nowhere",))))
+    ids = tmp_path / "ids.txt"
+    ids.write_text("odd-unlabelled\n")
+    with pytest.raises(DataError, match=r"1 without a transcript"):
+        evaluate(replace(cfg, data=replace(cfg.data, ids=(str(ids),))))
