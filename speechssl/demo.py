@@ -33,22 +33,30 @@ class DemoConfig:
 
 def _table(output: Path) -> str:
     """Return both arms' word error rates, their intervals and the difference, as text."""
-    from speechssl.evaluation.significance import paired_bootstrap
-    from speechssl.evaluation.wer import read_hypotheses
+    from speechssl.evaluation.wer import compare_systems, read_hypotheses
 
     lines = [f"{'':22} {'WER':>7}   95 % interval"]
-    wers = {}
+    wers: dict[str, float | None] = {}
     for title, name in (("pretrained", "evaluate"), ("from scratch", "evaluate-scratch")):
         score = json.loads((output / name / "wer.json").read_text(encoding="utf-8"))
         wers[title] = score["wer"]
-        lines.append(f"{title:22} {score['wer']:7.1%}   {score['ci_low']:.1%} to {score['ci_high']:.1%}")
-    if wers["from scratch"]:
-        reduction = 1 - wers["pretrained"] / wers["from scratch"]
-        lines.append(f"{'relative reduction':22} {reduction:7.1%}")
-    rows = [read_hypotheses(output / name / "hypotheses.jsonl") for name in ("evaluate", "evaluate-scratch")]
-    paired = paired_bootstrap(*rows)
-    lines.append(f"{'difference':22} {paired.difference:+7.1%}   {paired.low:+.1%} to {paired.high:+.1%} (paired)")
+        lines.append(
+            f"{title:22} {_percent(score['wer'])}   {_percent(score['ci_low'])} to {_percent(score['ci_high'])}"
+        )
+    if wers["from scratch"] and wers["pretrained"] is not None:
+        lines.append(f"{'relative reduction':22} {_percent(1 - wers['pretrained'] / wers['from scratch'])}")
+    scratch, pretrained = (read_hypotheses(output / name) for name in ("evaluate-scratch", "evaluate"))
+    paired = compare_systems(scratch, pretrained)
+    if paired is not None:
+        lines.append(
+            f"{'difference':22} {_percent(paired.difference)}   {_percent(paired.low)} to {_percent(paired.high)} "
+            "(paired bootstrap)"
+        )
     return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "    n/a" if value is None else f"{value:7.1%}"
 
 
 def demo(cfg: DemoConfig) -> Path:

@@ -61,7 +61,9 @@ def read_ledger(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines() would also split at U+2028
+        if not line:
+            continue
         try:
             entries.append(Entry(**json.loads(line)))
         except (json.JSONDecodeError, TypeError):
