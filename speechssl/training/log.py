@@ -23,7 +23,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a metrics file; an absent file is empty, a torn last line is left out."""
     lines = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 lines.append(json.loads(line))
             except json.JSONDecodeError:
