@@ -7,19 +7,19 @@ ledger entries for rows without a recording, recordings with two transcripts, an
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.finder import AudioIndex, nfc, stem_of
+from speechssl.data.layouts import canonical_split
 from speechssl.data.ledger import Entry
 from speechssl.data.rows import Row, clean_text
 from speechssl.data.tables import TABLE_SUFFIXES, Table, parse_table, read_text
 
-__all__ = ["AudioIndex", "Said", "find_transcripts"]
+__all__ = ["Said", "find_transcripts"]
 
 _RANK = {"jsonl": 0, "columns": 1, "sphinx": 2, "list": 2, "sidecar": 3}
 _SIDECAR_SUFFIXES = (".normalized.txt", ".original.txt", ".txt", ".lab")
@@ -48,51 +48,6 @@ class _Claim:
     rank: int
     source: str
     row: Row
-
-
-class AudioIndex:
-    """Finds recordings by any key that a table may use: path, name, stem; an extension that changed; NFC or NFD."""
-
-    def __init__(self, paths: Iterable[str]) -> None:
-        self._paths = sorted(paths)
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        self._by_path: dict[str, list[str]] = defaultdict(list)
-        self._folders: set[str] = set()
-        for path in self._paths:
-            name = _nfc(PurePosixPath(path).name)
-            for alias in {_nfc(path), _nfc(path).removesuffix(PurePosixPath(name).suffix)}:
-                self._by_path[alias].append(path)
-            for alias in {name, _stem(name)}:
-                self._by_name[alias].append(path)
-            self._folders.update(str(parent) for parent in PurePosixPath(path).parents)
-
-    def scope(self, table: str) -> str:
-        """Return the nearest folder above a table that holds recordings, itself or below; ``.`` is the root."""
-        parents = (str(parent) for parent in PurePosixPath(table).parents)
-        return next((parent for parent in parents if parent in self._folders), ".")
-
-    def find(self, key: str, table: str) -> list[str]:
-        """Return the recordings that a key in ``table`` can mean; several when nothing tells them apart.
-
-        A key never leaves the corpus: its path is only compared with the paths that were scanned.
-        """
-        parts = [p for p in _nfc(key).replace("\\", "/").split("/") if p not in ("", ".", "..")]
-        if not parts:
-            return []
-        folder = str(PurePosixPath(table).parent)
-        exact = self._by_path.get("/".join(parts) if folder == "." else "/".join([_nfc(folder), *parts]))
-        if exact:
-            return exact
-        scope = self.scope(table)
-        name = parts[-1]
-        stem = _stem(name) if PurePosixPath(name).suffix.lower() in AUDIO_EXTENSIONS else name
-        for alias in dict.fromkeys((name, stem)):
-            found = [p for p in self._by_name.get(alias, ()) if scope == "." or p.startswith(scope + "/")]
-            if found:
-                closeness = {p: (_shared_tail(p, parts), _shared_head(p, folder)) for p in found}
-                best = max(closeness.values())
-                return [p for p in found if closeness[p] == best]
-        return []
 
 
 def find_transcripts(
@@ -151,7 +106,7 @@ def _sidecar_of(name: str, index: AudioIndex) -> list[str]:
         return []
     path = PurePosixPath(name)
     stem = path.name[: -len(suffix)]
-    found = [p for p in index.find(stem, name) if _stem(_nfc(PurePosixPath(p).name)) == _nfc(stem)]
+    found = [p for p in index.find(stem, name) if stem_of(nfc(PurePosixPath(p).name)) == nfc(stem)]
     beside = [p for p in found if PurePosixPath(p).parent == path.parent]
     if beside:
         return beside
@@ -245,7 +200,7 @@ def _join(path: str, claims: list[_Claim], entries: list[Entry]) -> Said:
         entries.append(Entry("manifest", path, "conflicting_transcripts", detail, "dropped"))
     splits = list(dict.fromkeys(claim.row.split for claim in claims if claim.row.split))
     if len(splits) > 1:
-        splits.sort(key=lambda name: (_SPLIT_CAUTION.get(name, 2), splits.index(name)))
+        splits = sorted(splits, key=lambda name: _SPLIT_CAUTION.get(canonical_split(name) or "", 2))
         detail = f"tables say {' and '.join(sorted(splits))}; {splits[0]} is used"
         entries.append(Entry("manifest", path, "conflicting_splits", detail, "repaired"))
     rows = [claim.row for claim in claims]
@@ -268,32 +223,3 @@ def _join(path: str, claims: list[_Claim], entries: list[Entry]) -> Said:
 def _letters(text: str | None) -> str:
     """Return what two spellings of the same words share: letters and digits, without case."""
     return "".join(c for c in (text or "").casefold() if c.isalnum())
-
-
-def _nfc(text: str) -> str:
-    return unicodedata.normalize("NFC", text)
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
-
-
-def _shared_tail(path: str, parts: list[str]) -> int:
-    """Count the folders that a path and a key have in common, from the end, the file name left out."""
-    ours = [_nfc(part) for part in path.split("/")[:-1]][::-1]
-    count = 0
-    for one, other in zip(ours, parts[:-1][::-1], strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
-
-
-def _shared_head(path: str, folder: str) -> int:
-    """Count the folders that a path and a table's folder have in common, from the root."""
-    count = 0
-    for one, other in zip(path.split("/")[:-1], folder.split("/"), strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
