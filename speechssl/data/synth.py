@@ -29,6 +29,7 @@ from speechssl.errors import ConfigError, DataError
 __all__ = ["SynthConfig", "SynthSummary", "Voice", "make_corpus", "voices"]
 
 SHORTEST_SENTENCE = 1.0  # seconds; a floor used only to set aside enough sentences for each speaker
+MISFITS = 6  # sentences that may be too long for what is left of a quota before the speaker stops
 
 
 @dataclass(frozen=True)
@@ -43,26 +44,23 @@ class SynthConfig:
     """Training speech that keeps its text."""
     dev_minutes: float = 5.0
     test_minutes: float = 20.0
-    train_speakers: int = 72
+    train_speakers: int = 48
     """Speakers (variant, accent, rate, pitch) of the training split; variants are taken in turn."""
-    labelled_speakers: int = 36
+    labelled_speakers: int = 48
     """How many of the training speakers have labelled speech; they have unlabelled speech too."""
     dev_speakers: int = 12
     test_speakers: int = 24
-    accents: tuple[str, ...] = (
-        "en-us", "en", "en-gb-scotland", "en-029", "en-gb-x-rp", "en-gb-x-gbclan", "en-gb-x-gbcwmd", "en-us-nyc",
-    )  # fmt: skip
-    """English accents of espeak-ng, shared by all splits."""
+    accents: tuple[str, ...] = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-029")
+    """English accents of espeak-ng, shared by all splits: American, British, received, Scottish, Caribbean."""
     train_variants: tuple[str, ...] = (
-        "f1", "m1", "f2", "m2", "f3", "m4", "f5", "m7", "m8", "Annie", "Alex", "Andrea", "Denis", "aunty", "Gene",
-        "linda", "Mario", "steph", "Mike", "anika", "Nguyen", "grandma", "Jacky", "shelby", "boris", "david", "edward2",
-        "gustave", "iven", "klatt2", "max", "michel", "paul", "quincy", "robert", "travis",
+        "f1", "m1", "f2", "m2", "f3", "m4", "f5", "m7", "Annie", "m8", "steph", "Alex", "aunty", "Denis", "shelby",
+        "Mike", "grandma", "Gene", "paul", "Mario", "david", "edward2", "travis", "gustave",
     )  # fmt: skip
     """Voice variants (vocal tract, voicing, intonation) heard in training."""
     dev_variants: tuple[str, ...] = ("m5", "belinda", "Diogo", "rob", "steph3", "benjamin")
     """Voice variants heard in dev only."""
     test_variants: tuple[str, ...] = (
-        "f4", "m3", "steph2", "m6", "Alicia", "Michael", "adam", "Hugo", "victor", "iven2", "marcelo", "pablo",
+        "f4", "m3", "linda", "m6", "steph2", "Michael", "adam", "Hugo", "victor", "robert", "max", "marcelo",
     )  # fmt: skip
     """Voice variants heard in test only."""
     slowest: int = 130
@@ -127,7 +125,8 @@ def voices(cfg: SynthConfig) -> list[Voice]:
         rng = generator("synth-voices", cfg.seed, split)
         accents = [cfg.accents[i] for i in rng.permutation(len(cfg.accents))]
         for i in range(count):
-            accent = accents[(i + i // len(variants)) % len(accents)]
+            variant, turn = i % len(variants), i // len(variants)
+            accent = accents[(variant + turn) % len(accents)]
             labelled = {
                 "train": cfg.labelled_minutes / cfg.labelled_speakers if i < cfg.labelled_speakers else 0.0,
                 "dev": cfg.dev_minutes / cfg.dev_speakers,
@@ -137,7 +136,7 @@ def voices(cfg: SynthConfig) -> list[Voice]:
                 Voice(
                     speaker=f"{split}{i:03d}",
                     split=split,
-                    name=f"{accent}+{variants[i % len(variants)]}",
+                    name=f"{accent}+{variants[variant]}",
                     rate=int(rng.integers(cfg.slowest, cfg.fastest + 1)),
                     pitch=int(rng.integers(cfg.lowest, cfg.highest + 1)),
                     labelled_seconds=60 * labelled,
@@ -206,7 +205,7 @@ def _cores() -> int:
 
 
 def _sentences_needed(voice: Voice) -> int:
-    return sum(math.ceil(s / SHORTEST_SENTENCE) for s in (voice.labelled_seconds, voice.unlabelled_seconds))
+    return sum(MISFITS + math.ceil(s / SHORTEST_SENTENCE) for s in (voice.labelled_seconds, voice.unlabelled_seconds))
 
 
 def _finished(folder: Path, cfg: SynthConfig) -> SynthSummary | None:
@@ -262,12 +261,15 @@ def _speak(voice: Voice, texts: list[str], folder: Path) -> list[dict[str, Any]]
     rows: list[dict[str, Any]] = []
     remaining = iter(texts)
     for quota, labelled in ((voice.labelled_seconds, True), (voice.unlabelled_seconds, False)):
-        spoken = 0.0
+        spoken, misfits = 0.0, 0
         for text in remaining if quota else ():
             samples = espeak.say(text)
             duration = len(samples) / SAMPLE_RATE
             if spoken and spoken + duration > quota:
-                break
+                misfits += 1
+                if misfits == MISFITS:
+                    break
+                continue
             spoken += duration
             name = f"{voice.speaker}-{len(rows):04d}"
             path = place / f"{name}.wav"

@@ -1,4 +1,4 @@
-"""Sentences for the synthetic corpus: a small English grammar over about 130 words.
+"""Sentences for the synthetic corpus: a small English grammar over about 120 words.
 
 In: a seed. Out: an endless stream of distinct sentences in lower case, letters and spaces only. Homophones are avoided,
 so that what was said can be written in only one way.
@@ -11,24 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["VOCABULARY", "sentences"]
 
-PEOPLE = ("farmer", "teacher", "doctor", "singer", "captain", "sister", "brother", "mother", "uncle", "visitor",
-          "student", "painter")  # fmt: skip
-ANIMALS = ("dog", "rabbit", "horse", "monkey", "spider", "chicken")
-THINGS = ("basket", "bottle", "hammer", "letter", "ladder", "ticket", "blanket", "candle", "lemon", "bicycle", "guitar",
-          "jacket", "camera", "piano", "pencil", "parcel")  # fmt: skip
-PLURALS = ("apples", "books", "chairs", "potatoes", "flowers", "buttons", "keys", "spoons")
-PLACES = ("market", "village", "river", "forest", "kitchen", "station", "hospital", "island", "bridge", "garden",
-          "castle", "window")  # fmt: skip
-OF_BEINGS = ("young", "happy", "quiet", "clever", "friendly", "hungry", "famous", "lazy")
-OF_THINGS = ("small", "old", "yellow", "silver", "broken", "modern", "heavy", "empty")
-NUMBERS = ("three", "five", "seven", "nine", "eleven", "twenty")
-DID_TO = ("carried", "painted", "found", "dropped", "opened", "cleaned", "wanted", "borrowed", "forgot", "touched")
-DID = ("walked", "slept", "waited", "danced", "wandered", "jumped", "laughed", "stopped")
-ORDERS = ("bring", "hold", "move", "watch")
-WHERE = ("near", "behind", "under", "beside", "inside")
-HOW = ("slowly", "quickly", "again", "together", "early")
-WHEN = ("yesterday", "tonight", "before dinner", "after lunch", "in the morning", "in summer", "on monday",
-        "last winter")  # fmt: skip
+PEOPLE = ("farmer", "teacher", "doctor", "captain", "sister", "brother", "uncle", "visitor", "student", "painter")
+ANIMALS = ("dog", "rabbit", "horse", "monkey", "spider")
+THINGS = ("basket", "bottle", "hammer", "letter", "ladder", "ticket", "candle", "lemon", "guitar", "jacket", "camera",
+          "piano")  # fmt: skip
+PLURALS = ("apples", "books", "chairs", "potatoes", "flowers", "keys")
+PLACES = ("market", "village", "river", "forest", "kitchen", "station", "island", "bridge", "garden", "castle")
+OF_BEINGS = ("young", "happy", "quiet", "clever", "friendly", "hungry", "famous")
+OF_THINGS = ("small", "old", "yellow", "silver", "broken", "modern", "heavy")
+NUMBERS = ("three", "five", "seven", "nine", "twenty")
+DID_TO = ("carried", "painted", "found", "dropped", "opened", "wanted", "forgot", "touched")
+DID = ("walked", "slept", "waited", "danced", "jumped", "laughed")
+ORDERS = ("bring", "hold", "move")
+WHERE = ("near", "behind", "under", "inside")
+HOW = ("slowly", "quickly", "again", "together")
+WHEN = ("yesterday", "tonight", "before dinner", "after lunch", "in the morning", "in summer", "on monday")
 LINKS = ("and", "but", "because", "while")
 WHO = ("she", "they", "we", "nobody", "everyone")
 OWNERS = ("the", "the", "my", "every")
