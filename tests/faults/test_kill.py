@@ -1,0 +1,81 @@
+"""kill -9, SIGTERM and Ctrl-C at random steps: the run goes on as if nothing had happened, to the last bit."""
+
+import os
+import signal
+
+import pytest
+
+from speechssl.data.keys import generator
+from speechssl.training.log import read_metrics
+from tests.faults.runs import config, digest, start, wait_for
+
+STEPS = 24
+
+
+def seen(output):
+    """Return (folder, step) of every training line, and check that no step is there twice."""
+    files = sorted(output.rglob("metrics.jsonl"))
+    steps = [(file.parent.name, x["step"]) for file in files for x in read_metrics(file) if x["phase"] == "train"]
+    assert len(steps) == len(set(steps))
+    return steps
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "ctc"])
+def test_killed_three_times_ends_with_the_same_bits(kind, workers, tone_corpus, uninterrupted, tmp_path):
+    cfg = config(kind, tone_corpus.shards, tmp_path / "run", workers=workers)
+    kills = sorted(generator("kill", kind, workers).choice(range(1, STEPS - 5), size=3, replace=False).tolist())
+    for step in kills if workers == 0 else kills[1:2]:
+        run = start(cfg)
+        wait_for(run, step)
+        os.kill(run.pid, signal.SIGKILL)
+        assert run.end() == -signal.SIGKILL
+        assert not (tmp_path / "run" / "model").exists()
+    run = start(cfg)
+    assert run.end() == 0, run.text()
+    assert len(seen(run.output)) == STEPS
+    assert digest(run.output) == digest(uninterrupted(kind))
+    assert not list(run.output.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_saves_says_so_and_continues(number, tone_corpus, uninterrupted, tmp_path):
+    cfg = config("wav2vec2", tone_corpus.shards, tmp_path / "run", save_every=1000)
+    run = start(cfg)
+    wait_for(run, 7)
+    os.kill(run.pid, number)
+    assert run.end() == 75
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    assert 7 <= step < STEPS
+    assert f"stopped and saved after step {step}; run the same command again" in run.last_line()
+    run = start(cfg)
+    assert run.end() == 0, run.text()
+    assert len(seen(run.output)) == STEPS
+    assert digest(run.output) == digest(uninterrupted("wav2vec2"))
+
+
+def test_a_killed_run_can_be_taken_up_at_once(tone_corpus, tmp_path):
+    """Loader processes outlive their parent by seconds; they must not hold the folder."""
+    cfg = config("wav2vec2", tone_corpus.shards, tmp_path / "run", workers=1)
+    for step in (3, 7):
+        run = start(cfg)
+        wait_for(run, step)
+        os.kill(run.pid, signal.SIGKILL)
+        run.end()
+    assert "in use" not in run.text()
+
+
+def test_two_runs_in_one_folder_are_refused(tone_corpus, tmp_path):
+    cfg = config("wav2vec2", tone_corpus.shards, tmp_path / "run", steps=100_000)
+    first = start(cfg)
+    wait_for(first, 2)
+    log = first.log.read_text
+    second_cfg = tmp_path / "second"
+    second_cfg.mkdir()
+    second = start(cfg, log=second_cfg / "log")
+    assert second.end() == 1
+    assert f"in use by process {first.pid} on" in second.last_line()
+    assert first.process.is_alive(), log()
+    os.kill(first.pid, signal.SIGKILL)
+    first.end()
