@@ -10,7 +10,6 @@ from torch import nn
 from speechssl.config import FrontendConfig
 from speechssl.errors import ConfigError
 from speechssl.models.frontend import build_frontend, mel_filterbank
-from speechssl.models.norm import TimeGroupNorm
 from tests.oracles.groupnorm import conv_groupnorm
 
 BASE = FrontendConfig()
@@ -87,26 +86,64 @@ def test_padding_and_neighbours_change_nothing(name, lengths, seed):
         assert not together[row, count:].any()
 
 
-def test_group_norm_of_the_reference_does_depend_on_padding():
-    """The fault that TimeGroupNorm mends; if this ever passes with nn.GroupNorm, the test above proves nothing."""
-    wave = torch.randn(1, 8, 200)
-    padded = torch.cat([wave, torch.zeros(1, 8, 200)], 2)
-    reference, ours = nn.GroupNorm(8, 8), TimeGroupNorm(8)
-    assert (reference(padded)[..., :200] - reference(wave)).abs().max() > 0.1
-    torch.testing.assert_close(ours(padded, torch.tensor([200]))[..., :200], reference(wave))
-    torch.testing.assert_close(ours(wave), reference(wave))
+def reference_layer(layer, wave):
+    """Return what every other implementation computes: convolution, group norm over all frames, GELU."""
+    return nn.functional.gelu(layer.norm(layer.conv(wave[:, None])))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_first_layer_is_the_reference_unless_padded(bias):
+    torch.manual_seed(0)
+    layer = build_frontend(FrontendConfig(conv_layers=((16, 10, 5),), bias=bias)).layers[0]
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    wave = 0.3 + torch.randn(2, 1000)
+    torch.testing.assert_close(layer(wave[:, None], None), reference_layer(layer, wave), atol=1e-5, rtol=1e-5)
+    # The reference's numbers change with the padding: were they equal, the invariance tests would prove nothing.
+    padded = torch.cat([wave, torch.zeros(2, 1000)], 1)
+    frames = layer.frames(1000)
+    assert (reference_layer(layer, padded)[..., :frames] - reference_layer(layer, wave)).abs().max() > 0.1
+    ours = layer(padded[:, None], torch.tensor([frames, frames]))
+    torch.testing.assert_close(ours[..., :frames], reference_layer(layer, wave), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_of_the_first_layer_are_the_references():
+    torch.manual_seed(0)
+    layer = build_frontend(FrontendConfig(conv_layers=((6, 10, 5),), bias=True)).double().layers[0]
+    wave = torch.randn(2, 300, dtype=torch.float64)
+    weight = torch.randn(2, 6, layer.frames(300), dtype=torch.float64)
+    grads = []
+    for forward in (lambda x: layer(x[:, None], None), lambda x: reference_layer(layer, x)):
+        x = wave.clone().requires_grad_()
+        (forward(x) * weight).sum().backward()
+        grads.append([x.grad, *(p.grad.clone() for p in layer.parameters())])
+        layer.zero_grad()
+    for ours, reference in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, reference, atol=1e-10, rtol=1e-7)
+
+
+def test_first_layer_with_hum_a_thousand_times_louder_than_speech():
+    """The statistics of a kernel that cancels the hum must not drown in its rounding errors."""
+    torch.manual_seed(0)
+    layer = build_frontend(FrontendConfig(conv_layers=((4, 10, 5),))).layers[0]
+    time = torch.arange(16_000, dtype=torch.float64) / 16_000
+    wave = 1.0 + torch.sin(2 * torch.pi * 50 * time) + 1e-3 * torch.randn(16_000, dtype=torch.float64)
+    with torch.no_grad():
+        layer.conv.weight.copy_(torch.tensor([1.0, -4, 6, -4, 1, 0, 0, 0, 0, 0]))  # fourth difference: no hum is left
+    exact = reference_layer(layer.double(), wave[None])
+    torch.testing.assert_close(layer.float()(wave.float()[None, None], None).double(), exact, atol=5e-3, rtol=0)
 
 
 def test_first_layer_against_plain_loops():
-    module = stem("group").double()
-    layer = module.layers[0]
+    layer = stem("group").double().layers[0]
     wave = torch.randn(2, 500, dtype=torch.float64)
     wave[1, 300:] = 0
     with torch.no_grad():
-        got = layer.norm(layer.conv(wave[:, None]), layer.frames(torch.tensor([500, 300])))
+        got = layer(wave[:, None], layer.frames(torch.tensor([500, 300])))
     arguments = (10, 5, layer.conv.weight[:, 0].tolist(), layer.norm.weight.tolist(), layer.norm.bias.tolist())
     for row, length in enumerate((500, 300)):
         expected = torch.tensor(conv_groupnorm(wave[row, :length].tolist(), *arguments), dtype=torch.float64)
+        expected = nn.functional.gelu(expected)
         torch.testing.assert_close(got[row, :, : expected.shape[1]], expected, atol=1e-10, rtol=1e-10)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechssl.models.norm import LayerNorm, TimeGroupNorm, at_least_float32, frame_mask, normalise_waveform
+from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
 
 
 def test_normalised_waveforms():
@@ -39,32 +39,6 @@ def test_layer_norm_computes_in_float32_and_keeps_the_dtype():
     assert torch.equal(ours(half), reference(half.float()).bfloat16())
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(ours(x), reference(x))
-
-
-@pytest.mark.parametrize("lengths", [None, torch.tensor([50, 20, 1, 0])])
-def test_group_norm_over_time(lengths):
-    torch.manual_seed(0)
-    ours, reference = TimeGroupNorm(6), nn.GroupNorm(6, 6)
-    for parameter in ours.parameters():
-        nn.init.normal_(parameter)
-    reference.load_state_dict(ours.state_dict())
-    x = 5 + torch.randn(4, 6, 50)
-    out = ours(x, lengths)
-    for row in range(4):
-        length = 50 if lengths is None else int(lengths[row])
-        if length > 1:
-            torch.testing.assert_close(out[row, :, :length], reference(x[row : row + 1, :, :length])[0])
-    assert out.isfinite().all()
-    assert ours(x.bfloat16(), lengths).dtype == torch.bfloat16
-    torch.testing.assert_close(ours(x.bfloat16(), lengths)[:1].float(), out[:1], atol=0.1, rtol=0.02)
-
-
-def test_group_norm_gradient_with_lengths():
-    norm = TimeGroupNorm(2).double()
-    x = torch.randn(2, 2, 7, dtype=torch.float64, requires_grad=True)
-    lengths = torch.tensor([7, 4])
-    valid = frame_mask(lengths, 7)[:, None]
-    assert torch.autograd.gradcheck(lambda x: norm(x, lengths).masked_fill(~valid, 0), (x,))
 
 
 def test_frame_mask_and_precision():

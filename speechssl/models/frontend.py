@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
 from speechssl.errors import ConfigError
-from speechssl.models.norm import LayerNorm, TimeGroupNorm, at_least_float32, frame_mask
+from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask
 
 __all__ = ["Frontend", "LogMelStem", "Samples", "WaveformStem", "build_frontend", "mel_filterbank"]
 
@@ -83,9 +83,9 @@ class ConvLayer(nn.Module):
     def __init__(self, dim_in: int, dim: int, kernel: int, stride: int, *, bias: bool, norm: str | None) -> None:
         super().__init__()
         self.conv = nn.Conv1d(dim_in, dim, kernel, stride, bias=bias)
-        self.norm: TimeGroupNorm | LayerNorm | None = None
+        self.norm: nn.GroupNorm | LayerNorm | None = None
         if norm is not None:
-            self.norm = TimeGroupNorm(dim) if norm == "group" else LayerNorm(dim)
+            self.norm = nn.GroupNorm(dim, dim) if norm == "group" else LayerNorm(dim)
 
     def frames(self, samples: Samples) -> Samples:
         """Return the output length for an input length."""
@@ -93,12 +93,42 @@ class ConvLayer(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Map [B, C, F] to [B, C', F']; ``lengths`` are valid output frames."""
+        if isinstance(self.norm, nn.GroupNorm):
+            return F.gelu(_conv_group_norm(x[:, 0], self.conv, self.norm, lengths))
         x = self.conv(x)
-        if isinstance(self.norm, TimeGroupNorm):
-            x = self.norm(x, lengths)
-        elif self.norm is not None:
+        if self.norm is not None:
             x = self.norm(x.transpose(1, 2)).transpose(1, 2)
         return F.gelu(x)
+
+
+def _conv_group_norm(wave: Tensor, conv: nn.Conv1d, norm: nn.GroupNorm, lengths: Tensor | None) -> Tensor:
+    """Return ``norm(conv(wave))`` [B, C, F] for one group a channel, statistics over each row's first ``lengths``
+    frames.
+
+    Everything before the GELU is linear in the K-sample windows, so mean and variance of all C channels follow from the
+    windows' mean and K x K covariance, and the norm becomes part of the kernel: no pass over the C x F outputs. In
+    float64, because a kernel that cancels what is loud in the windows has a variance far below theirs. The reference
+    implementations take the statistics over the padding, too; there, features depend on the length of the neighbours.
+    """
+    kernel, stride = conv.kernel_size[0], conv.stride[0]
+    with torch.autocast(wave.device.type, enabled=False):
+        windows = wave.unfold(1, kernel, stride).double()
+        if lengths is None:
+            count: Tensor | int = windows.shape[1]
+            centred = windows - windows.mean(1, keepdim=True)
+        else:
+            count = lengths.clamp(min=1)[:, None, None]
+            padding = ~frame_mask(lengths, windows.shape[1])[..., None]
+            mean = windows.masked_fill(padding, 0.0).sum(1, keepdim=True) / count
+            centred = (windows - mean).masked_fill(padding, 0.0)
+        weight = conv.weight[:, 0].double()
+        variance = ((weight @ (centred.transpose(1, 2) @ centred / count)) * weight).sum(2)
+        weight = weight * (norm.weight * torch.rsqrt(variance + norm.eps))[..., None]
+        dtype = torch.promote_types(wave.dtype, torch.float32)
+        weight, centred = weight.to(dtype), centred.to(dtype)
+        # A bias of the convolution moves the mean and cancels; in the graph all the same: its gradient is 0, not None.
+        shift = norm.bias if conv.bias is None else norm.bias + 0.0 * conv.bias
+    return torch.baddbmm(shift[:, None], weight, centred.transpose(1, 2))
 
 
 class WaveformStem(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LayerNorm", "TimeGroupNorm", "at_least_float32", "frame_mask", "normalise_waveform"]
+__all__ = ["LayerNorm", "at_least_float32", "frame_mask", "normalise_waveform"]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -28,33 +28,6 @@ class LayerNorm(nn.LayerNorm):
         """Return the normalised ``x`` [..., C]."""
         y = F.layer_norm(at_least_float32(x), self.normalized_shape, self.weight, self.bias, self.eps)
         return y.to(x.dtype)
-
-
-class TimeGroupNorm(nn.Module):
-    """Group norm with one group a channel (wav2vec 2.0 BASE stem): statistics of each channel over a row's valid
-    frames.
-
-    Without lengths this is ``torch.nn.GroupNorm(C, C)``. With lengths the padding does not enter the statistics, which
-    the reference implementations overlook: there, an utterance's features depend on the length of its batch neighbours.
-    """
-
-    def __init__(self, channels: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.eps = eps
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Normalise ``x`` [B, C, F] over the first ``lengths[b]`` frames of each row (None: over all)."""
-        y = at_least_float32(x)
-        if lengths is None:
-            return F.group_norm(y, self.weight.numel(), self.weight, self.bias, self.eps).to(x.dtype)
-        valid = frame_mask(lengths, x.shape[2])[:, None, :]
-        count = lengths.clamp(min=1).to(y.dtype)[:, None, None]
-        mean = y.masked_fill(~valid, 0.0).sum(2, keepdim=True) / count
-        variance = (y - mean).masked_fill(~valid, 0.0).square().sum(2, keepdim=True) / count
-        scale = self.weight[:, None] * torch.rsqrt(variance + self.eps)
-        return ((y - mean) * scale + self.bias[:, None]).to(x.dtype)
 
 
 def normalise_waveform(wave: Tensor, lengths: Tensor | None, eps: float = 1e-7) -> Tensor:
