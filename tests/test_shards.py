@@ -24,6 +24,7 @@ from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
 from speechssl.errors import DataError
 from tests.chirps import chirp, chirp_manifest
+from tests.processes import alive, children
 
 SECONDS = [0.5 + 0.05 * i for i in range(40)]
 CFG = ShardConfig(shard_seconds=12.0, workers=1)
@@ -270,21 +271,32 @@ def slowly(wave):
     time.sleep(0.03)
     return encode(wave)
 shards.encode_flac = slowly
-shards.shard_manifest(Path(sys.argv[1]), Path(sys.argv[2]), ShardConfig(shard_seconds=12.0, workers=1))
+if __name__ == "__main__":
+    cfg = ShardConfig(shard_seconds=12.0, workers=int(sys.argv[3]))
+    shards.shard_manifest(Path(sys.argv[1]), Path(sys.argv[2]), cfg)
 """
 
 
-def test_kill_in_the_middle_then_again_gives_the_same_bytes(manifest, shards, tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", SLOWLY, str(manifest), str(tmp_path)])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kill_in_the_middle_then_again_gives_the_same_bytes(manifest, shards, tmp_path_factory, workers):
+    scripts, tmp_path = tmp_path_factory.mktemp("scripts"), tmp_path_factory.mktemp("out")
+    (scripts / "slowly.py").write_text(SLOWLY)
+    run = [sys.executable, str(scripts / "slowly.py"), str(manifest), str(tmp_path), str(workers)]
+    process = subprocess.Popen(run, env=os.environ | {"PYTHONPATH": str(Path.cwd())})
     try:
-        deadline = time.monotonic() + 30
-        while not (any(tmp_path.glob("*2.idx")) and any(tmp_path.glob("*3.tar.*.tmp"))):
+        deadline = time.monotonic() + 60
+        while not (any(tmp_path.glob("*1.idx")) and any(tmp_path.glob("*.tar.*.tmp"))):
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.005)
+        started = children(process.pid)
+        assert len(started) >= workers * (workers > 1)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
+    while any(alive(pid) for pid in started):
+        assert time.monotonic() < deadline, "worker processes outlive a killed run"
+        time.sleep(0.02)
     assert not (tmp_path / "manifest.jsonl").exists()
     kept = {path.name: path.stat().st_ino for path in tmp_path.glob("*.tar")}
     assert 2 <= len(kept) < 5

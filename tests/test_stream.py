@@ -3,8 +3,11 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream, evaluation_batches
 from speechssl.errors import ConfigError, DataError
 from tests.chirps import chirp, chirp_shards
+from tests.processes import alive, parent
 
 SECONDS = [0.4 + 0.05 * (i * 7 % 40) for i in range(40)]
 CFG = DataConfig(
@@ -268,6 +272,36 @@ def test_loader_processes_leave_signals_to_the_main_process(corpus):
         began = time.monotonic()
     assert time.monotonic() - began < 5
     assert not any(worker.is_alive() for worker in workers)
+
+
+KILLED = """
+import sys, time
+from dataclasses import replace
+from tests.test_stream import CFG, open_corpus, stream_of
+
+if __name__ == "__main__":
+    stream = stream_of(open_corpus(sys.argv[1]), replace(CFG, workers=2))
+    stream.step(0)
+    print(*(worker.pid for worker in stream._loader._iterator._workers), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_no_process_outlives_a_killed_run(shards, tmp_path):
+    (tmp_path / "killed.py").write_text(KILLED)
+    run = [sys.executable, str(tmp_path / "killed.py"), str(shards)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    main = subprocess.Popen(run, stdout=subprocess.PIPE, text=True, env=environment)
+    workers = [int(pid) for pid in main.stdout.readline().split()]
+    server = parent(workers[0])
+    assert len(workers) == 2
+    assert all(alive(pid) for pid in [*workers, server])
+    main.kill()
+    main.communicate()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in [*workers, server]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_what_cannot_be_sent_to_a_loader_process_says_so(corpus):

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from speechssl.config import DataConfig
 from speechssl.data.batch import Batch
+from speechssl.data.orphans import end_with_main
 from speechssl.errors import DataError, SpeechsslError
 
 __all__ = ["BatchLoader"]
@@ -137,7 +138,7 @@ class BatchLoader:
             num_workers=self._workers,
             collate_fn=_unchanged,
             timeout=min(POLL, self._timeout),
-            worker_init_fn=_outlive_signals,
+            worker_init_fn=_settle,
             multiprocessing_context=context,
             prefetch_factor=PREFETCH,
             generator=torch.Generator(),  # its own: the global generator is the model's
@@ -182,9 +183,11 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _outlive_signals(worker: int) -> None:
-    """Leave signals sent to the whole process group (Ctrl-C, preemption) to the main process, for a while."""
+def _settle(worker: int) -> None:
+    """Live exactly as long as the main process needs: leave signals to it for a while, and die when it is gone."""
     del worker
+    end_with_main()
+    # Ctrl-C and preemption reach the whole process group, and the main process has a step to end and to save.
     for name in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(name, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)

@@ -27,6 +27,7 @@ from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, Sha
 from speechssl.data.keys import key
 from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.orphans import end_with_main
 from speechssl.data.storage import atomic_file, exclusive, write_atomic
 from speechssl.data.tolerance import Tolerance
 from speechssl.data.verify import VerifySummary, verify_shards
@@ -193,7 +194,8 @@ def _indices(jobs: list[_Job], cfg: ShardConfig, processes: int) -> Iterator[Sha
             yield kept[job.shard] if job.shard in kept else _make_shard(job)
         return
     # spawn: the caller may have run threads (torch, BLAS), after which a forked child can hang.
-    with ProcessPoolExecutor(min(processes, len(missing)), mp_context=get_context("spawn")) as pool:
+    processes = min(processes, len(missing))
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=end_with_main) as pool:
         futures = {job.shard: pool.submit(_make_shard, job) for job in missing}
         try:
             for job in jobs:
