@@ -299,7 +299,7 @@ def test_kill_in_the_middle_then_again_gives_the_same_bytes(manifest, shards, tm
         time.sleep(0.02)
     assert not (tmp_path / "manifest.jsonl").exists()
     kept = {path.name: path.stat().st_ino for path in tmp_path.glob("*.tar")}
-    assert 2 <= len(kept) < 5
+    assert 1 <= len(kept) < 5
     shard_manifest(manifest, tmp_path, CFG)
     assert hashes(tmp_path) == hashes(shards)
     assert kept.items() <= {path.name: path.stat().st_ino for path in tmp_path.glob("*.tar")}.items()

@@ -1,7 +1,7 @@
 """No worker process outlives the run that started it, not even one that was killed.
 
-In: a call at the start of a worker. Out: the worker ends when the main process is gone. Pipes alone do not tell: a
-pool's workers hold both ends of their queue, and a fork server, the parent of its workers, lives as long as any of them.
+In: a call at the start of a worker. Out: the worker ends when the main process is gone. Pipes alone do not tell, for a
+pool's workers hold both ends of their queue, and a fork server, the parent of its workers, lives as long as they do.
 """
 
 import multiprocessing
