@@ -13,6 +13,7 @@ from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig, Pretrai
 from speechssl.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import normalise_waveform
+from speechssl.models.transformer import Attention, product_attention
 from speechssl.settings import find_config, read_toml
 
 SMALL = ((8, 10, 5), (12, 3, 2), (12, 2, 2))
@@ -309,3 +310,32 @@ def test_base_presets_have_the_tensors_of_the_released_model(preset, peer):
     with torch.device("meta"):
         theirs = transformers.AutoModel.from_config(getattr(transformers, peer)()).state_dict()
     assert {name: value.shape for name, value in state.items()} == {name: v.shape for name, v in theirs.items()}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_product_attention_equals_the_fused_kernel(masked):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, 37, 16, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    mask = (torch.arange(37) < torch.tensor([[37], [20]]))[:, None, None, :] if masked else None
+    ours = product_attention(q, k, v, mask)
+    fused = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    assert torch.allclose(ours, fused, atol=1e-12)
+    weights = torch.randn_like(ours)
+    for a, b in zip(
+        torch.autograd.grad((ours * weights).sum(), (q, k, v)),
+        torch.autograd.grad((fused * weights).sum(), (q, k, v)),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, atol=1e-11)
+
+
+def test_bfloat16_attention_on_a_cpu_stays_close_to_float32():
+    torch.manual_seed(0)
+    attention = Attention(64, 4, 0.0).eval()
+    x = torch.randn(2, 50, 64)
+    mask = (torch.arange(50) < torch.tensor([[50], [31]]))[:, None, None, :]
+    with torch.no_grad():
+        exact = attention(x, mask)
+        with torch.autocast("cpu", torch.bfloat16):
+            fast = attention(x, mask)
+    assert (fast.float() - exact)[:, :31].abs().max() < 0.02 * exact.abs().max()

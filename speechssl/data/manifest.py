@@ -51,6 +51,23 @@ class ManifestSummary:
     """Long pauses of long recordings, left out between segments."""
     segmenter: str = "energy"
 
+    def __str__(self) -> str:
+        """Return a few lines for people."""
+        lines = [
+            f"{self.utterances:,} utterances, {self.hours:.2f} h ({self.labelled_hours:.2f} h transcribed) "
+            f"from {self.files:,} audio files, {self.speakers} known speakers"
+        ]
+        for name, split in self.splits.items():
+            lines.append(
+                f"  {name}: {split['utterances']:,} utterances, {split['hours']:.2f} h; "
+                f"transcribed {split['labelled_utterances']:,}, {split['labelled_hours']:.2f} h"
+            )
+        lines.append(f"  splits: {self.split_rule}")
+        if self.rejected:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejected.items())
+            lines.append(f"  in the ledger: {reasons}")
+        return "\n".join(lines)
+
 
 def read_manifest(path: Path) -> list[Utterance]:
     """Return the utterances of a manifest, in its order.

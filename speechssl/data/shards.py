@@ -53,6 +53,12 @@ class ShardSummary:
     hours: float
     rejected: dict[str, int]
 
+    def __str__(self) -> str:
+        """Return one line for people."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejected.items())
+        made = f"{self.utterances:,} utterances, {self.hours:.2f} h in {self.shards} shards"
+        return made + (f"; in the ledger: {reasons}" if reasons else "")
+
 
 @dataclass(frozen=True)
 class _Job:

@@ -121,6 +121,15 @@ class WerReport:
         """Return plain JSON values."""
         return asdict(self)
 
+    def __str__(self) -> str:
+        """Return the headline in one line; ``wer.txt`` has the rest."""
+        from speechssl.evaluation.table import interval_text, percent
+
+        return (
+            f"WER {percent(self.wer)} %, 95 % interval {interval_text(self.ci_low, self.ci_high)} %; "
+            f"S {self.S}, D {self.D}, I {self.I}, N {self.N} in {self.utterances} utterances"
+        )
+
 
 def summarise(rows: Iterable[Mapping[str, Any]], *, n: int = 2_000, seed: int = 1) -> WerReport:
     """Score a set of utterances.
