@@ -20,9 +20,18 @@ def seen(output):
     return steps
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "ctc"])
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [
+        *[("wav2vec2", 0), ("hubert", 0), ("ctc", 0), ("wav2vec2", 2), ("ctc", 2)],
+        pytest.param("hubert", 2, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_three_times_ends_with_the_same_bits(kind, workers, tone_corpus, uninterrupted, tmp_path):
+    """Each start takes the folder at once, although the loader processes of the killed one live on for seconds.
+
+    With loader processes, which are slow to start, one kill has to do.
+    """
     cfg = config(kind, tone_corpus.shards, tmp_path / "run", workers=workers)
     kills = sorted(generator("kill", kind, workers).choice(range(1, STEPS - 5), size=3, replace=False).tolist())
     for step in kills if workers == 0 else kills[1:2]:
@@ -55,27 +64,13 @@ def test_asked_to_stop_it_saves_says_so_and_continues(number, tone_corpus, unint
     assert digest(run.output) == digest(uninterrupted("wav2vec2"))
 
 
-def test_a_killed_run_can_be_taken_up_at_once(tone_corpus, tmp_path):
-    """Loader processes outlive their parent by seconds; they must not hold the folder."""
-    cfg = config("wav2vec2", tone_corpus.shards, tmp_path / "run", workers=1)
-    for step in (3, 7):
-        run = start(cfg)
-        wait_for(run, step)
-        os.kill(run.pid, signal.SIGKILL)
-        run.end()
-    assert "in use" not in run.text()
-
-
 def test_two_runs_in_one_folder_are_refused(tone_corpus, tmp_path):
     cfg = config("wav2vec2", tone_corpus.shards, tmp_path / "run", steps=100_000)
     first = start(cfg)
     wait_for(first, 2)
-    log = first.log.read_text
-    second_cfg = tmp_path / "second"
-    second_cfg.mkdir()
-    second = start(cfg, log=second_cfg / "log")
+    second = start(cfg, log=tmp_path / "second.log")
     assert second.end() == 1
     assert f"in use by process {first.pid} on" in second.last_line()
-    assert first.process.is_alive(), log()
+    assert first.process.is_alive(), first.text()
     os.kill(first.pid, signal.SIGKILL)
     first.end()
