@@ -19,6 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FREE = {"config", "errors", "progress", "settings"}
 """Top-level modules that every room may import."""
 ALLOWED = {
+    "config": {"config"},
     "data": {"data"},
     "models": {"models"},
     "objectives": {"objectives", "models", "data"},

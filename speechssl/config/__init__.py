@@ -1,0 +1,38 @@
+"""Every setting of every verb, as frozen dataclasses: the defaults are the documentation.
+
+``settings.py`` reads TOML and ``--a.b value`` overrides into these; nothing here imports anything heavy.
+"""
+
+from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
+from speechssl.config.model import EncoderConfig, FrontendConfig, HubertConfig, MaskConfig, ModelConfig, Wav2Vec2Config
+from speechssl.config.training import (
+    CtcConfig,
+    FinetuneConfig,
+    OptimConfig,
+    PretrainConfig,
+    TokensConfig,
+    TrainingConfig,
+)
+from speechssl.config.verbs import EvaluateConfig, RunConfig, TranscribeConfig
+
+__all__ = [
+    "AugmentConfig",
+    "CtcConfig",
+    "DataConfig",
+    "EncoderConfig",
+    "EvaluateConfig",
+    "FinetuneConfig",
+    "FrontendConfig",
+    "HubertConfig",
+    "ManifestConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "RunConfig",
+    "ShardConfig",
+    "TokensConfig",
+    "TrainingConfig",
+    "TranscribeConfig",
+    "Wav2Vec2Config",
+]

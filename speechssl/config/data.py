@@ -1,0 +1,90 @@
+"""Settings of the data side: manifests, shards, augmentation, batches."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["AugmentConfig", "DataConfig", "ManifestConfig", "ShardConfig"]
+
+
+@dataclass(frozen=True)
+class ManifestConfig:
+    """How a folder of audio becomes ``manifest.jsonl``."""
+
+    min_seconds: float = 0.1
+    """Shorter recordings are rejected."""
+    max_seconds: float = 30.0
+    """Longer recordings are segmented at pauses (unlabelled) or rejected (labelled: a transcript cannot be cut)."""
+    max_file_seconds: float = 6 * 3600.0
+    """Longer files are rejected before they are decoded."""
+    segmenter: Literal["auto", "energy", "silero"] = "auto"
+    """``auto`` takes silero-vad when it is installed."""
+    dev_fraction: float = 0.05
+    test_fraction: float = 0.05
+    """Shares of labelled utterances (of speakers, where speakers are known) kept for selection and for reporting."""
+    max_bad_fraction: float = 0.5
+    """Stop when more than this share of the audio files is unusable (needs at least 20 files)."""
+    follow_links: bool = False
+    workers: int = 0
+    """Processes that probe files; 0 takes one per core."""
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """How a manifest becomes webdataset shards at 16 kHz mono."""
+
+    name: str = "shard"
+    shard_seconds: float = 3600.0
+    """Audio in one shard."""
+    encoding: Literal["flac"] = "flac"
+    channels: Literal["mean", "first"] = "mean"
+    """How several channels become one."""
+    seed: int = 0
+    """Order of utterances over shards: keyed by (seed, id), so that each shard is a fair sample of the corpus."""
+    max_bad_fraction: float = 0.01
+    """Stop when more than this share of a window of 1,000 utterances, or 100 in a row, cannot be decoded."""
+    workers: int = 0
+    """Processes; 0 takes one per core. The bytes written do not depend on it."""
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Augmentation of fine-tuning audio; each keyed by (seed, epoch, id)."""
+
+    speeds: tuple[float, ...] = ()
+    """Speed factors drawn uniformly, such as (0.9, 1.0, 1.1); empty for none."""
+    gain_db: float = 0.0
+    """Half-width of a uniform gain, in decibels."""
+    noise_snr_db: tuple[float, float] | None = None
+    """Range of signal-to-noise ratios for added white-to-pink noise; None for none."""
+    noise_prob: float = 0.5
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which utterances make batch k (data/plan.py) and how they are read (data/stream.py)."""
+
+    shards: str = ""
+    """Folder of shards, or an http(s) URL of one (read through a local cache)."""
+    cache: str = ""
+    """Where remote shards are kept; empty for ``~/.cache/speechssl``."""
+    splits: tuple[str, ...] = ("train",)
+    ids: tuple[str, ...] = ()
+    """Files with one utterance id a line; when given, only these utterances (of any split) are used."""
+    min_seconds: float = 2.0
+    """Shorter utterances are left out."""
+    max_seconds: float = 15.6
+    """Pretraining crops longer utterances to this; fine-tuning leaves longer ones out and lists them."""
+    batch_seconds: float = 87.5
+    """Audio in one micro-batch, padding included."""
+    batches_per_step: int = 1
+    """Micro-batches in one optimiser step, over all ranks; accumulation is this divided by the number of ranks."""
+    buckets: int = 16
+    """Length buckets; utterances of one batch come from one bucket."""
+    window_shards: int = 16
+    """Utterances are mixed within windows of this many consecutive shards, so that reading stays nearly sequential."""
+    workers: int = 2
+    """Loader processes. Batches do not depend on it."""
+    timeout: float = 300.0
+    """Seconds after which a hanging loader is an error."""
+    max_bad_fraction: float = 0.01
+    """Stop when more than this share of a window of 1,000 utterances, or 100 in a row, cannot be read."""

@@ -1,0 +1,133 @@
+"""Settings of the optimiser, the loop, pretraining and fine-tuning."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from speechssl.config.data import AugmentConfig, DataConfig
+from speechssl.config.model import HubertConfig, MaskConfig, ModelConfig, Wav2Vec2Config
+
+__all__ = ["CtcConfig", "FinetuneConfig", "OptimConfig", "PretrainConfig", "TokensConfig", "TrainingConfig"]
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its schedule."""
+
+    lr: float = 5e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    schedule: Literal["polynomial", "tri-stage", "cosine", "constant"] = "polynomial"
+    warmup: float = 0.08
+    """Share of all steps; the rate rises linearly (tri-stage: from ``init_scale``)."""
+    hold: float = 0.0
+    """Share of all steps at the peak (tri-stage)."""
+    init_scale: float = 0.01
+    final_scale: float = 0.0
+    """Rate at the end, relative to the peak (tri-stage decays exponentially, so it needs more than 0)."""
+    clip: float = 1.0
+    """Largest global gradient norm; 0 for no clipping."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """The loop."""
+
+    steps: int = 400_000
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["bf16", "fp32"] = "bf16"
+    compile: bool = False
+    threads: int = 0
+    """CPU threads of torch in each rank; 0 leaves torch's choice."""
+    log_every: int = 100
+    save_every: int = 5_000
+    keep: int = 3
+    """Checkpoints kept, besides the best; at least 2."""
+    validate_every: int = 0
+    """Steps between validations (fine-tuning: dev WER); 0 for the end only."""
+    max_skips: int = 10
+    """Consecutive steps with non-finite gradients after which the run stops."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    deterministic: bool = False
+    """Only deterministic kernels (a CPU needs nothing for this)."""
+    ema_decay: float = 0.0
+    """Keep an exponential moving average of the weights and evaluate and export it; 0 for none."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pretraining run."""
+
+    name: str = "pretrain"
+    seed: int = 1
+    output: str = ""
+    """Run folder; empty for ``runs/NAME``."""
+    init: str = ""
+    """Model folder to start from (continued pretraining); empty for random weights."""
+    objective: Literal["wav2vec2", "hubert"] = "wav2vec2"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    wav2vec2: Wav2Vec2Config = field(default_factory=Wav2Vec2Config)
+    hubert: HubertConfig = field(default_factory=HubertConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass(frozen=True)
+class TokensConfig:
+    """How transcripts become labels."""
+
+    kind: Literal["characters", "sentencepiece"] = "characters"
+    vocab_size: int = 256
+    """sentencepiece only."""
+    normalise: Literal["none", "basic"] = "basic"
+    """basic: NFC, lower case, punctuation (except an apostrophe inside a word) becomes a space, spaces collapsed."""
+    min_count: int = 1
+    """Characters seen fewer times in the training transcripts are left out and reported."""
+
+
+@dataclass(frozen=True)
+class CtcConfig:
+    """CTC fine-tuning (wav2vec 2.0, section 4.3; fairseq's published settings)."""
+
+    freeze_steps: int = 10_000
+    """Updates during which only the head is trained (the waveform stem stays frozen throughout)."""
+    freeze_frontend: bool = True
+    """Keep the stem frozen for the whole run."""
+    time_mask_prob: float = 0.65
+    time_mask_length: int = 10
+    channel_mask_prob: float = 0.25
+    channel_mask_length: int = 64
+    final_dropout: float = 0.0
+    activation_dropout: float = 0.1
+    layer_drop: float = 0.1
+    head_lr_scale: float = 1.0
+    """Learning rate of the head, relative to the encoder's."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """One fine-tuning run."""
+
+    name: str = "finetune"
+    seed: int = 1
+    output: str = ""
+    """Run folder; empty for ``runs/NAME``."""
+    init: str = ""
+    """Model folder with pretrained weights; empty trains from scratch with ``model``."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """Used from scratch only; dropouts come from here in both cases."""
+    tokens: TokensConfig = field(default_factory=TokensConfig)
+    ctc: CtcConfig = field(default_factory=CtcConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    data: DataConfig = field(default_factory=lambda: DataConfig(min_seconds=0.1, max_seconds=30.0, batch_seconds=200.0))
+    dev: DataConfig = field(
+        default_factory=lambda: DataConfig(splits=("dev",), min_seconds=0.0, max_seconds=60.0, batch_seconds=200.0)
+    )
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            lr=5e-5, eps=1e-8, schedule="tri-stage", warmup=0.1, hold=0.4, final_scale=0.05, weight_decay=0.0
+        )
+    )
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=13_000, validate_every=1_000))

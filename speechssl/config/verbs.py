@@ -1,0 +1,63 @@
+"""Settings of evaluation, transcription and of the whole way."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from speechssl.config.data import DataConfig, ManifestConfig, ShardConfig
+from speechssl.config.training import FinetuneConfig, PretrainConfig
+
+__all__ = ["EvaluateConfig", "RunConfig", "TranscribeConfig"]
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Decode a split with a fine-tuned model and score it."""
+
+    model: str = ""
+    """Model folder of a fine-tuning run."""
+    output: str = ""
+    """Where ``hypotheses.jsonl``, ``wer.json`` and ``wer.txt`` go; empty for ``MODEL/../evaluate-SPLIT``."""
+    data: DataConfig = field(
+        default_factory=lambda: DataConfig(splits=("test",), min_seconds=0.0, max_seconds=60.0, batch_seconds=200.0)
+    )
+    decoder: Literal["greedy", "beam"] = "greedy"
+    beam: int = 50
+    bootstrap: int = 2_000
+    """Resamples for the 95 % interval."""
+    seed: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class TranscribeConfig:
+    """Transcribe audio files with a fine-tuned model."""
+
+    model: str = ""
+    """Model folder of a fine-tuning run."""
+    chunk_seconds: float = 20.0
+    overlap_seconds: float = 4.0
+    batch_seconds: float = 120.0
+    output: str = ""
+    """JSONL file; empty for standard output (one line a file: path, tab, text)."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The whole way: folder -> manifest -> shards -> pretraining -> fine-tuning -> evaluation -> report."""
+
+    name: str = ""
+    """Empty: the folder's name."""
+    output: str = ""
+    """Empty: ``runs/NAME``."""
+    scratch: bool = False
+    """Also fine-tune the same model from random weights, for comparison: same labels, updates and tuning."""
+    learning_rates: tuple[float, ...] = ()
+    """Fine-tune with each of these rates and keep the one with the lowest dev WER; empty: ``finetune.optim.lr``."""
+    jobs: int = 1
+    """Fine-tunings at a time, each in a process of its own."""
+    manifest: ManifestConfig = field(default_factory=ManifestConfig)
+    shard: ShardConfig = field(default_factory=ShardConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
