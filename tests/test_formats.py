@@ -21,11 +21,14 @@ MP3 = make("MP3", "MPEG_LAYER_III")
 
 @pytest.mark.parametrize(("head", "kind"), [
     (MP3, "mp3"), (MP3[417:], "mp3"), (bytes(700) + MP3, "mp3"), (b"junk before the first frame" + MP3, "mp3"),
-    (b"ID3\x03\x00" + bytes(3000), "mp3"), (MP3[:3], None), (b"\xff\xfb", None), (b"\xff\xfb\x90\x00" + bytes(5000), None),
+    (b"ID3\x03\x00" + bytes(3000), "mp3"), (MP3[:3], None), (b"\xff\xfb", None),
+    (b"\xff\xfb\x90\x00" + bytes(5000), None),
     ("\ufeffthis is text".encode("utf-16"), None), (b"", None), (b"RIFF\x00\x00\x00\x00AVI ", None),
     (b"RIFF\x00\x00\x00\x00WEBPVP8 ", None), (b"FORM\x00\x00\x00\x00ILBM", None), (b"\x00\x00\x00\x18ftypheic", None),
-    (b"\x00\x00\x00\x18ftypM4A ", "mp4"), (b"\x1a\x45\xdf\xa3\x01", "matroska"), (b"#!AMR\n", "amr"), (b"wvpk", "wavpack"),
-    (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(9) + b"\xff\xf1\x50\x80", "aac"), (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(99), None),
+    (b"\x00\x00\x00\x18ftypM4A ", "mp4"), (b"\x1a\x45\xdf\xa3\x01", "matroska"), (b"#!AMR\n", "amr"),
+    (b"wvpk", "wavpack"),
+    (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(9) + b"\xff\xf1\x50\x80", "aac"),
+    (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(99), None),
     (b"%PDF-1.7", None), (b"PK\x03\x04", None), (b"\x7fELF", None), (b"\xff\xd8\xff\xe0\x00\x10JFIF", None),
 ])  # fmt: skip
 def test_sniffing(head, kind):
@@ -55,9 +58,11 @@ def test_random_bytes_are_no_audio():
     assert [sniff(rng.bytes(HEAD_BYTES)) for _ in range(200)] == [None] * 200
 
 
-CONTAINERS = [("WAV", "PCM_16", "wav"), ("RF64", "PCM_16", "wav"), ("AIFF", "PCM_16", "aiff"), ("NIST", "PCM_16", "nist"),
-              ("AU", "PCM_16", "au"), ("W64", "PCM_16", "w64"), ("CAF", "PCM_16", "caf"), ("OGG", "VORBIS", "ogg"),
-              ("OGG", "OPUS", "ogg")]  # fmt: skip
+CONTAINERS = [
+    ("WAV", "PCM_16", "wav"), ("RF64", "PCM_16", "wav"), ("AIFF", "PCM_16", "aiff"), ("NIST", "PCM_16", "nist"),
+    ("AU", "PCM_16", "au"), ("W64", "PCM_16", "w64"), ("CAF", "PCM_16", "caf"), ("OGG", "VORBIS", "ogg"),
+    ("OGG", "OPUS", "ogg"),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("container", "subtype", "kind"), CONTAINERS)
@@ -71,9 +76,8 @@ def test_a_missing_end_is_seen_and_a_whole_file_passes(container, subtype, kind)
 @given(st.sampled_from(["wav", "aiff", "nist", "au", "w64", "caf", "ogg", "flac", "mp3"]), st.binary(max_size=200))
 def test_damaged_headers_are_left_to_the_decoder(kind, tail):
     for head in (b"RIFF....WAVE", b"RIFX....WAVE", b"NIST_1A\n   1024\n", b".snd", b"OggS", b"caff\x00\x01\x00\x00"):
-        assert cut_short(io.BytesIO(head + tail), kind) is None or isinstance(
-            cut_short(io.BytesIO(head + tail), kind), str
-        )
+        said = cut_short(io.BytesIO(head + tail), kind)
+        assert said is None or said.startswith("its ")
 
 
 @pytest.mark.parametrize("claim", [0, 0xFFFFFFFF, 0x7FFFFFFF])

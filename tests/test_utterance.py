@@ -54,9 +54,11 @@ def test_rows_come_back(utterance):
 
 @pytest.mark.parametrize(("change", "why"), [
     ({"id": "a.b"}, "id 'a.b'"), ({"id": ""}, "id ''"), ({"id": "x" * 121}, "id 'x"), ({"id": 5}, "id 5"),
-    ({"path": ""}, "path"), ({"path": None}, "path"), ({"duration": 0}, "duration"), ({"duration": float("nan")}, "duration"),
+    ({"path": ""}, "path"), ({"path": None}, "path"), ({"duration": 0}, "duration"),
+    ({"duration": float("nan")}, "duration"),
     ({"duration": "1"}, "duration"), ({"duration": True}, "duration"), ({"start": -0.1}, "start"),
-    ({"sample_rate": 0}, "sample_rate"), ({"channels": None}, "channels"), ({"text": 5}, "text"), ({"meta": []}, "meta"),
+    ({"sample_rate": 0}, "sample_rate"), ({"channels": None}, "channels"), ({"text": 5}, "text"),
+    ({"meta": []}, "meta"),
     ({"gender": "f"}, "unknown field 'gender'"),
 ])  # fmt: skip
 def test_wrong_rows_say_why(change, why):

@@ -20,6 +20,7 @@ __all__ = ["FfmpegReader"]
 
 _AU_HEADER = 24
 _AU_FLOAT = 6
+_PATIENCE = 30.0  # seconds between the end of the pipe and the end of the program
 
 
 class FfmpegReader:
@@ -83,7 +84,7 @@ class FfmpegReader:
             raise AudioError(self.item, "corrupt", f"ffmpeg finds no audio in it{self._complaint()}")
         offset, _, encoding, rate, channels = struct.unpack(">5I", head[4:])
         if encoding != _AU_FLOAT or not _AU_HEADER <= offset <= 65_536:
-            raise AudioError(self.item, "corrupt", f"ffmpeg answered with an unexpected AU header{self._complaint()}")
+            raise AudioError(self.item, "corrupt", "the ffmpeg program answered with an unexpected AU header")
         self._read(offset - _AU_HEADER)
         return rate, channels
 
@@ -92,8 +93,12 @@ class FfmpegReader:
         return self._process.stdout.read(size)
 
     def _complaint(self) -> str:
-        """Return the last line that ffmpeg wrote, as ``: ...``."""
-        self._process.wait()
+        """Wait for the end, which is near once the pipe is, and return the last line of complaint as ``: ...``."""
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read()[-2000:].decode("utf-8", "replace").split("\n")
         said = [line.strip() for line in lines if line.strip()]

@@ -140,13 +140,18 @@ def _scan_chunks(chunks: Sequence[Sequence[Path]], settings: ScanSettings, worke
                     yield scans
         except BrokenProcessPool:
             done += 1
-            yield [_scan_alone(path, settings) for path in chunks[done - 1]]
+            yield _scan_singly(chunks[done - 1], settings)
 
 
-def _scan_alone(path: Path, settings: ScanSettings) -> Scan:
-    """Look at one file in a process of its own, which it may kill."""
-    try:
-        with _pool(1) as pool:
-            return pool.submit(scan_file, path, settings).result()
-    except BrokenProcessPool:
-        return Scan(str(path), reason="decoder_crash", detail="the process that decoded it died; is the file damaged?")
+def _scan_singly(paths: Sequence[Path], settings: ScanSettings) -> list[Scan]:
+    """Look at files one after the other in a process of their own, which is replaced when a file kills it."""
+    scans: list[Scan] = []
+    while len(scans) < len(paths):
+        try:
+            with _pool(1) as pool:
+                for path in paths[len(scans) :]:
+                    scans.append(pool.submit(scan_file, path, settings).result())  # noqa: PERF401  (kept when one dies)
+        except BrokenProcessPool:
+            detail = "the process that decoded it died; is the file damaged?"
+            scans.append(Scan(str(paths[len(scans)]), reason="decoder_crash", detail=detail))
+    return scans
