@@ -156,6 +156,9 @@ def test_files_are_read_in_utf8_or_marked_utf16_only(tmp_path):
     path.write_bytes("Müller".encode("latin-1"))
     with pytest.raises(ValueError, match="not UTF-8 at byte 1"):
         read_text(path)
+    path.write_bytes(b"a1 x\0y" + bytes(10_000))
+    with pytest.raises(ValueError, match="binary"):
+        read_text(path)
     with path.open("wb") as file:
         file.truncate(2**29 + 1)
     with pytest.raises(ValueError, match="larger than"):

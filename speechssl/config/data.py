@@ -20,7 +20,7 @@ class ManifestConfig:
     """``auto`` takes silero-vad when it is installed."""
     dev_fraction: float = 0.05
     test_fraction: float = 0.05
-    """Shares of labelled utterances (of speakers, where speakers are known) kept for selection and for reporting."""
+    """Shares of labelled audio kept for selection and for reporting: whole speakers, where speakers are known."""
     max_bad_fraction: float = 0.5
     """Stop when more than this share of the audio files is unusable (needs at least 20 files)."""
     follow_links: bool = False

@@ -49,9 +49,14 @@ def read_text(path: Path) -> str:
     """
     if path.stat().st_size > MAX_TABLE_BYTES:
         raise ValueError(f"larger than {MAX_TABLE_BYTES:,} bytes")
-    data = path.read_bytes()
+    with path.open("rb") as file:
+        marked = file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
+        data = file.read(4096)
+        if b"\0" in data and not marked:
+            raise ValueError("binary, not text")
+        data += file.read()
     try:
-        text = data.decode("utf-16") if data[:2] in (b"\xff\xfe", b"\xfe\xff") else data.decode("utf-8-sig")
+        text = data.decode("utf-16") if marked else data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8 at byte {error.start}; convert it, for instance with iconv") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
