@@ -55,7 +55,7 @@ def test_an_output_without_a_stamp_is_not_trusted(tmp_path):
 def test_changed_settings_stop_before_work_is_thrown_away(tmp_path):
     recorder = Recorder(tmp_path)
     run_stages(tmp_path, [recorder.stage("a"), recorder.stage("b")])
-    with pytest.raises(ConfigError, match="stage 'b' .* completed with other settings"):
+    with pytest.raises(ConfigError, match=r"stage 'b' .* completed with other settings"):
         run_stages(tmp_path, [recorder.stage("a"), recorder.stage("b", key="other")])
     assert (tmp_path / "b" / "done.txt").exists()
 

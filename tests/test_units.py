@@ -21,6 +21,7 @@ from speechssl.evaluation.unit_table import load_arrays, save_arrays
 from speechssl.evaluation.units import (
     LayerFeatures,
     MfccFeatures,
+    NormalisedFeatures,
     Source,
     UnitTable,
     label_corpus,
@@ -327,3 +328,14 @@ def test_units_of_a_layer(tmp_path):
     assert set(table.ids) == set(corpus.ids)
     assert table.quality()["dead"] == 0
     assert '"features": "layer 1"' in (tmp_path / "units.json").read_text()
+
+
+def test_normalised_features_forget_gain_and_offset_of_an_utterance():
+    wave = np.random.default_rng(0).normal(size=16_000).astype(np.float32) * 0.1
+    wave *= np.linspace(0.1, 1.0, 16_000, dtype=np.float32)
+    features = NormalisedFeatures(MfccFeatures(encoder()))
+    loud, quiet = features([wave, wave * 0.1])
+    assert loud.shape[1] == features.dim == 39
+    assert torch.allclose(loud.mean(0), torch.zeros(39), atol=1e-4)
+    assert torch.allclose(loud.std(0, correction=0), torch.ones(39), atol=1e-2)
+    assert torch.allclose(loud, quiet, atol=0.05)

@@ -101,6 +101,9 @@ class HubertConfig:
     """Audio used to fit the k-means (drawn by key)."""
     kmeans_starts: int = 20
     """Random starts of the k-means, of which the best goes on."""
+    units_normalise: bool = False
+    """Give each utterance's features zero mean and unit variance before they are clustered: less of the speaker and of
+    the channel is then left in the units (not in the paper)."""
     final_dim: int = 256
     logit_temperature: float = 0.1
     penalty_weight: float = 10.0

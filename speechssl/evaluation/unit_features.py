@@ -15,7 +15,11 @@ from torch import Tensor
 from speechssl.evaluation.mfcc import MFCC_DIM, MFCC_WINDOW, mfcc, nearest_frames
 from speechssl.models.encoder import SpeechEncoder
 
-__all__ = ["LayerFeatures", "MfccFeatures", "UnitFeatures"]
+__all__ = ["LayerFeatures", "MfccFeatures", "NormalisedFeatures", "UnitFeatures"]
+
+
+NORMALISE_EPS = 1e-4
+"""Added to deviations: a dimension that does not vary stays 0."""
 
 
 class UnitFeatures(Protocol):
@@ -99,3 +103,21 @@ class LayerFeatures:
 
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+
+
+class NormalisedFeatures:
+    """Features of another kind with zero mean and unit variance in each dimension over each utterance.
+
+    What stays the same through an utterance (the speaker's vocal tract, the channel) no longer moves its frames to
+    other clusters.
+    """
+
+    def __init__(self, features: UnitFeatures) -> None:
+        self.features = features
+        self.name = f"{features.name}, normalised"
+        self.hop, self.dim, self.min_samples = features.hop, features.dim, features.min_samples
+        self.threaded, self.device = features.threaded, features.device
+
+    def __call__(self, waves: Sequence[np.ndarray]) -> list[Tensor]:
+        """Return [frames, dim] float32 for each waveform; an utterance of one frame becomes 0."""
+        return [(row - row.mean(0)) / (row.std(0, correction=0) + NORMALISE_EPS) for row in self.features(waves)]

@@ -23,11 +23,11 @@ from speechssl.errors import AudioError, DataError
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans
 from speechssl.evaluation.mfcc import mfcc
 from speechssl.evaluation.unit_audio import Audio, Read, group_rows, read_ahead
-from speechssl.evaluation.unit_features import LayerFeatures, MfccFeatures, UnitFeatures
+from speechssl.evaluation.unit_features import LayerFeatures, MfccFeatures, NormalisedFeatures, UnitFeatures
 from speechssl.evaluation.unit_table import UnitTable
 
 __all__ = [
-    "Audio", "KMeans", "LayerFeatures", "MfccFeatures", "Source", "UnitFeatures", "UnitTable",
+    "Audio", "KMeans", "LayerFeatures", "MfccFeatures", "NormalisedFeatures", "Source", "UnitFeatures", "UnitTable",
     "fit_kmeans", "label_corpus", "make_units", "mfcc", "sample_features",
 ]  # fmt: skip
 

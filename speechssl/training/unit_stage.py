@@ -12,7 +12,15 @@ from speechssl.config import PretrainConfig
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import key
 from speechssl.errors import ConfigError, RunError
-from speechssl.evaluation.units import LayerFeatures, MfccFeatures, Source, UnitFeatures, UnitTable, make_units
+from speechssl.evaluation.units import (
+    LayerFeatures,
+    MfccFeatures,
+    NormalisedFeatures,
+    Source,
+    UnitFeatures,
+    UnitTable,
+    make_units,
+)
 from speechssl.interop.model_folder import load_encoder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.parallel import Parallel
@@ -64,7 +72,10 @@ def iteration_units(
     parallel.barrier()
     if parallel.first:
         try:
-            table = _make(cfg, index, Source(corpus, _features(cfg, index, encoder, previous, parallel), rows), run)
+            features = _features(cfg, index, encoder, previous, parallel)
+            if cfg.hubert.units_normalise:
+                features = NormalisedFeatures(features)
+            table = _make(cfg, index, Source(corpus, features, rows), run)
         except BaseException as error:
             failed.write_text(str(error) or type(error).__name__, encoding="utf-8")
             raise
