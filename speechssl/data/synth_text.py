@@ -1,4 +1,4 @@
-"""Sentences for the synthetic corpus: a small English grammar over about 120 words.
+"""Sentences for the synthetic corpus: a small English grammar over about 120 short, common words.
 
 In: a seed. Out: an endless stream of distinct sentences in lower case, letters and spaces only. Homophones are avoided,
 so that what was said can be written in only one way.
@@ -11,23 +11,37 @@ from collections.abc import Callable, Iterator, Sequence
 
 __all__ = ["VOCABULARY", "sentences"]
 
-PEOPLE = ("farmer", "teacher", "doctor", "captain", "sister", "brother", "uncle", "visitor", "student", "painter")
-ANIMALS = ("dog", "rabbit", "horse", "monkey", "spider")
-THINGS = ("basket", "bottle", "hammer", "letter", "ladder", "ticket", "candle", "lemon", "guitar", "jacket", "camera",
-          "piano")  # fmt: skip
-PLURALS = ("apples", "books", "chairs", "potatoes", "flowers", "keys")
-PLACES = ("market", "village", "river", "forest", "kitchen", "station", "island", "bridge", "garden", "castle")
-OF_BEINGS = ("young", "happy", "quiet", "clever", "friendly", "hungry", "famous")
-OF_THINGS = ("small", "old", "yellow", "silver", "broken", "modern", "heavy")
-NUMBERS = ("three", "five", "seven", "nine", "twenty")
-DID_TO = ("carried", "painted", "found", "dropped", "opened", "wanted", "forgot", "touched")
-DID = ("walked", "slept", "waited", "danced", "jumped", "laughed")
+PEOPLE = ("man", "boy", "girl", "king", "cook", "friend", "doctor", "farmer", "sister", "uncle")
+ANIMALS = ("dog", "cat", "fox", "pig", "duck", "frog", "bird", "rabbit")
+THINGS = (
+    "box",
+    "cup",
+    "pen",
+    "map",
+    "hat",
+    "bag",
+    "lamp",
+    "book",
+    "ball",
+    "drum",
+    "basket",
+    "ladder",
+    "lemon",
+    "clock",
+)
+PLURALS = ("apples", "eggs", "plates", "stones", "flowers", "trees", "chairs")
+PLACES = ("hill", "park", "shop", "lake", "tent", "farm", "river", "forest", "garden", "market")
+OF_BEINGS = ("young", "happy", "hungry", "strong", "kind", "sad")
+OF_THINGS = ("big", "small", "old", "red", "green", "black", "yellow", "soft")
+NUMBERS = ("three", "five", "six", "seven", "ten")
+DID_TO = ("took", "lost", "found", "held", "sold", "wanted", "dropped", "painted")
+DID = ("sat", "ran", "slept", "jumped", "waited", "danced")
 ORDERS = ("bring", "hold", "move")
 WHERE = ("near", "behind", "under", "inside")
-HOW = ("slowly", "quickly", "again", "together")
-WHEN = ("yesterday", "tonight", "before dinner", "after lunch", "in the morning", "in summer", "on monday")
-LINKS = ("and", "but", "because", "while")
-WHO = ("she", "they", "we", "nobody", "everyone")
+HOW = ("slowly", "again", "together", "alone")
+WHEN = ("today", "tonight", "before lunch", "after dinner", "in the morning", "in summer", "on monday")
+LINKS = ("and", "but", "because", "when")
+WHO = ("she", "they", "we", "nobody")
 OWNERS = ("the", "the", "my", "every")
 GLUE = ("the", "my", "every", "is", "are", "was", "there", "who", "where", "please", "with", "to", "from", "never")
 
