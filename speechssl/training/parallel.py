@@ -9,11 +9,13 @@ import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from speechssl.errors import ConfigError
@@ -24,6 +26,9 @@ TIMEOUT_SECONDS = 1800.0
 """How long a rank waits for the others (rank 0 may be validating); torchrun itself notices a rank that died at once."""
 
 Number = TypeVar("Number", int, float)
+
+_stores: list[Any] = []
+_groups = count()
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,18 @@ def _device(name: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def _join(world: int, rank: int, backend: str, timeout: timedelta) -> None:
+    """Join a group of ranks that this process may have been in before (fine-tuning, then evaluation).
+
+    The store where ranks leave their addresses outlives a group, and torch gives each first group the same name: a rank
+    that is early would find, and call, addresses where nobody listens any more. So each group has a prefix of its own.
+    """
+    if not _stores:
+        _stores.append(next(iter(rendezvous("env://", rank, world, timeout=timeout)))[0])
+    store = dist.PrefixStore(f"speechssl-{next(_groups)}", _stores[0])  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+
+
 def start_parallel(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout: float = TIMEOUT_SECONDS) -> Parallel:
     """Join the ranks that torchrun started (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``), or stand alone.
 
@@ -137,6 +154,5 @@ def start_parallel(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout: 
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if world > 1 and not dist.is_initialized():
-        backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        _join(world, rank, "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timedelta(seconds=timeout))
     return Parallel(world, rank, local_rank, chosen)

@@ -156,3 +156,25 @@ def test_unreadable_rows_of_one_rank_stop_nobody(tone_corpus, tmp_path):
     unreadable = {x.item for x in read_ledger(tmp_path / "run" / "ledger.jsonl") if x.reason not in planned}
     assert unreadable
     assert unreadable <= {corpus.ids[i] for i in damaged}
+
+
+AGAIN = """
+import os, time
+from speechssl.training.parallel import start_parallel
+
+for number in range(3):
+    time.sleep(0.5 * (number % 2 == int(os.environ["RANK"])))  # each rank is early once: it must not take old addresses
+    parallel = start_parallel("cpu", timeout=10)
+    assert parallel.gather([parallel.rank, number]) == [[0, number], [1, number]]
+    parallel.close()
+"""
+
+
+def test_ranks_can_meet_again(tmp_path):
+    """Under torchrun one process may fine-tune and then evaluate: each joins the ranks, and leaves them again."""
+    (tmp_path / "again.py").write_text(AGAIN)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command.append(str(tmp_path / "again.py"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
