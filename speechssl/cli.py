@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from speechssl import __version__
 from speechssl.errors import ConfigError, InterruptedRun, SpeechsslError
@@ -15,6 +16,8 @@ from speechssl.errors import ConfigError, InterruptedRun, SpeechsslError
 __all__ = ["EXIT_INTERRUPTED", "main"]
 
 EXIT_INTERRUPTED = 75
+
+T = TypeVar("T")
 
 HELP = """\
 speechssl: from a folder of raw audio to a word error rate you can defend.
@@ -58,9 +61,7 @@ def _wants_help(overrides: list[str]) -> bool:
     return "--help" in overrides or "-h" in overrides
 
 
-def _load(
-    cls: type, verb: str, words: list[str], overrides: list[str], names: Sequence[str]
-) -> tuple[list[str], object]:
+def _load(cls: type[T], verb: str, words: list[str], overrides: list[str], names: Sequence[str]) -> tuple[list[str], T]:
     """Return (required positionals, configuration) of a verb whose last positional is an optional CONFIG."""
     from speechssl.settings import load_config
 
@@ -78,7 +79,6 @@ def _manifest(words: list[str], overrides: list[str]) -> None:
     from speechssl.settings import write_toml
 
     (folder, output), cfg = _load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
-    assert isinstance(cfg, ManifestConfig)
     with progress("manifest", unit="files") as advance:
         summary = build_manifest(Path(folder), Path(output), cfg, advance)
     write_toml(cfg, Path(output) / "config.toml")
@@ -92,7 +92,6 @@ def _shard(words: list[str], overrides: list[str]) -> None:
     from speechssl.settings import write_toml
 
     (manifest, output), cfg = _load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
-    assert isinstance(cfg, ShardConfig)
     path = Path(manifest)
     with progress("shard", unit="utterances") as advance:
         summary = shard_manifest(path / "manifest.jsonl" if path.is_dir() else path, Path(output), cfg, advance)
@@ -120,7 +119,6 @@ def _pretrain(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import PretrainConfig
 
     _, cfg = _load(PretrainConfig, "pretrain", words, overrides, [])
-    assert isinstance(cfg, PretrainConfig)
     from speechssl.training.pretrain import pretrain
 
     print(pretrain(cfg))
@@ -130,7 +128,6 @@ def _finetune(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import FinetuneConfig
 
     _, cfg = _load(FinetuneConfig, "finetune", words, overrides, [])
-    assert isinstance(cfg, FinetuneConfig)
     from speechssl.asr.finetune import finetune
 
     print(finetune(cfg))
@@ -140,7 +137,6 @@ def _evaluate(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import EvaluateConfig
 
     _, cfg = _load(EvaluateConfig, "evaluate", words, overrides, [])
-    assert isinstance(cfg, EvaluateConfig)
     from speechssl.asr.score import evaluate
 
     print(evaluate(cfg))
@@ -185,7 +181,6 @@ def _run(words: list[str], overrides: list[str]) -> None:
     if len(words) == 1 and not _wants_help(overrides):
         words = [*words, default_preset()]
     (folder,), cfg = _load(RunConfig, "run", words, overrides, ["FOLDER"])
-    assert isinstance(cfg, RunConfig)
     run(Path(folder), cfg)
 
 
@@ -196,7 +191,6 @@ def _demo(words: list[str], overrides: list[str]) -> None:
     overrides = [word for word in overrides if word != "--smoke"]
     words = words or (["demo-smoke"] if smoke else ["demo"])
     _, cfg = _load(DemoConfig, "demo", words, overrides, [])
-    assert isinstance(cfg, DemoConfig)
     demo(replace(cfg, smoke=True) if smoke else cfg)
 
 

@@ -10,14 +10,16 @@ import os
 import re
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from speechssl.config import FinetuneConfig, RunConfig
+from speechssl.config import EvaluateConfig, FinetuneConfig, RunConfig
 from speechssl.errors import ConfigError, DataError
 from speechssl.progress import duration, progress
 from speechssl.settings import to_dict, write_toml
+from speechssl.sweep import Ahead, tune
 
 __all__ = ["Stage", "default_preset", "run", "run_stages"]
 
@@ -162,43 +164,52 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
     ]
 
 
-def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int]) -> list[Stage]:
+def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: Ahead | None) -> list[Stage]:
+    """Return fine-tuning and evaluation of every arm; ``ahead`` is already fine-tuning the scratch arm."""
     from speechssl.asr.score import evaluate
-    from speechssl.sweep import tune
 
-    arms = _arms(cfg, output)
-    rates = cfg.learning_rates or (cfg.finetune.optim.lr,)
     split = "test" if labels["test"] else "dev"
     if split == "dev":
         print("no transcribed test utterances: the score below is on dev, where the model was selected", flush=True)
     scored = cfg.evaluate.data if split == "test" else cfg.finetune.dev
-    last = list(arms)[-1]
-    stages = [
-        Stage(
-            "finetune",
-            [{name: to_dict(arm) for name, arm in arms.items()}, rates],
-            output / last / "model" / "config.json",
-            lambda: tune(arms, rates, output / "sweep", jobs=cfg.jobs),
-        )
-    ]
-    for name in arms:
+    tuning, scoring = [], []
+    for name, arm in _arms(cfg, output).items():
+
+        def make(name: str = name, arm: FinetuneConfig = arm) -> None:
+            if ahead is not None and not arm.init:
+                ahead.wait()
+            tune(name, arm, _rates(cfg), output / "sweep", jobs=cfg.jobs)
+
+        model = output / name / "model"
+        tuning.append(Stage(name, [to_dict(arm), _rates(cfg)], model / "config.json", make))
         place = output / name.replace("finetune", "evaluate")
-        scoring = replace(
-            cfg.evaluate,
-            model=str(output / name / "model"),
-            output=str(place),
-            data=replace(scored, shards=str(output / "shards")),
+        request = replace(
+            cfg.evaluate, model=str(model), output=str(place), data=replace(scored, shards=str(output / "shards"))
         )
-        stages.append(
-            Stage(
-                place.name,
-                to_dict(scoring),
-                place / "wer.json",
-                lambda scoring=scoring: print(evaluate(scoring), flush=True),  # type: ignore[misc]
-                cheap=True,
-            )
-        )
-    return stages
+
+        def score(request: EvaluateConfig = request) -> None:
+            print(evaluate(request), flush=True)
+
+        scoring.append(Stage(place.name, to_dict(request), place / "wer.json", score, cheap=True))
+    return tuning + scoring
+
+
+def _rates(cfg: RunConfig) -> tuple[float, ...]:
+    return cfg.learning_rates or (cfg.finetune.optim.lr,)
+
+
+def _scratch_ahead(cfg: RunConfig, output: Path, labels: dict[str, int]) -> Ahead | None:
+    """Return the fine-tuning from random weights, to go on while pretraining runs (it does not depend on it).
+
+    Only with several jobs, and only until the arm is complete.
+    """
+    arm = _arms(cfg, output).get("finetune-scratch")
+    complete = (output / "finetune-scratch" / "model" / "config.json").exists()
+    if arm is None or cfg.jobs < 2 or complete or not labels["train"]:
+        return None
+    return Ahead(
+        lambda stop: tune("finetune-scratch", arm, _rates(cfg), output / "sweep", jobs=cfg.jobs - 1, stop=stop)
+    )
 
 
 def run(folder: Path, cfg: RunConfig) -> Path:
@@ -225,15 +236,13 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     first = _train_stages(folder, cfg, output)
     run_stages(output, first[:2])
     labels = _labels(output / "shards", cfg)
-    stages = first
-    if labels["train"] and (labels["dev"] or labels["test"]):
-        stages = first + _score_stages(cfg, output, labels)
-    else:
-        print(
-            f"transcribed utterances: {labels}; nothing to fine-tune or score, so only pretraining is done", flush=True
-        )
+    scored = bool(labels["train"] and (labels["dev"] or labels["test"]))
+    if not scored:
+        print(f"transcribed utterances: {labels}; nothing to fine-tune or score: pretraining only", flush=True)
     report = output / "report.html"
-    stages.append(Stage("report", time.time(), report, lambda: build_report(output), cheap=True))
-    run_stages(output, stages)
+    last = Stage("report", time.time(), report, lambda: build_report(output), cheap=True)
+    ahead = _scratch_ahead(cfg, output, labels) if scored else None
+    with ahead or nullcontext():
+        run_stages(output, [*first, *(_score_stages(cfg, output, labels, ahead) if scored else []), last])
     print(f"report: {report}", flush=True)
     return report

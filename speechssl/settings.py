@@ -75,7 +75,7 @@ def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "") -> T:
         factory = known[name].default_factory
         if isinstance(value, dict) and is_dataclass(kind) and factory is not MISSING:
             # A nested table changes only the keys it names: fields may have defaults of their own.
-            value = _merge(asdict(factory()), value)  # type: ignore[call-overload]
+            value = _merge(asdict(factory()), value)
         values[name] = _convert(value, kind, path)
     return cls(**values)
 

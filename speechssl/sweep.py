@@ -1,7 +1,7 @@
-"""Fine-tune several arms with several learning rates and keep, for each arm, the rate with the lowest dev WER.
+"""Fine-tune an arm with several learning rates and keep the one with the lowest dev WER.
 
-In: fine-tuning configurations by arm name. Out: for each arm its run folder (config, metrics, ledger, model), and
-``sweep.json`` with the dev WER of every candidate. Every arm gets the same rates and the same updates.
+In: a fine-tuning configuration and rates. Out: the arm's run folder (config, metrics, ledger, model), and
+``sweep.json`` with the dev WER of every candidate of every arm. ``Ahead`` does it while something else is running.
 """
 
 import json
@@ -9,16 +9,19 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from speechssl.config import FinetuneConfig
 from speechssl.errors import InterruptedRun, RunError
 from speechssl.settings import write_toml
 
-__all__ = ["Candidate", "tune"]
+__all__ = ["Ahead", "Candidate", "tune"]
 
 EXIT_INTERRUPTED = 75
 
@@ -47,42 +50,48 @@ class Candidate:
         return float("inf") if info.get("dev_wer") is None else float(info["dev_wer"])
 
 
-def _processes(waiting: list[Candidate], jobs: int) -> None:
-    """Run candidates in processes of their own, ``jobs`` at a time; each writes its log beside its output."""
+def _start(candidate: Candidate, threads: int) -> subprocess.Popen[bytes]:
+    """Start a candidate in a process of its own; its log lies beside its output."""
+    candidate.folder.mkdir(parents=True, exist_ok=True)
+    request = candidate.folder / "request.toml"
+    write_toml(candidate.cfg, request)
+    with (candidate.folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "speechssl", "finetune", str(request)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+        )
+
+
+def _check(candidate: Candidate, code: int) -> None:
+    """Say how a finished candidate did, or raise."""
+    if code == EXIT_INTERRUPTED:
+        raise InterruptedRun(f"{candidate.folder} saved itself; run the same command again to resume")
+    if code:
+        log = (candidate.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
+        tail = "\n".join(log.splitlines()[-8:])
+        raise RunError(f"fine-tuning in {candidate.folder} failed (exit code {code}):\n{tail}")
+    print(f"  {candidate.arm}, learning rate {candidate.lr:g}: dev WER {candidate.dev_wer():.1%}", flush=True)
+
+
+def _processes(waiting: list[Candidate], jobs: int, stop: threading.Event | None) -> None:
+    """Run candidates, ``jobs`` at a time, until all are done or ``stop`` is set."""
     running: dict[Candidate, subprocess.Popen[bytes]] = {}
     # The cores are shared out: more threads than cores make every job slower.
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
     try:
-        while waiting or running:
+        while (waiting or running) and not (stop is not None and stop.is_set()):
             while waiting and len(running) < jobs:
                 candidate = waiting.pop(0)
-                candidate.folder.mkdir(parents=True, exist_ok=True)
-                request = candidate.folder / "request.toml"
-                write_toml(candidate.cfg, request)
-                with (candidate.folder / "log.txt").open("ab") as log:
-                    running[candidate] = subprocess.Popen(
-                        [sys.executable, "-m", "speechssl", "finetune", str(request)],
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        env={**os.environ, "OMP_NUM_THREADS": threads},
-                    )
+                running[candidate] = _start(candidate, threads)
                 print(f"  {candidate.arm}, learning rate {candidate.lr:g}: started", flush=True)
             time.sleep(0.2)
             for candidate, process in list(running.items()):
                 code = process.poll()
-                if code is None:
-                    continue
-                del running[candidate]
-                if code == EXIT_INTERRUPTED:
-                    raise InterruptedRun(f"{candidate.folder} saved itself; run the same command again to resume")
-                if code:
-                    tail = (
-                        (candidate.folder / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()[-8:]
-                    )
-                    raise RunError(f"fine-tuning in {candidate.folder} failed (exit code {code}):\n" + "\n".join(tail))
-                print(
-                    f"  {candidate.arm}, learning rate {candidate.lr:g}: dev WER {candidate.dev_wer():.1%}", flush=True
-                )
+                if code is not None:
+                    del running[candidate]
+                    _check(candidate, code)
     finally:
         for process in running.values():
             process.terminate()
@@ -90,19 +99,31 @@ def _processes(waiting: list[Candidate], jobs: int) -> None:
             process.wait()
 
 
-def tune(arms: Mapping[str, FinetuneConfig], rates: Sequence[float], folder: Path, *, jobs: int = 1) -> None:
-    """Fine-tune every arm with every rate; leave each arm's best candidate in the arm's own output folder.
+def tune(
+    arm: str,
+    cfg: FinetuneConfig,
+    rates: Sequence[float],
+    folder: Path,
+    *,
+    jobs: int = 1,
+    stop: threading.Event | None = None,
+) -> None:
+    """Fine-tune with every rate; leave the best candidate in ``cfg.output``.
 
     Parameters
     ----------
-    arms
-        Configuration of each arm; ``output`` is where its best candidate goes.
+    arm
+        Name in messages and in ``sweep.json``.
+    cfg
+        What to train; ``output`` is where the best candidate goes.
     rates
         Peak learning rates; with a single one and a single job the arm is trained in place, in this process.
     folder
         Where the candidates and ``sweep.json`` go.
     jobs
         Candidates at a time, each in its own process.
+    stop
+        When it is set, running candidates are asked to save themselves, and the call returns.
 
     Raises
     ------
@@ -112,33 +133,69 @@ def tune(arms: Mapping[str, FinetuneConfig], rates: Sequence[float], folder: Pat
         A candidate was asked to stop and saved itself.
     """
     candidates = []
-    for arm, cfg in arms.items():
-        for lr in rates:
-            output = cfg.output if len(rates) == 1 else str(folder / f"{arm}-lr-{lr:g}")
-            candidates.append(Candidate(arm, lr, replace(cfg, output=output, optim=replace(cfg.optim, lr=lr))))
+    for lr in rates:
+        output = cfg.output if len(rates) == 1 else str(folder / f"{arm}-lr-{lr:g}")
+        candidates.append(Candidate(arm, lr, replace(cfg, output=output, optim=replace(cfg.optim, lr=lr))))
     waiting = [candidate for candidate in candidates if not candidate.done]
-    if jobs == 1:
+    if jobs == 1 and stop is None:
         from speechssl.asr.finetune import finetune
 
         for candidate in waiting:
             finetune(candidate.cfg)
     else:
-        _processes(waiting, jobs)
-    if len(rates) == 1:
-        return
-    rows = []
-    for arm, cfg in arms.items():
-        mine = [candidate for candidate in candidates if candidate.arm == arm]
-        best = min(mine, key=lambda candidate: (candidate.dev_wer(), candidate.lr))
-        target = Path(cfg.output)
-        temporary = target.with_name(target.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)
-        # Checkpoints stay with the candidate: the arm's folder is for reading.
-        shutil.copytree(best.folder, temporary, ignore=shutil.ignore_patterns("checkpoints", "request.toml", "*.lock"))
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.replace(target)
-        rows += [
-            {"arm": arm, "lr": each.lr, "dev_wer": each.dev_wer(), "kept": each is best, "folder": str(each.folder)}
-            for each in mine
-        ]
-    (folder / "sweep.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        _processes(waiting, jobs, stop)
+    if len(rates) > 1 and all(candidate.done for candidate in candidates):
+        _keep_best(candidates, Path(cfg.output), folder / "sweep.json")
+
+
+def _keep_best(candidates: list[Candidate], target: Path, listing: Path) -> None:
+    """Copy the candidate with the lowest dev WER to ``target``, and list all of them."""
+    best = min(candidates, key=lambda candidate: (candidate.dev_wer(), candidate.lr))
+    temporary = target.with_name(target.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    # Checkpoints stay with the candidate: the arm's folder is for reading.
+    shutil.copytree(best.folder, temporary, ignore=shutil.ignore_patterns("checkpoints", "request.toml", "*.lock"))
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.replace(target)
+    others = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+    rows = [row for row in others if row["arm"] != best.arm]
+    for each in candidates:
+        row = {"arm": each.arm, "lr": each.lr, "dev_wer": each.dev_wer(), "kept": each is best}
+        rows.append({**row, "folder": str(each.folder)})
+    partial = listing.with_suffix(".tmp")
+    partial.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    partial.replace(listing)
+
+
+class Ahead:
+    """Work that goes on in a thread while later stages run; leaving the block before it is done asks it to stop.
+
+    ``with Ahead(work) as ahead: ...; ahead.wait()``: ``work`` is called with an event that is set when it should stop.
+    """
+
+    def __init__(self, work: Callable[[threading.Event], None]) -> None:
+        self._stop = threading.Event()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+
+    def _run(self, work: Callable[[threading.Event], None]) -> None:
+        try:
+            work(self._stop)
+        except BaseException as error:
+            self._error = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def wait(self) -> None:
+        """Return when the work is done; raise what it raised."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()

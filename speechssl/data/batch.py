@@ -1,7 +1,7 @@
 """The batch: what the data side hands to an objective. One frozen record of tensors, moved to a device in one call."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with every tensor on ``device``."""
-        moved = {
+        moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
