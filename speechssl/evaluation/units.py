@@ -50,6 +50,8 @@ class Source:
     """Audio that becomes features at a time, padding included."""
     threads: int = 1
     """Reading threads."""
+    check: Callable[[], None] = lambda: None
+    """Called between groups of utterances; stops the work by raising."""
 
     def usable(self) -> list[int]:
         """Return the rows that are long enough for a frame."""
@@ -87,6 +89,8 @@ def make_units(
     ------
     DataError
         Too few frames for the clusters, too many unreadable utterances, or a damaged file in ``folder``.
+
+    Whatever ``source.check`` raises goes through; called again, this goes on from the last finished part.
     """
     table_path, kmeans_path = folder / "units.npz", folder / "kmeans.npz"
     if table_path.exists():
@@ -186,11 +190,15 @@ def _features(source: Source, read: Read) -> list[tuple[str, Tensor]]:
 
 def _each(source: Source, groups: list[list[int]], work: Callable[[Read], Result]) -> Iterator[Result]:
     """Yield the result of ``work`` for each group: in the reading threads where the features profit from it."""
+    source.check()
     if source.features.threaded:
-        yield from read_ahead(source.corpus, groups, source.threads, work)
+        for result in read_ahead(source.corpus, groups, source.threads, work):
+            yield result
+            source.check()
     else:
         for read in read_ahead(source.corpus, groups, source.threads, _as_read):
             yield work(read)
+            source.check()
 
 
 def _as_read(read: Read) -> Read:

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, SIGINT and SIGUSR1 raise a flag that the loop reads at the end of a step.
+"""Being asked to stop: SIGTERM, SIGINT and SIGUSR1 raise a flag that is read at safe points, such as the end of a step.
 
 The second request, made by someone who does not want to wait, ends the process at once.
 """
@@ -24,10 +24,16 @@ class Interrupt:
     """Context in which stop signals set ``requested``; handlers are put back on leaving.
 
     Outside the main thread no handler can be installed, and ``requested`` stays False.
+
+    Parameters
+    ----------
+    after
+        What is still finished, for the message.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: str = "this step") -> None:
         self.requested = False
+        self._after = after
         self._first = 0.0
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -51,4 +57,4 @@ class Interrupt:
         elif not self.requested:
             self.requested, self._first = True, now
             with contextlib.suppress(OSError):  # a closed standard error must not break the step in progress
-                os.write(2, f"\n{signal.Signals(number).name}: stopping after this step\n".encode())
+                os.write(2, f"\n{signal.Signals(number).name}: stopping after {self._after}\n".encode())

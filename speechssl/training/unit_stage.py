@@ -6,12 +6,14 @@ In: the configuration, a corpus and the model of the previous iteration (none fo
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from speechssl.config import PretrainConfig
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import key
-from speechssl.errors import ConfigError, RunError
+from speechssl.errors import ConfigError, InterruptedRun, RunError
 from speechssl.evaluation.units import (
     LayerFeatures,
     MfccFeatures,
@@ -23,6 +25,7 @@ from speechssl.evaluation.units import (
 )
 from speechssl.interop.model_folder import load_encoder
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.training.interrupt import Interrupt
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import RunFolder
 
@@ -63,6 +66,8 @@ def iteration_units(
         Units cannot be made (evaluation/units.py).
     RunError
         Rank 0 could not make them.
+    InterruptedRun
+        A signal asked the run to stop. What is finished is kept: the clusters, and whole parts of the labels.
     """
     folder = run.path / "units"
     failed = folder / "failed"
@@ -70,30 +75,46 @@ def iteration_units(
         folder.mkdir(parents=True, exist_ok=True)
         failed.unlink(missing_ok=True)
     parallel.barrier()
-    if parallel.first:
-        try:
-            features = _features(cfg, index, encoder, previous, parallel)
-            if cfg.hubert.units_normalise:
-                features = NormalisedFeatures(features)
-            table = _make(cfg, index, Source(corpus, features, rows), run)
-        except BaseException as error:
-            failed.write_text(str(error) or type(error).__name__, encoding="utf-8")
-            raise
-    else:
-        # Labelling may take longer than a collective is allowed to, so the others look for the file.
-        while not (folder / "units.npz").exists():
-            if failed.exists():
-                raise RunError(f"rank 0 could not make the units: {failed.read_text(encoding='utf-8')}")
-            time.sleep(POLL_SECONDS)
-        table = UnitTable.load(folder / "units.npz")
-    parallel.barrier()
+    stopped = InterruptedRun(f"stopped while units were made in {folder}; run the same command again to go on")
+    with Interrupt("this group of utterances") as interrupt:
+
+        def check() -> None:
+            if interrupt.requested:
+                raise stopped
+
+        if parallel.first:
+            try:
+                features = _features(cfg, index, encoder, previous, parallel)
+                if cfg.hubert.units_normalise:
+                    features = NormalisedFeatures(features)
+                table = _make(cfg, index, Source(corpus, features, rows, check=check), run)
+            except BaseException as error:
+                failed.write_text(str(error) or type(error).__name__, encoding="utf-8")
+                raise
+        else:
+            table = _wait(folder, failed, check)
+        if parallel.any(interrupt.requested):
+            raise stopped
     return table
+
+
+def _wait(folder: Path, failed: Path, check: Callable[[], None]) -> UnitTable:
+    """Return the units once rank 0 has made them.
+
+    Labelling may take longer than a collective is allowed to, so the other ranks look for the file.
+    """
+    while not (folder / "units.npz").exists():
+        check()
+        if failed.exists():
+            raise RunError(f"rank 0 could not make the units: {failed.read_text(encoding='utf-8')}")
+        time.sleep(POLL_SECONDS)
+    return UnitTable.load(folder / "units.npz")
 
 
 def _make(cfg: PretrainConfig, index: int, source: Source, run: RunFolder) -> UnitTable:
     start = time.monotonic()
     table = make_units(
-        Source(source.corpus, source.features, source.rows, cfg.data.batch_seconds, max(1, cfg.data.workers)),
+        replace(source, batch_seconds=cfg.data.batch_seconds, threads=max(1, cfg.data.workers)),
         run.path / "units",
         clusters=cfg.hubert.clusters[index],
         hours=cfg.hubert.kmeans_hours,

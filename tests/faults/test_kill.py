@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import pytest
 
@@ -74,3 +75,33 @@ def test_two_runs_in_one_folder_are_refused(tone_corpus, tmp_path):
     assert first.process.is_alive(), first.text()
     os.kill(first.pid, signal.SIGKILL)
     first.end()
+
+
+def slow_labels():
+    """Make the labelling of each group take a fifth of a second."""
+    from speechssl.evaluation import units
+
+    features = units._features
+
+    def slowly(*arguments):
+        time.sleep(0.2)
+        return features(*arguments)
+
+    units._features = slowly
+
+
+def test_asked_to_stop_while_units_are_made_it_stops_between_groups(tone_corpus, uninterrupted, tmp_path):
+    cfg = config("hubert", tone_corpus.shards, tmp_path / "run")
+    run = start(cfg, setup=slow_labels)
+    units = tmp_path / "run" / "iteration-1" / "units"
+    deadline = time.monotonic() + 60
+    while not (units / "kmeans.npz").exists():
+        assert time.monotonic() < deadline, run.text()
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.end(10) == 75, run.text()
+    assert f"stopped while units were made in {units}; run the same command again" in run.last_line()
+    assert not (units / "units.npz").exists()
+    run = start(cfg)
+    assert run.end() == 0, run.text()
+    assert digest(run.output) == digest(uninterrupted("hubert"))
