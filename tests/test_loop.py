@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from speechssl.data.ledger import Entry, read_ledger
+from speechssl.data.tolerance import TooManyBadError
 from speechssl.errors import ConfigError, RunError
 from speechssl.training.checkpoint import Checkpoints
 from speechssl.training.log import read_metrics
@@ -232,3 +233,29 @@ def _rejecting(parallel, folder):
 def test_unreadable_rows_of_all_ranks_reach_the_ledger_once(tmp_path):
     on_ranks(_rejecting, tmp_path)
     assert sorted(entry.item for entry in read_ledger(tmp_path / "ledger.jsonl")) == ["bad-0", "bad-1"]
+
+
+def _giving_up(parallel, folder):
+    def make(step, number):
+        entry = Entry("pretrain", f"bad-{step}-{number}", "not_audio")
+        if step == 3 and parallel.rank == parallel.world - 1:
+            raise TooManyBadError("3 of the last 3 utterances could not be read", [entry])
+        return replace(batch_of(step, number), rejected=(entry,) if step else ())
+
+    try:
+        stream = ListStream(2, parallel.rank, parallel.world, make)
+        run_tiny(folder, tiny(), stream, training(log_every=2), parallel=parallel)
+    except TooManyBadError as error:
+        return str(error)
+    except RuntimeError:
+        return "left alone"
+
+
+def test_too_many_unreadable_rows_are_all_in_the_ledger(tmp_path):
+    """Those of the step that is too much, and those remembered since the last log line; also on a rank above 0."""
+    assert _giving_up(start_parallel("cpu"), tmp_path / "one") == "3 of the last 3 utterances could not be read"
+    listed = [entry.item for entry in read_ledger(tmp_path / "one" / "ledger.jsonl")]
+    assert sorted(listed) == ["bad-1-0", "bad-1-1", "bad-2-0", "bad-2-1", "bad-3-0"]
+    assert on_ranks(_giving_up, tmp_path / "two")[1] == "3 of the last 3 utterances could not be read"
+    listed = {entry.item for entry in read_ledger(tmp_path / "two" / "ledger.jsonl")}
+    assert {"bad-1-0", "bad-1-1", "bad-2-1", "bad-3-1"} <= listed

@@ -19,6 +19,7 @@ from speechssl.data.batch import Batch
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream, evaluation_batches
+from speechssl.data.tolerance import TooManyBadError
 from speechssl.errors import ConfigError, DataError
 from tests.chirps import chirp, chirp_shards
 from tests.processes import alive, parent
@@ -192,10 +193,18 @@ def test_bad_rows_are_silence_without_weight_and_are_listed(broken, workers):
 def test_too_many_bad_rows_stop_the_run_with_counts_by_reason(broken):
     corpus = open_corpus(broken[0])
     stream = stream_of(corpus)
-    with pytest.raises(DataError, match=r"11 of the last \d+ utterances could not be read \(damaged_payload: 11\)"):
+    seen = []
+    message = r"11 of the last \d+ utterances could not be read \(damaged_payload: 11\)"
+    with pytest.raises(TooManyBadError, match=message) as stopped:
         for step in range(100):
-            stream.step(step)
+            seen += [entry for batch in stream.step(step) for entry in batch.rejected]
+    assert len(seen) < 11 <= len([*seen, *stopped.value.entries])  # those of the last step come with the error
     wholly_bad = open_corpus(broken[0], ids=sorted(broken[1]))
+    seen = []
+    with pytest.raises(DataError, match="could not be read"):
+        for batch in evaluation_batches(wholly_bad, replace(CFG, max_bad_fraction=0.001), workers=0):
+            seen += batch.rejected
+    assert len(seen) >= 2
     with pytest.raises(DataError, match="could not be read"):
         list(evaluation_batches(wholly_bad, replace(CFG, max_bad_fraction=0.9), workers=0))
 

@@ -21,7 +21,7 @@ from speechssl.data.corpus import Corpus
 from speechssl.data.ledger import Entry
 from speechssl.data.loading import BatchLoader
 from speechssl.data.plan import Plan
-from speechssl.data.tolerance import Tolerance
+from speechssl.data.tolerance import Tolerance, TooManyBadError
 from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["Stream", "evaluation_batches"]
@@ -136,15 +136,20 @@ class Stream:
         Raises
         ------
         DataError
-            A loader process died or hangs, or too many rows cannot be read.
+            A loader process died or hangs.
+        TooManyBadError
+            Too many rows cannot be read; it carries the entries of this step's.
         """
         began = time.perf_counter()
         first = step * self._share
         batches = [self._loader.get(first + i) for i in range(self._share)]
         batches = [self._with_labels(batch) for batch in batches]
         self._waited += time.perf_counter() - began
-        for batch in batches:
-            _count(batch, self._tolerance)
+        try:
+            for batch in batches:
+                _count(batch, self._tolerance)
+        except TooManyBadError as error:
+            raise TooManyBadError(str(error), [entry for batch in batches for entry in batch.rejected]) from None
         return batches
 
     @property
@@ -202,8 +207,8 @@ def evaluation_batches(
     try:
         for i in range(len(numbers)):
             batch = loader.get(i)
-            _count(batch, tolerance)
             yield replace(batch, texts=_texts(corpus, batch))
+            _count(batch, tolerance)  # only now: the rows of a batch that is too much have been listed, too
     finally:
         loader.close()
     if numbers:

@@ -4,13 +4,29 @@ In: one verdict per item, in order. Out: a DataError that names the counts by re
 """
 
 from collections import Counter, deque
+from collections.abc import Iterable
 
+from speechssl.data.ledger import Entry
 from speechssl.errors import DataError
 
-__all__ = ["Tolerance"]
+__all__ = ["Tolerance", "TooManyBadError"]
 
 WINDOW = 1_000
 IN_A_ROW = 100
+
+
+class TooManyBadError(DataError):
+    """Too many items are bad.
+
+    Parameters
+    ----------
+    entries
+        Bad items that nobody has listed yet: they never reached the caller.
+    """
+
+    def __init__(self, message: str, entries: Iterable[Entry] = ()) -> None:
+        super().__init__(message)
+        self.entries = tuple(entries)
 
 
 class Tolerance:
@@ -65,7 +81,7 @@ class Tolerance:
 
     def _stop(self, finding: str) -> None:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
-        raise DataError(
+        raise TooManyBadError(
             f"{self.what}: {finding} ({reasons}). Each is listed in ledger.jsonl; "
             "repair the data, or raise max_bad_fraction if you accept the loss"
         )

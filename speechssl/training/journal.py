@@ -6,14 +6,16 @@ In: numbers and batches, on every rank. Out: lines on rank 0's disk, and the sam
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from speechssl.config import TrainingConfig
 from speechssl.data.batch import Batch
-from speechssl.data.ledger import Entry
+from speechssl.data.ledger import Entry, Ledger
+from speechssl.data.tolerance import TooManyBadError
 from speechssl.errors import RunError
 from speechssl.training.health import Health
 from speechssl.training.log import Progress, read_metrics
@@ -39,7 +41,10 @@ def fingerprint(module: nn.Module) -> int:
 
 
 class Journal:
-    """Writes on rank 0; its methods are collectives where ranks must agree or bring something along."""
+    """Writes on rank 0; its methods are collectives where ranks must agree or bring something along.
+
+    As a context it writes down, when an error ends the run, what only this rank remembers.
+    """
 
     def __init__(
         self, run: RunFolder, parallel: Parallel, training: TrainingConfig, progress: Progress, health: Health
@@ -47,6 +52,22 @@ class Journal:
         self.run, self.parallel, self.training = run, parallel, training
         self.progress, self.health = progress, health
         self._rejected: list[Entry] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, TooManyBadError):
+            self._rejected += error.entries
+        if error is None or not self._rejected:
+            return
+        if self.parallel.first:
+            self.run.record(self._rejected)
+        else:  # the other ranks are no longer listening
+            Ledger(self.run.path / "ledger.jsonl").extend(self._rejected)
+        self._rejected = []
 
     def begin(self, start: int) -> None:
         """Cut off the steps that are done again, and let the health checks see those that are not."""

@@ -108,8 +108,8 @@ def train(
         _settings_of_torch(training),
         Interrupt() as interrupt,
         Progress(training.steps, start, active=parallel.first) as progress,
+        Journal(run, parallel, training, progress, Health(objective.chance, training.steps)) as journal,
     ):
-        journal = Journal(run, parallel, training, progress, Health(objective.chance, training.steps))
         journal.begin(start)
         for step in range(start, training.steps):
             if objective.begin_step(step) or module is None:
