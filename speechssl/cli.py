@@ -4,10 +4,14 @@ Exit codes: 0 done, 1 a clear error, 2 a wrong command line, 75 interrupted and 
 """
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 from speechssl import __version__
@@ -208,6 +212,28 @@ VERBS: dict[str, Callable[[list[str], list[str]], int | None]] = {
 }
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM into an exception: what a stage has started ends with it, and the exit code says "resume me".
+
+    A second SIGTERM ends the process at once. Training has handlers of its own, which wait for the end of the step.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        raise InterruptedRun(f"{signal.Signals(number).name}; run the same command again to go on")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -228,7 +254,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: unknown verb {words[0]!r}{hint}", file=sys.stderr)
         return 2
     try:
-        return verb(*_split(words[1:])) or 0
+        with _stoppable():
+            return verb(*_split(words[1:])) or 0
     except InterruptedRun as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,7 +1,10 @@
 """The command line: verbs, near misses, exit codes, usage lines. (What the verbs do is tested where they live.)"""
 
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -102,6 +105,33 @@ def test_keyboard_interrupt(monkeypatch):
 
     monkeypatch.setitem(VERBS, "report", stop)
     assert main(["report", "x"]) == 130
+
+
+def test_asked_to_stop_outside_training_it_cleans_up_and_says_how_to_go_on(monkeypatch, capsys):
+    cleaned = []
+
+    def stop(words, overrides):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
+        finally:
+            cleaned.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setitem(VERBS, "report", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["report", "x"]) == EXIT_INTERRUPTED
+    assert cleaned == [signal.SIG_DFL]  # whoever asks again does not have to wait
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "interrupted: SIGTERM; run the same command again" in capsys.readouterr().err
+
+
+def test_outside_the_main_thread_no_handler_is_set(monkeypatch):
+    codes = []
+    monkeypatch.setitem(VERBS, "report", lambda words, overrides: 3)
+    thread = threading.Thread(target=lambda: codes.append(main(["report", "x"])))
+    thread.start()
+    thread.join()
+    assert codes == [3]
 
 
 def test_a_closed_pipe_is_no_error():

@@ -1,5 +1,9 @@
 import os
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +11,7 @@ import pytest
 from speechssl.data import scan as module
 from speechssl.data.audio import AudioLimits
 from speechssl.data.scan import ScanSettings, scan_file, scan_files
+from tests.processes import alive, children
 from tests.voices import voice, write
 
 SETTINGS = ScanSettings(0.1, 5.0, "energy", AudioLimits())
@@ -96,3 +101,36 @@ def test_a_file_that_kills_its_process_is_named_and_the_rest_is_done(files, monk
     assert scans[7].reason == "decoder_crash"
     assert [s for n, s in enumerate(scans) if n != 7] == [s for n, s in enumerate(whole) if n != 7]
     assert threading.active_count() < 20
+
+
+SCANNED = """
+import sys, time
+from pathlib import Path
+from speechssl.data.scan import ScanSettings, scan_files
+from speechssl.data.audio import AudioLimits
+
+def hang(done, total):
+    print(done, flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    paths = sorted(Path(sys.argv[1]).glob("*.wav"))
+    scan_files(paths, ScanSettings(0.1, 5.0, "energy", AudioLimits()), 2, hang)
+"""
+
+
+def test_no_process_outlives_a_killed_scan(files, tmp_path):
+    (tmp_path / "scanned.py").write_text(SCANNED)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    command = [sys.executable, str(tmp_path / "scanned.py"), str(tmp_path)]
+    main = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert main.stdout.readline() == "16\n"
+    servers = children(main.pid)
+    workers = [pid for server in servers for pid in children(server)]
+    assert len(workers) == 2
+    main.kill()
+    main.communicate()
+    deadline = time.monotonic() + 10
+    while any(alive(pid) for pid in [*workers, *servers]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

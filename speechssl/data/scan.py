@@ -18,6 +18,7 @@ from typing import Literal
 
 from speechssl.data.audio import AudioFile, AudioInfo, AudioLimits, mono
 from speechssl.data.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
+from speechssl.data.orphans import end_with_main
 from speechssl.data.segment import LevelMeter, SpeechMeter, cut, quiet_frames
 from speechssl.errors import AudioError
 
@@ -126,7 +127,7 @@ def scan_files(
 def _pool(workers: int) -> ProcessPoolExecutor:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_main)
 
 
 def _scan_chunks(chunks: Sequence[Sequence[Path]], settings: ScanSettings, workers: int) -> Iterator[list[Scan]]:

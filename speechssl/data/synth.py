@@ -23,6 +23,7 @@ import soundfile
 
 from speechssl.data.espeak import SAMPLE_RATE, Espeak, library_paths
 from speechssl.data.keys import generator, key
+from speechssl.data.orphans import end_with_main
 from speechssl.data.synth_text import sentences
 from speechssl.errors import ConfigError, DataError
 
@@ -187,7 +188,9 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
             context.set_forkserver_preload([__name__])
-        with ProcessPoolExecutor(workers or _cores(), mp_context=context, max_tasks_per_child=1) as pool:
+        with ProcessPoolExecutor(
+            workers or _cores(), mp_context=context, initializer=end_with_main, max_tasks_per_child=1
+        ) as pool:
             rows = [row for part in pool.map(_speak, drawn, texts, [partial] * len(drawn)) for row in part]
         (partial / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         (partial / "corpus.json").write_text(json.dumps(asdict(cfg), indent=1) + "\n", encoding="utf-8")
