@@ -43,6 +43,8 @@ def _table(output: Path) -> str:
         lines.append(
             f"{title:22} {_percent(score['wer'])}   {_percent(score['ci_low'])} to {_percent(score['ci_high'])}"
         )
+        if greedy := score.get("info", {}).get("greedy"):
+            lines.append(f"{'':22} with greedy decoding: {greedy}")
     if wers["from scratch"] and wers["pretrained"] is not None:
         lines.append(f"{'relative reduction':22} {_percent(1 - wers['pretrained'] / wers['from scratch'])}")
     scratch, pretrained = (read_hypotheses(output / name) for name in ("evaluate-scratch", "evaluate"))

@@ -17,7 +17,8 @@ import torch
 from speechssl.asr.align import frames_needed
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.labelled import Labelled, open_labelled
-from speechssl.asr.tokens import Tokens
+from speechssl.asr.lexicon import words_of
+from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.asr.validation import Validation
 from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
 from speechssl.data.audio import SAMPLE_RATE
@@ -43,6 +44,8 @@ class TrainingSet:
     """What the recogniser learns from."""
 
     corpus: Corpus
+    texts: tuple[str, ...]
+    """Transcripts of the corpus, as in the manifest."""
     tokens: Tokens
     entries: tuple[Entry, ...]
     """What was left out and why, utterances and characters alike."""
@@ -136,7 +139,7 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
             kept.append(name)
     if not kept:
         raise DataError(_nothing_left(labelled, entries))
-    return TrainingSet(labelled.corpus(kept), tokens, (*entries, *rare))
+    return TrainingSet(labelled.corpus(kept), tuple(texts[name] for name in kept), tokens, (*entries, *rare))
 
 
 def _shortest(samples: int, cfg: FinetuneConfig) -> int:
@@ -228,6 +231,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         "seed": cfg.seed,
         "train_utterances": len(data.corpus),
         "train_hours": round(data.hours, 4),
+        "words": words_of(normalise_text(text, tokens.normalise) for text in data.texts),
     }
     target = run.path / "model"
     if parallel.first:

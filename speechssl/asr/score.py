@@ -14,6 +14,7 @@ import torch
 from speechssl.asr.ctc import load_recogniser
 from speechssl.asr.decode import greedy, prefix_beam
 from speechssl.asr.labelled import Labelled, open_labelled
+from speechssl.asr.lexicon import LexiconDecoder
 from speechssl.asr.recognise import recognise
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import EvaluateConfig
@@ -23,10 +24,17 @@ from speechssl.data.plan import Plan
 from speechssl.data.stream import evaluation_batches
 from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.wer import WerReport, score_row, summarise, write_wer
+from speechssl.interop.model_folder import load_folder
 from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel
 
 __all__ = ["evaluate"]
+
+DECODERS = {
+    "greedy": "greedy",
+    "beam": "prefix beam search over characters, beam {beam}, no language model",
+    "lexicon": "beam search over the words of the training transcripts, beam {beam}, no language model",
+}
 
 
 def evaluate(cfg: EvaluateConfig, *, parallel: Parallel | None = None) -> WerReport:
@@ -78,7 +86,10 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
         utterance = chosen.utterances[item.id]
         ref = normalise_text(item.text or "", tokens.normalise)
         seconds = round(item.samples / SAMPLE_RATE, 3)
-        rows.append(score_row(item.id, ref, decode(item.log_probs), speaker=utterance.speaker, duration=seconds))
+        row = score_row(item.id, ref, decode(item.log_probs), speaker=utterance.speaker, duration=seconds)
+        if cfg.decoder != "greedy":
+            row["greedy"] = greedy(item.log_probs, tokens)
+        rows.append(row)
     unread = parallel.gather([asdict(entry) for entry in ledger.entries[known:]])
     rows = sorted((row for part in parallel.gather(rows) for row in part), key=lambda row: row["id"])
     if not parallel.first:
@@ -90,6 +101,13 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
 def _decoder(cfg: EvaluateConfig, tokens: Tokens) -> Callable[[torch.Tensor], str]:
     if cfg.decoder == "greedy":
         return lambda log_probs: greedy(log_probs, tokens)
+    if cfg.decoder == "lexicon":
+        words = load_folder(Path(cfg.model)).info.get("words")
+        if not words:
+            raise ConfigError(
+                f"{cfg.model} does not list its training words; fine-tune it again to decode with a lexicon"
+            )
+        return LexiconDecoder(tokens, words, beam=cfg.beam)
     return lambda log_probs: prefix_beam(log_probs, tokens, cfg.beam)[0].text
 
 
@@ -103,8 +121,11 @@ def _write(
         "model": str(cfg.model),
         "split": chosen.name,
         "shards": cfg.data.shards,
-        "decoder": cfg.decoder if cfg.decoder == "greedy" else f"beam {cfg.beam}, no language model",
+        "decoder": DECODERS[cfg.decoder].format(beam=cfg.beam),
         "text": f"normalisation {tokens.normalise!r}",
         "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.items()) or "none",
     }
+    if cfg.decoder != "greedy":
+        plain = [score_row(row["id"], row["ref"], row["greedy"], speaker=row["speaker"]) for row in rows]
+        info["greedy"] = str(summarise(plain, n=cfg.bootstrap, seed=cfg.seed))
     return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed)

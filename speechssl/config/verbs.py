@@ -20,7 +20,9 @@ class EvaluateConfig:
     data: DataConfig = field(
         default_factory=lambda: DataConfig(splits=("test",), min_seconds=0.0, max_seconds=60.0, batch_seconds=200.0)
     )
-    decoder: Literal["greedy", "beam"] = "greedy"
+    decoder: Literal["greedy", "beam", "lexicon"] = "greedy"
+    """beam: prefix beam search over characters. lexicon: over words of the training transcripts, no language model; the
+    greedy word error rate is then written beside it."""
     beam: int = 50
     bootstrap: int = 2_000
     """Resamples for the 95 % interval."""
