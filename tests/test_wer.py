@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.errors import DataError
-from speechssl.evaluation.wer import compare_systems, read_hypotheses, score_row, summarise, write_wer
+from speechssl.evaluation.wer import compare_systems, greedy_score, read_hypotheses, score_row, summarise, write_wer
 from tests.oracles.wer import distance
 
 texts = st.lists(st.sampled_from(["a", "b", "c", "dd"]), max_size=7).map(" ".join)
@@ -166,3 +166,12 @@ def test_other_utterances_or_references_are_not_compared():
         compare_systems(a, b[1:])
     with pytest.raises(DataError, match="utterance '3' has two references"):
         compare_systems(a, [{**item, "ref": "other"} if item["id"] == "3" else item for item in b])
+
+
+def test_greedy_hypotheses_beside_a_search_are_scored_on_their_own():
+    rows = [score_row("a", "one two", "one two"), score_row("b", "three", "three")]
+    assert greedy_score(rows) is None
+    rows = [{**row, "greedy": greedy} for row, greedy in zip(rows, ["one too", "three"], strict=True)]
+    report = greedy_score(rows, n=100)
+    assert report is not None
+    assert (report.S, report.N) == (1, 3)

@@ -23,7 +23,7 @@ from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.plan import Plan
 from speechssl.data.stream import evaluation_batches
 from speechssl.errors import ConfigError, DataError
-from speechssl.evaluation.wer import WerReport, score_row, summarise, write_wer
+from speechssl.evaluation.wer import WerReport, greedy_score, score_row, summarise, write_wer
 from speechssl.interop.model_folder import load_folder
 from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel
@@ -126,6 +126,5 @@ def _write(
         "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.items()) or "none",
     }
     if cfg.decoder != "greedy":
-        plain = [score_row(row["id"], row["ref"], row["greedy"], speaker=row["speaker"]) for row in rows]
-        info["greedy"] = str(summarise(plain, n=cfg.bootstrap, seed=cfg.seed))
+        info["greedy"] = str(greedy_score(rows, n=cfg.bootstrap, seed=cfg.seed))
     return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed)

@@ -52,6 +52,7 @@ __all__ = [
     "align_characters",
     "align_words",
     "compare_systems",
+    "greedy_score",
     "normal_text",
     "read_hypotheses",
     "score_row",
@@ -148,6 +149,16 @@ def summarise(rows: Iterable[Mapping[str, Any]], *, n: int = 2_000, seed: int = 
     """
     table = [scored(row, f"row {number}") for number, row in enumerate(rows, 1)]
     return _report(table, n=n, seed=seed)
+
+
+def greedy_score(rows: Iterable[Mapping[str, Any]], *, n: int = 2_000, seed: int = 1) -> WerReport | None:
+    """Score the greedy hypotheses (field ``greedy``) that a search decoder leaves beside its own; None without any."""
+    plain = [
+        score_row(row["id"], row["ref"], row["greedy"], speaker=row.get("speaker"), duration=row.get("duration"))
+        for row in rows
+        if "greedy" in row
+    ]
+    return summarise(plain, n=n, seed=seed) if plain else None
 
 
 def write_wer(

@@ -10,6 +10,7 @@ from datetime import datetime
 from importlib import resources
 
 from speechssl.evaluation.table import interval_text, percent
+from speechssl.evaluation.wer import greedy_score
 from speechssl.reports.charts import bar_chart, interval_chart
 from speechssl.reports.collect import Evaluation, RunRecord
 from speechssl.reports.curves import Figure, finetuning_figures, pretraining_figures
@@ -115,7 +116,10 @@ def _results(record: RunRecord, facts: Facts) -> _Section:
     chart = interval_chart(drawn, x_label="Word error rate (%)") if len(drawn) > 1 else None
     if chart is not None:
         parts.append(_figure(Figure(chart, "Word error rate of each system with its 95 % interval."), wide=True))
-    parts.append(score_table(named))
+    greedy = [
+        (f"{_arm(e, record)}, greedy", score) for e in record.evaluations if (score := greedy_score(e.rows)) is not None
+    ]
+    parts.append(score_table(named + greedy))
     parts += [_prose(sentence) for sentence in score_sentences(main)]
     return "result", "Result", parts
 

@@ -71,7 +71,12 @@ def score_sentences(evaluation: Evaluation) -> list[str]:
     wer, sentences = evaluation.wer, []
     how = [
         f"{title}: {evaluation.info[name]}."
-        for name, title in (("decoder", "Decoder"), ("text", "Text"), ("not_scored", "Utterances not scored"))
+        for name, title in (
+            ("decoder", "Decoder"),
+            ("greedy", "With greedy decoding"),
+            ("text", "Text"),
+            ("not_scored", "Utterances not scored"),
+        )
         if evaluation.info.get(name)
     ]
     if how:
