@@ -57,6 +57,7 @@ def main(data: Path, out: Path) -> None:
 
     shards = str(out / "shards")
     base = read_toml(FinetuneConfig, find_config("finetune-cpu"))
+    base = replace(base, training=replace(base.training, threads=1))  # two trainings run at a time
     arms: dict[tuple[str, str], FinetuneConfig] = {}
     for task, (train, dev, _) in TASKS.items():
         for arm, init in (("pretrained", str(out / "pretrain" / "model")), ("scratch", "")):
