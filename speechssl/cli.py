@@ -212,6 +212,10 @@ VERBS: dict[str, Callable[[list[str], list[str]], int | None]] = {
 }
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM; like Ctrl-C no ``Exception``, so that no library that expects failures takes it for one."""
+
+
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Turn SIGTERM into an exception: what a stage has started ends with it, and the exit code says "resume me".
@@ -222,7 +226,7 @@ def _stoppable() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         del frame
         signal.signal(number, signal.SIG_DFL)
-        raise InterruptedRun(f"{signal.Signals(number).name}; run the same command again to go on")
+        raise _Terminated(signal.Signals(number).name)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -262,6 +266,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SpeechsslError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except _Terminated as stop:
+        print(f"interrupted: {stop}; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from speechssl.progress import duration, progress
 from speechssl.settings import to_dict, write_toml
 from speechssl.sweep import Ahead, tune
 
-__all__ = ["Stage", "default_preset", "run", "run_stages"]
+__all__ = ["Stage", "check_stages", "default_preset", "run", "run_stages"]
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,16 @@ class Stage:
     output: Path
     """The file whose presence says that the stage is complete."""
     make: Callable[[], object]
+    work: tuple[Path, ...] = ()
+    """Other folders in which it keeps work."""
     cheap: bool = False
     """Made again when its key has changed; any other stage then stops the run rather than throw work away."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """What to delete to make the stage again: the folder of the output (the run folder, of a model), and others."""
+        folder = self.output.parent
+        return [folder.parent if folder.name == "model" else folder, *self.work]
 
 
 def default_preset() -> str:
@@ -43,6 +52,50 @@ def default_preset() -> str:
     import torch
 
     return "run-gpu" if torch.cuda.is_available() else "run-cpu"
+
+
+def check_stages(folder: Path, stages: list[Stage]) -> list[tuple[Stage, str, bool]]:
+    """Return each stage with the key of all it depends on, and whether it is complete; nothing is run.
+
+    Raises
+    ------
+    ConfigError
+        A stage was completed with other settings, and making it again would throw work away.
+    """
+    found = []
+    chain = ""
+    for number, stage in enumerate(stages):
+        text = json.dumps([chain, stage.name, stage.key], sort_keys=True, default=str)
+        chain = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        stamp = _stamp(folder, stage)
+        done = stamp.exists() and stage.output.exists()
+        stored = json.loads(stamp.read_text(encoding="utf-8")) if done else {}
+        same = done and stored["key"] == chain
+        if done and not same and not stage.cheap:
+            later = [path for each in stages[number:] if not each.cheap for path in each.folders if path.exists()]
+            changes = _differences(stored.get("of"), json.loads(json.dumps(stage.key, default=str)))
+            raise ConfigError(
+                f"stage {stage.name!r} in {folder} was completed with other settings or from other files:\n  "
+                + ("\n  ".join(changes) or "a stage before it has changed")
+                + "\nGive a new --output, or make it and what rests on it again: delete "
+                + ", ".join(map(str, dict.fromkeys(later)))
+            )
+        found.append((stage, chain, same))
+    return found
+
+
+def _differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """Return ``name: old -> new`` for every value that differs between two JSON-able keys."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [*old, *(each for each in new if each not in old)]
+        return [x for each in names for x in _differences(old.get(each), new.get(each), f"{name}.{each}".strip("."))]
+    if isinstance(old, list) and isinstance(new, list) and any(isinstance(x, list | dict) for x in old + new):
+        return [x for a, b in zip_longest(old, new) for x in _differences(a, b, name)]
+    return [] if old == new else [f"{name}: {json.dumps(old)} -> {json.dumps(new)}".removeprefix(": ")]
+
+
+def _stamp(folder: Path, stage: Stage) -> Path:
+    return folder / "stages" / f"{stage.name}.json"
 
 
 def run_stages(folder: Path, stages: list[Stage]) -> None:
@@ -55,23 +108,13 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
     DataError
         A stage ended without its output.
     """
-    stamps = folder / "stages"
-    stamps.mkdir(parents=True, exist_ok=True)
-    chain = ""
-    for number, stage in enumerate(stages, 1):
-        text = json.dumps([chain, stage.name, stage.key], sort_keys=True, default=str)
-        chain = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        stamp = stamps / f"{stage.name}.json"
+    (folder / "stages").mkdir(parents=True, exist_ok=True)
+    for number, (stage, chain, done) in enumerate(check_stages(folder, stages), 1):
         title = f"[{number}/{len(stages)}] {stage.name}"
-        if stamp.exists() and stage.output.exists():
-            if json.loads(stamp.read_text(encoding="utf-8"))["key"] == chain:
-                print(f"{title}: done before", flush=True)
-                continue
-            if not stage.cheap:
-                raise ConfigError(
-                    f"stage {stage.name!r} in {folder} was completed with other settings or from other files. "
-                    f"Give a new --output, or delete {stamp} and {stage.output.parent} to make it again"
-                )
+        stamp = _stamp(folder, stage)
+        if done:
+            print(f"{title}: done before", flush=True)
+            continue
         print(title, flush=True)
         start = time.monotonic()
         stage.make()
@@ -79,7 +122,8 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
         if not stage.output.exists():
             raise DataError(f"stage {stage.name!r} ended without writing {stage.output}")
         temporary = stamp.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"key": chain, "seconds": seconds, "finished": time.time()}), encoding="utf-8")
+        record = {"key": chain, "of": stage.key, "seconds": seconds, "finished": time.time()}
+        temporary.write_text(json.dumps(record, default=str), encoding="utf-8")
         temporary.replace(stamp)
         print(f"{title}: {duration(seconds)}", flush=True)
 
@@ -150,7 +194,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
     return [
         Stage(
             "manifest",
-            [str(folder), _listing(folder), to_dict(replace(cfg.manifest, workers=0))],
+            {"folder": str(folder), "files": _listing(folder), **to_dict(replace(cfg.manifest, workers=0))},
             output / "manifest" / "manifest.jsonl",
             make_manifest,
         ),
@@ -181,7 +225,8 @@ def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: A
             tune(name, arm, _rates(cfg), output / "sweep", jobs=cfg.jobs)
 
         model = output / name / "model"
-        tuning.append(Stage(name, [to_dict(arm), _rates(cfg)], model / "config.json", make))
+        key = {**to_dict(arm), "learning_rates": _rates(cfg)}
+        tuning.append(Stage(name, key, model / "config.json", make, work=(output / "sweep",)))
         place = output / name.replace("finetune", "evaluate")
         request = replace(
             cfg.evaluate, model=str(model), output=str(place), data=replace(scored, shards=str(output / "shards"))
@@ -232,8 +277,10 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     if output == folder or output in folder.parents:
         raise ConfigError(f"the output {output} must not hold the audio folder {folder}; give another --output")
     output.mkdir(parents=True, exist_ok=True)
-    write_toml(cfg, output / "config.toml")
     first = _train_stages(folder, cfg, output)
+    check_stages(output, first)  # a refused run leaves the configuration of the accepted one as it was
+    if not (output / "config.toml").exists():
+        write_toml(cfg, output / "config.toml")
     run_stages(output, first[:2])
     labels = _labels(output / "shards", cfg)
     scored = bool(labels["train"] and (labels["dev"] or labels["test"]))
@@ -242,7 +289,10 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     report = output / "report.html"
     last = Stage("report", time.time(), report, lambda: build_report(output), cheap=True)
     ahead = _scratch_ahead(cfg, output, labels) if scored else None
+    stages = [*first, *(_score_stages(cfg, output, labels, ahead) if scored else []), last]
+    check_stages(output, stages)
+    write_toml(cfg, output / "config.toml")
     with ahead or nullcontext():
-        run_stages(output, [*first, *(_score_stages(cfg, output, labels, ahead) if scored else []), last])
+        run_stages(output, stages)
     print(f"report: {report}", flush=True)
     return report

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Self
 
 from speechssl.config import FinetuneConfig
 from speechssl.errors import InterruptedRun, RunError
-from speechssl.settings import write_toml
+from speechssl.settings import from_dict, to_dict, write_toml
 
 __all__ = ["Ahead", "Candidate", "tune"]
 
@@ -43,6 +44,21 @@ class Candidate:
     def done(self) -> bool:
         """Whether its model is there."""
         return (self.folder / "model" / "config.json").exists()
+
+    def check(self) -> None:
+        """Refuse a finished candidate that had other settings."""
+        stored = self.folder / "config.toml"
+        if not self.done or not stored.exists():
+            return
+        from speechssl.training.run import config_changes  # torch comes with it
+
+        old = tomllib.loads(stored.read_text(encoding="utf-8"))
+        changes = config_changes(to_dict(from_dict(FinetuneConfig, old)), to_dict(self.cfg))
+        if changes:
+            raise RunError(
+                f"{self.folder} is complete, but was trained with other settings:\n  " + "\n  ".join(changes) + "\n"
+                "Delete it to train it again"
+            )
 
     def dev_wer(self) -> float:
         """Return the dev WER of the kept checkpoint (infinite when there was no dev set)."""
@@ -136,6 +152,8 @@ def tune(
     for lr in rates:
         output = cfg.output if len(rates) == 1 else str(folder / f"{arm}-lr-{lr:g}")
         candidates.append(Candidate(arm, lr, replace(cfg, output=output, optim=replace(cfg.optim, lr=lr))))
+    for candidate in candidates:
+        candidate.check()
     waiting = [candidate for candidate in candidates if not candidate.done]
     if jobs == 1 and stop is None:
         from speechssl.asr.finetune import finetune

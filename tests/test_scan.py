@@ -129,7 +129,8 @@ def test_no_process_outlives_a_killed_scan(files, tmp_path):
     workers = [pid for server in servers for pid in children(server)]
     assert len(workers) == 2
     main.kill()
-    main.communicate()
+    main.wait()
+    main.stdout.close()
     deadline = time.monotonic() + 10
     while any(alive(pid) for pid in [*workers, *servers]):
         assert time.monotonic() < deadline

@@ -1,0 +1,66 @@
+"""The demo at its smallest: both arms on synthetic speech, and the table that says what pretraining is worth."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from speechssl.config import ManifestConfig
+from speechssl.data.synth import SynthConfig
+from speechssl.demo import DemoConfig, _table, demo
+from speechssl.evaluation.wer import score_row, write_wer
+from tests.whole import settings, write_folder
+
+SYNTH = SynthConfig(
+    unlabelled_minutes=0.3, labelled_minutes=0.4, dev_minutes=0.15, test_minutes=0.2,
+    train_speakers=2, labelled_speakers=2, dev_speakers=1, test_speakers=1,
+)  # fmt: skip
+
+
+def test_both_arms_on_synthetic_speech(tmp_path, capsys):
+    pytest.importorskip("espeakng_loader", reason="the synthesiser is not installed: pip install 'speechssl[demo]'")
+    cfg = replace(settings(tmp_path, steps=2), learning_rates=(3e-3, 1e-3), jobs=2)
+    data = replace(cfg.finetune.data, max_seconds=20.0)
+    finetune = replace(cfg.finetune, data=data, dev=replace(cfg.finetune.dev, max_seconds=20.0))
+    evaluate = replace(cfg.evaluate, data=replace(cfg.evaluate.data, max_seconds=20.0))
+    cfg = replace(cfg, finetune=finetune, evaluate=evaluate, manifest=ManifestConfig(workers=1))
+    wanted = DemoConfig(output=str(tmp_path / "demo"), smoke=True, synth=SYNTH, run=cfg)
+    report = demo(wanted)
+    said = capsys.readouterr().out
+    assert report == tmp_path / "demo" / "run" / "report.html"
+    for words in ("pretrained  ", "from scratch", "difference", "(smoke size:", f"in all; report: {report}"):
+        assert words in said
+    rows = json.loads((tmp_path / "demo" / "run" / "sweep" / "sweep.json").read_text(encoding="utf-8"))
+    assert {(row["arm"], row["lr"]) for row in rows} == {
+        (arm, lr) for arm in ("finetune", "finetune-scratch") for lr in (3e-3, 1e-3)
+    }
+    assert sum(row["kept"] for row in rows) == 2
+    demo(wanted)
+    again = capsys.readouterr().out
+    assert "pretrain: done before" in again
+    assert again.split("pretrained  ")[1].splitlines()[0] == said.split("pretrained  ")[1].splitlines()[0]
+
+
+def test_your_own_audio(tmp_path, capsys):
+    folder = write_folder(tmp_path / "tones", {"train": 12, "dev": 3, "test": 3})
+    demo(DemoConfig(output=str(tmp_path / "demo"), corpus=str(folder), run=settings(tmp_path, steps=2)))
+    said = capsys.readouterr().out
+    assert "synthetic" not in said
+    assert "smoke" not in said
+    assert "from scratch" in said
+    assert not (tmp_path / "demo" / "corpus").exists()
+
+
+def test_the_table_compares_utterance_by_utterance(tmp_path):
+    refs = [f"one two three {word}" for word in ("four", "five", "six", "seven", "eight")]
+    for name, wrong in (("evaluate", 1), ("evaluate-scratch", 4)):
+        hyps = [ref if i >= wrong else ref.replace("one", "none") for i, ref in enumerate(refs)]
+        rows = [
+            score_row(f"u{i}", ref, hyp, speaker=f"s{i}") for i, (ref, hyp) in enumerate(zip(refs, hyps, strict=True))
+        ]
+        write_wer(tmp_path / name, rows, {}, n=100)
+    lines = {line[:22].strip(): line[22:].split() for line in _table(tmp_path).splitlines()}
+    assert lines["pretrained"][0] == "5.0%"
+    assert lines["from scratch"][0] == "20.0%"
+    assert lines["relative reduction"] == ["75.0%"]
+    assert lines["difference"][0] in {"15.0%", "-15.0%"}

@@ -1,0 +1,129 @@
+"""Learning rates in processes: the best by dev WER is kept, finished ones are not repeated, failures are explained."""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from speechssl.asr.ctc import load_recogniser
+from speechssl.errors import InterruptedRun, RunError
+from speechssl.settings import write_toml
+from speechssl.sweep import Ahead, Candidate, _check, tune
+from tests.processes import alive, children
+from tests.tones import recipe, write_shards
+
+RATES = (4e-3, 1e-5)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("sweep"), {"train": 24, "dev": 6})
+
+
+@pytest.fixture(scope="module")
+def swept(shards, tmp_path_factory):
+    """Two rates, two processes."""
+    place = tmp_path_factory.mktemp("swept")
+    cfg = recipe(shards, place / "arm", steps=12)
+    tune("arm", cfg, RATES, place / "sweep", jobs=2)
+    return cfg, place
+
+
+def test_the_rate_with_the_lowest_dev_wer_is_kept(swept):
+    _, place = swept
+    rows = json.loads((place / "sweep" / "sweep.json").read_text(encoding="utf-8"))
+    assert [row["lr"] for row in rows] == list(RATES)
+    (kept,) = [row for row in rows if row["kept"]]
+    assert (kept["dev_wer"], kept["lr"]) == min((row["dev_wer"], row["lr"]) for row in rows)
+    info = json.loads((place / "arm" / "model" / "config.json").read_text(encoding="utf-8"))["info"]
+    assert info["dev_wer"] == kept["dev_wer"]
+    assert (place / "arm" / "metrics.jsonl").exists()
+    assert not (place / "arm" / "checkpoints").exists()
+    load_recogniser(place / "arm" / "model", "cpu")
+
+
+def test_finished_candidates_are_not_trained_again(swept, tmp_path):
+    cfg, place = swept
+    shutil.copytree(place / "sweep", tmp_path / "sweep")
+    shutil.rmtree(place / "arm")
+    shutil.rmtree(place / "sweep" / "arm-lr-1e-05" / "model")  # as if killed before it was written
+    before = (place / "sweep" / "arm-lr-0.004" / "metrics.jsonl").stat().st_mtime_ns
+    tune("arm", cfg, RATES, place / "sweep", jobs=2)
+    assert (place / "sweep" / "arm-lr-0.004" / "metrics.jsonl").stat().st_mtime_ns == before
+    for name in ("arm-lr-0.004", "arm-lr-1e-05"):
+        again = [folder / name / "model" / "model.safetensors" for folder in (place / "sweep", tmp_path / "sweep")]
+        assert again[0].read_bytes() == again[1].read_bytes()
+
+
+def test_a_candidate_with_other_settings_is_not_taken(swept):
+    cfg, place = swept
+    with pytest.raises(RunError, match=r"(?s)arm-lr-0.004 is complete, but .*seed: 1 -> 2\nDelete it"):
+        tune("arm", replace(cfg, seed=2), RATES, place / "sweep", jobs=2)
+
+
+def test_a_second_arm_is_listed_beside_the_first(swept):
+    cfg, place = swept
+    shutil.copytree(place / "sweep" / "arm-lr-0.004", place / "sweep" / "other-lr-0.004")
+    shutil.copytree(place / "sweep" / "arm-lr-1e-05", place / "sweep" / "other-lr-1e-05")
+    tune("other", replace(cfg, output=str(place / "other")), RATES, place / "sweep", jobs=2)
+    rows = json.loads((place / "sweep" / "sweep.json").read_text(encoding="utf-8"))
+    assert [row["arm"] for row in rows] == ["arm", "arm", "other", "other"]
+
+
+def test_a_candidate_that_fails_says_why(shards, tmp_path):
+    cfg = recipe(tmp_path / "nowhere", tmp_path / "arm", steps=2)
+    with pytest.raises(RunError, match=r"(?s)fine-tuning in .*arm-lr-.* failed \(exit code 1\):\n.*nowhere"):
+        tune("arm", cfg, RATES, tmp_path / "sweep", jobs=2)
+    assert not (tmp_path / "arm").exists()
+
+
+def test_a_candidate_that_was_interrupted_interrupts_the_sweep(shards, tmp_path):
+    candidate = Candidate("arm", 1e-3, recipe(shards, tmp_path / "arm"))
+    with pytest.raises(InterruptedRun, match="arm saved itself; run the same command again"):
+        _check(candidate, 75)
+
+
+def test_asked_to_stop_the_candidates_save_themselves_and_go_on_later(shards, tmp_path):
+    """``Ahead`` is left early, as when the main work fails: its processes stop at a step, and nothing is lost."""
+    cfg = recipe(shards, tmp_path / "arm", steps=400)
+    cfg = replace(cfg, training=replace(cfg.training, log_every=1, validate_every=400, save_every=400))
+    folder = tmp_path / "sweep"
+    with Ahead(lambda stop: tune("arm", cfg, RATES, folder, jobs=2, stop=stop)):
+        deadline = time.monotonic() + 120
+        while not all((folder / f"arm-lr-{lr:g}" / "metrics.jsonl").exists() for lr in RATES):
+            assert time.monotonic() < deadline, [path.read_text() for path in folder.rglob("log.txt")]
+            time.sleep(0.02)
+        processes = children(os.getpid())
+    assert not any(alive(pid) for pid in processes)
+    for lr in RATES:
+        log = (folder / f"arm-lr-{lr:g}" / "log.txt").read_text(encoding="utf-8")
+        assert "SIGTERM" in log
+        assert "run the same command again" in log
+        assert list((folder / f"arm-lr-{lr:g}" / "checkpoints").glob("step-*"))
+    assert not (tmp_path / "arm").exists()
+
+
+def test_what_fails_ahead_is_raised_where_it_is_waited_for():
+    def fail(stop):
+        raise RunError("the arm failed")
+
+    with Ahead(fail) as ahead, pytest.raises(RunError, match="the arm failed"):
+        ahead.wait()
+    done = threading.Event()
+    with Ahead(lambda stop: done.set()) as ahead:
+        ahead.wait()
+    assert done.is_set()
+
+
+def test_one_rate_and_one_job_train_in_place(shards, tmp_path):
+    cfg = recipe(shards, tmp_path / "arm", steps=2)
+    tune("arm", cfg, (4e-3,), tmp_path / "sweep")
+    assert (tmp_path / "arm" / "model" / "config.json").exists()
+    assert not (tmp_path / "sweep").exists()
+    write_toml(cfg, tmp_path / "cfg.toml")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
