@@ -134,6 +134,12 @@ def test_outside_the_main_thread_no_handler_is_set(monkeypatch):
     assert codes == [3]
 
 
+def test_what_the_system_refuses_is_one_clear_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(VERBS, "report", lambda words, overrides: (tmp_path / "no" / "such").write_text("x"))
+    assert main(["report", "x"]) == 1
+    assert capsys.readouterr().err == f"error: {tmp_path / 'no' / 'such'}: No such file or directory\n"
+
+
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m speechssl pretrain --help | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
