@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import EvaluateConfig, FinetuneConfig, RunConfig
+from speechssl.environment import write_environment
 from speechssl.errors import ConfigError, DataError
 from speechssl.progress import duration, progress
 from speechssl.settings import to_dict, write_toml
@@ -292,6 +293,7 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     stages = [*first, *(_score_stages(cfg, output, labels, ahead) if scored else []), last]
     check_stages(output, stages)
     write_toml(cfg, output / "config.toml")
+    write_environment(output)
     with ahead or nullcontext():
         run_stages(output, stages)
     print(f"report: {report}", flush=True)

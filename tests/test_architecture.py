@@ -16,7 +16,7 @@ from speechssl.settings import from_dict
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FREE = {"config", "errors", "progress", "settings"}
+FREE = {"config", "environment", "errors", "progress", "settings"}
 """Top-level modules that every room may import."""
 ALLOWED = {
     "config": {"config"},

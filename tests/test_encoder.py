@@ -339,3 +339,13 @@ def test_bfloat16_attention_on_a_cpu_stays_close_to_float32():
         with torch.autocast("cpu", torch.bfloat16):
             fast = attention(x, mask)
     assert (fast.float() - exact)[:, :31].abs().max() < 0.02 * exact.abs().max()
+
+
+def test_every_trainable_parameter_gets_a_gradient_without_a_mask():
+    """DDP waits for all of them."""
+    encoder = build(config("logmel")).train()
+    encoder(torch.randn(2, 4000)).x.sum().backward()
+    trainable = [item for item in encoder.named_parameters() if item[1].requires_grad]
+    missing = [name for name, parameter in trainable if parameter.grad is None]
+    assert not missing
+    assert not encoder.mask_embedding.grad.any()

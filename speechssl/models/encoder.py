@@ -188,6 +188,8 @@ class SpeechEncoder(nn.Module):
         x = self.input_dropout(self.project(features))
         if mask is not None:
             x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
+        elif self.training and self.mask_embedding.requires_grad:
+            x = x + 0.0 * self.mask_embedding.sum()  # DDP waits for a gradient of every trainable parameter
         if channel_mask is not None:
             x = x.masked_fill(channel_mask[:, None, :], 0.0)
         return replace(self.context(x, frame_lengths, layers=layers, stop_at=stop_at), features=features)

@@ -6,15 +6,13 @@ Out: a `RunRecord`. A run that goes on, or was killed, has torn last lines: they
 
 import json
 import os
-import platform
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-import speechssl
+from speechssl.environment import environment
 from speechssl.errors import DataError
 from speechssl.evaluation.hypotheses import HYPOTHESES, Row, read_hypotheses
 from speechssl.evaluation.wer import WerReport, summarise
@@ -25,7 +23,6 @@ __all__ = ["Evaluation", "RunRecord", "Training", "collect"]
 
 _SKIPPED = frozenset({"checkpoints", "model", "events", "tensorboard", "sweep", "corpus", "audio", "stages"})
 _DEPTH = 3
-_PACKAGES = ("torch", "torchaudio", "numpy", "webdataset", "soundfile", "soxr", "jiwer")
 
 
 @dataclass(frozen=True)
@@ -227,13 +224,7 @@ def _environment(folder: Path, record: RunRecord) -> dict[str, str]:
     saved = _json(folder / "environment.json", record.notes, folder)
     if isinstance(saved, dict):
         return {str(name): str(value) for name, value in saved.items()}
-    versions = {"speechssl": speechssl.__version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {**versions, "platform": platform.platform(), "processor": platform.machine()}
+    return environment()
 
 
 def _json(path: Path, notes: list[str], top: Path) -> Any:

@@ -1,6 +1,7 @@
 """The run folder: one writer at a time, one configuration for its whole life, and where everything is found.
 
-In: a path and a resolved configuration. Out: ``config.toml``, ``metrics.jsonl``, ``ledger.jsonl``, ``checkpoints/``.
+In: a path and a resolved configuration. Out: ``config.toml``, ``environment.json``, ``metrics.jsonl``,
+``ledger.jsonl``, ``checkpoints/``.
 """
 
 import fcntl
@@ -16,7 +17,10 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
+
 from speechssl.data.ledger import Entry, Ledger, read_ledger
+from speechssl.environment import write_environment
 from speechssl.errors import ConfigError, RunError
 from speechssl.settings import from_dict, to_dict, to_toml
 from speechssl.training.checkpoint import Checkpoints
@@ -132,6 +136,7 @@ class RunFolder:
                 raise RunError(problem)
             self.metrics = MetricsLog(self.path / "metrics.jsonl", active=parallel.first)
             if parallel.first:
+                write_environment(self.path, devices=f"{parallel.world} x {_name(parallel.device)}")
                 self._recorded = set(read_ledger(self.path / "ledger.jsonl"))
                 self.ledger = Ledger(self.path / "ledger.jsonl")
             yield self
@@ -187,6 +192,10 @@ class RunFolder:
             logger.warning("changed configuration of %s: %s", self.path, change)
         self.checkpoints.clean()
         _write_durably(stored, to_toml(cfg))
+
+
+def _name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _write_durably(path: Path, text: str) -> None:

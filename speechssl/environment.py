@@ -1,0 +1,34 @@
+"""What a run was made with: versions of this package, of Python and of what the numbers depend on, and the machine.
+
+In: nothing. Out: names and values, also as ``environment.json`` beside the run, from where the report takes them.
+"""
+
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from speechssl import __version__
+
+__all__ = ["environment", "write_environment"]
+
+PACKAGES = ("torch", "torchaudio", "numpy", "webdataset", "soundfile", "soxr", "jiwer")
+
+
+def environment() -> dict[str, str]:
+    """Return versions and platform of this process; packages that are not installed are left out."""
+    found = {"speechssl": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {**found, "platform": platform.platform(), "processor": platform.machine()}
+
+
+def write_environment(folder: Path, **more: str) -> None:
+    """Write ``environment.json`` into a folder, with ``more`` at its end; a resumed run describes its last part."""
+    path = folder / "environment.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({**environment(), **more}, indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
