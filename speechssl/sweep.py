@@ -95,7 +95,8 @@ def _processes(waiting: list[Candidate], jobs: int, stop: threading.Event | None
     """Run candidates, ``jobs`` at a time, until all are done or ``stop`` is set."""
     running: dict[Candidate, subprocess.Popen[bytes]] = {}
     # The cores are shared out: more threads than cores make every job slower.
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+    others = 0 if stop is None else 1  # work ahead runs beside a training in the main process
+    threads = max(1, (os.cpu_count() or 1) // (jobs + others))
     try:
         while (waiting or running) and not (stop is not None and stop.is_set()):
             while waiting and len(running) < jobs:
