@@ -155,6 +155,16 @@ def test_nothing_in_a_file_becomes_markup(tmp_path):
     assert document["evaluations"][0]["split"] == ATTACK
 
 
+def test_an_utterance_left_out_in_each_iteration_is_one_item(tmp_path):
+    for name in ("iteration-1", "iteration-2"):
+        ledger = Ledger(tmp_path / name / "ledger.jsonl")
+        ledger.extend(Entry("pretrain", f"u{i}", "too_short", "0.2 s", "dropped") for i in range(3))
+        ledger.add(Entry("pretrain", "u9", "non_finite_gradient", f"step of {name}", "dropped"))
+    _, document, _ = read(tmp_path)
+    counts = {line["reason"]: line["count"] for line in document["ledger"]}
+    assert counts == {"too_short": 3, "non_finite_gradient": 2}
+
+
 def test_only_pretraining(tmp_path):
     folder = tmp_path / "pretrain"
     write_toml(PretrainConfig(), folder / "config.toml")

@@ -177,10 +177,15 @@ def _training(training: Training) -> TrainingFacts:
 
 
 def _ledger(entries: list[dict[str, Any]]) -> tuple[LedgerLine, ...]:
+    """Count by stage and reason; what every iteration, and both arms, say of the same utterance is one item."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    seen = set()
     for entry in entries:
         name = tuple(str(entry.get(field) or "?") for field in ("stage", "reason", "action"))
-        groups.setdefault((name[0], name[1], name[2]), []).append(entry)
+        same = (*name, str(entry.get("item")), str(entry.get("detail")))
+        if same not in seen:
+            seen.add(same)
+            groups.setdefault((name[0], name[1], name[2]), []).append(entry)
     order = Counter({name: len(group) for name, group in groups.items()})
     return tuple(
         LedgerLine(
