@@ -175,6 +175,7 @@ def test_changed_settings_are_refused_by_name_and_change_nothing(folder, finishe
     run(folder, replace(base, evaluate=other))
     score = json.loads((finished / "evaluate" / "wer.json").read_text(encoding="utf-8"))
     assert "beam 2" in score["info"]["decoder"]
+    run(folder, base)  # the folder is shared: leave it as it was
 
 
 def test_new_audio_is_noticed(folder, finished, tmp_path):
