@@ -100,6 +100,7 @@ def test_asked_to_stop_the_candidates_save_themselves_and_go_on_later(shards, tm
             assert time.monotonic() < deadline, [path.read_text() for path in folder.rglob("log.txt")]
             time.sleep(0.02)
         processes = set(children(os.getpid())) - others
+    assert len(processes) == len(RATES)
     assert not any(alive(pid) for pid in processes)
     for lr in RATES:
         log = (folder / f"arm-lr-{lr:g}" / "log.txt").read_text(encoding="utf-8")
