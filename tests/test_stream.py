@@ -242,7 +242,7 @@ def trapped(corpus, what, **changes):
 
 @pytest.mark.parametrize(("what", "changes", "message"), [
     ("die", {}, r"a loader process died .*waiting for batch [1-3] \(shard-00000\d.tar.*lack of memory"),
-    ("hang", {"timeout": 3.0}, r"no batch came from the loader for 3 s .*waiting for batch \d \(shard-00000\d.tar"),
+    ("hang", {"timeout": 8.0}, r"no batch came from the loader for 8 s .*waiting for batch 3 \(shard-00000\d.tar"),
 ])  # fmt: skip
 def test_a_loader_that_dies_or_hangs_is_an_error_within_seconds(corpus, what, changes, message):
     with trapped(corpus, what, **changes) as stream:
@@ -251,7 +251,7 @@ def test_a_loader_that_dies_or_hangs_is_an_error_within_seconds(corpus, what, ch
         with pytest.raises(DataError, match=message):
             for step in range(1, 4):  # what a dead process had ready dies with it: earlier batches may be lost too
                 stream.step(step)
-        assert time.monotonic() - began < 9
+        assert time.monotonic() - began < 20
         assert stream._loader._iterator is None
 
 

@@ -29,13 +29,10 @@ def seen(output):
     ],
 )
 def test_killed_three_times_ends_with_the_same_bits(kind, workers, tone_corpus, uninterrupted, tmp_path):
-    """Each start takes the folder at once, although the loader processes of the killed one live on for seconds.
-
-    With loader processes, which are slow to start, one kill has to do.
-    """
+    """Each start takes the folder at once, although the loader processes of the killed one live on for seconds."""
     cfg = config(kind, tone_corpus.shards, tmp_path / "run", workers=workers)
     kills = sorted(generator("kill", kind, workers).choice(range(1, STEPS - 5), size=3, replace=False).tolist())
-    for step in kills if workers == 0 else kills[1:2]:
+    for step in kills:
         run = start(cfg)
         wait_for(run, step)
         os.kill(run.pid, signal.SIGKILL)
