@@ -1,4 +1,4 @@
-"""The command line: ``speechssl VERB ...``. One short function a verb; everything heavy is imported inside it.
+"""The command line: ``speechssl VERB ...``. The verbs are in ``verbs/``, one short function each.
 
 Exit codes: 0 done, 1 a clear error, 2 a wrong command line, 75 interrupted and saved (run the same command to resume).
 """
@@ -7,21 +7,18 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from types import FrameType
-from typing import TypeVar
 
 from speechssl import __version__
-from speechssl.errors import ConfigError, InterruptedRun, SpeechsslError
+from speechssl.errors import InterruptedRun, SpeechsslError
+from speechssl.verbs import data, recognition, scoring, training
+from speechssl.verbs.arguments import Verb, split
 
 __all__ = ["EXIT_INTERRUPTED", "main"]
 
 EXIT_INTERRUPTED = 75
-
-T = TypeVar("T")
 
 HELP = """\
 speechssl: from a folder of raw audio to a word error rate you can defend.
@@ -45,170 +42,17 @@ CONFIG is a TOML file or the name of a preset: {presets}.
 """
 
 
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (positional arguments, overrides): positionals come first, the first ``--`` word starts the overrides."""
-    for i, word in enumerate(arguments):
-        if word.startswith("-"):
-            return list(arguments[:i]), list(arguments[i:])
-    return list(arguments), []
-
-
-def _positional(words: list[str], names: Sequence[str], verb: str, *, optional: int = 0) -> list[str | None]:
-    """Check the number of positional arguments; missing optional ones are None."""
-    if not len(names) - optional <= len(words) <= len(names):
-        wanted = " ".join(f"[{n}]" if i >= len(names) - optional else n for i, n in enumerate(names))
-        raise ConfigError(f"usage: speechssl {verb} {wanted} [--a.b value ...]   (got: {' '.join(words) or 'nothing'})")
-    return [*words, *[None] * (len(names) - len(words))]
-
-
-def _wants_help(overrides: list[str]) -> bool:
-    return "--help" in overrides or "-h" in overrides
-
-
-def _load(cls: type[T], verb: str, words: list[str], overrides: list[str], names: Sequence[str]) -> tuple[list[str], T]:
-    """Return (required positionals, configuration) of a verb whose last positional is an optional CONFIG."""
-    from speechssl.settings import load_config
-
-    if _wants_help(overrides):
-        words = words if len(words) == len(names) + 1 else [*names]  # the listing needs no real arguments
-    given = _positional(words, [*names, "CONFIG"], verb, optional=1)
-    cfg = load_config(cls, given[-1], overrides, prog=f"speechssl {verb} {' '.join([*names, '[CONFIG]'])}")
-    return [str(word) for word in given[:-1]], cfg
-
-
-def _manifest(words: list[str], overrides: list[str]) -> None:
-    from speechssl.config import ManifestConfig
-    from speechssl.data.manifest import build_manifest
-    from speechssl.progress import progress
-    from speechssl.settings import write_toml
-
-    (folder, output), cfg = _load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
-    with progress("manifest", unit="files") as advance:
-        summary = build_manifest(Path(folder), Path(output), cfg, advance)
-    write_toml(cfg, Path(output) / "config.toml")
-    print(summary)
-
-
-def _shard(words: list[str], overrides: list[str]) -> None:
-    from speechssl.config import ShardConfig
-    from speechssl.data.shards import shard_manifest
-    from speechssl.progress import progress
-    from speechssl.settings import write_toml
-
-    (manifest, output), cfg = _load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
-    path = Path(manifest)
-    with progress("shard", unit="utterances") as advance:
-        summary = shard_manifest(path / "manifest.jsonl" if path.is_dir() else path, Path(output), cfg, advance)
-    write_toml(cfg, Path(output) / "config.toml")
-    print(summary)
-
-
-def _verify(words: list[str], overrides: list[str]) -> int:
-    if _wants_help(overrides):
-        print("usage: speechssl verify SHARDS\n\nReads every shard and compares it with its index; lists what differs.")
-        return 0
-    if overrides:
-        raise ConfigError(f"verify takes no settings (got {' '.join(overrides)})")
-    (folder,) = _positional(words, ["SHARDS"], "verify")
-    from speechssl.data.shards import verify_shards
-
-    summary = verify_shards(Path(str(folder)))
-    for problem in summary.problems:
-        print(f"{problem.item}\t{problem.reason}\t{problem.detail}")
-    print(f"{summary.checked} items checked, {len(summary.problems)} problems")
-    return 0 if summary.ok else 1
-
-
-def _pretrain(words: list[str], overrides: list[str]) -> None:
-    from speechssl.config import PretrainConfig
-
-    _, cfg = _load(PretrainConfig, "pretrain", words, overrides, [])
-    from speechssl.training.pretrain import pretrain
-
-    print(pretrain(cfg))
-
-
-def _finetune(words: list[str], overrides: list[str]) -> None:
-    from speechssl.config import FinetuneConfig
-
-    _, cfg = _load(FinetuneConfig, "finetune", words, overrides, [])
-    from speechssl.asr.finetune import finetune
-
-    print(finetune(cfg))
-
-
-def _evaluate(words: list[str], overrides: list[str]) -> None:
-    from speechssl.config import EvaluateConfig
-
-    _, cfg = _load(EvaluateConfig, "evaluate", words, overrides, [])
-    from speechssl.asr.score import evaluate
-
-    print(evaluate(cfg))
-
-
-def _transcribe(words: list[str], overrides: list[str]) -> int:
-    from speechssl.config import TranscribeConfig
-    from speechssl.settings import load_config
-
-    cfg = load_config(TranscribeConfig, None, overrides, prog="speechssl transcribe FILE...")
-    if not words:
-        raise ConfigError("usage: speechssl transcribe FILE... --model FOLDER")
-    from speechssl.asr.transcribe import transcribe
-
-    failed = 0
-    for transcript in transcribe([Path(word) for word in words], cfg):
-        failed += transcript.error is not None
-        if transcript.error is not None:
-            print(f"error: {transcript.error}", file=sys.stderr)
-        elif not cfg.output:
-            print(f"{transcript.path}\t{transcript.text}", flush=True)
-    return 1 if failed else 0
-
-
-def _report(words: list[str], overrides: list[str]) -> int:
-    if _wants_help(overrides):
-        print("usage: speechssl report RUN\n\nWrites RUN/report.html, report.json and report.txt.")
-        return 0
-    if overrides:
-        raise ConfigError(f"report takes no settings (got {' '.join(overrides)})")
-    (folder,) = _positional(words, ["RUN"], "report")
-    from speechssl.reports.build import build_report
-
-    print(build_report(Path(str(folder))))
-    return 0
-
-
-def _run(words: list[str], overrides: list[str]) -> None:
-    from speechssl.config import RunConfig
-    from speechssl.pipeline import default_preset, run
-
-    if len(words) == 1 and not _wants_help(overrides):
-        words = [*words, default_preset()]
-    (folder,), cfg = _load(RunConfig, "run", words, overrides, ["FOLDER"])
-    run(Path(folder), cfg)
-
-
-def _demo(words: list[str], overrides: list[str]) -> None:
-    from speechssl.demo import DemoConfig, demo
-
-    smoke = "--smoke" in overrides
-    overrides = [word for word in overrides if word != "--smoke"]
-    words = words or (["demo-smoke"] if smoke else ["demo"])
-    _, cfg = _load(DemoConfig, "demo", words, overrides, [])
-    demo(replace(cfg, smoke=True) if smoke else cfg)
-
-
-VERBS: dict[str, Callable[[list[str], list[str]], int | None]] = {
-    "run": _run,
-    "demo": _demo,
-    "manifest": _manifest,
-    "shard": _shard,
-    "verify": _verify,
-    "pretrain": _pretrain,
-    "finetune": _finetune,
-    "evaluate": _evaluate,
-    "transcribe": _transcribe,
-    "report": _report,
+VERBS: dict[str, Verb] = {
+    "run": training.run,
+    "demo": training.demo,
+    "manifest": data.manifest,
+    "shard": data.shard,
+    "verify": data.verify,
+    "pretrain": training.pretrain,
+    "finetune": training.finetune,
+    "evaluate": recognition.evaluate,
+    "transcribe": recognition.transcribe,
+    "report": scoring.report,
 }
 
 
@@ -259,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         with _stoppable():
-            return verb(*_split(words[1:])) or 0
+            return verb(*split(words[1:])) or 0
     except InterruptedRun as error:
         print(f"interrupted: {error}", file=sys.stderr)
         return EXIT_INTERRUPTED

@@ -1,0 +1,54 @@
+"""Verbs on audio and manifests: ``manifest``, ``shard``, ``verify``."""
+
+from pathlib import Path
+
+from speechssl.errors import ConfigError
+from speechssl.verbs.arguments import load, positional, wants_help
+
+__all__ = ["manifest", "shard", "verify"]
+
+
+def manifest(words: list[str], overrides: list[str]) -> None:
+    """Find audio and transcripts of a folder."""
+    from speechssl.config import ManifestConfig
+    from speechssl.data.manifest import build_manifest
+    from speechssl.progress import progress
+    from speechssl.settings import write_toml
+
+    (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
+    with progress("manifest", unit="files") as advance:
+        summary = build_manifest(Path(folder), Path(output), cfg, advance)
+    write_toml(cfg, Path(output) / "config.toml")
+    print(summary)
+
+
+def shard(words: list[str], overrides: list[str]) -> None:
+    """Write a manifest as webdataset shards."""
+    from speechssl.config import ShardConfig
+    from speechssl.data.shards import shard_manifest
+    from speechssl.progress import progress
+    from speechssl.settings import write_toml
+
+    (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
+    path = Path(manifest)
+    with progress("shard", unit="utterances") as advance:
+        summary = shard_manifest(path / "manifest.jsonl" if path.is_dir() else path, Path(output), cfg, advance)
+    write_toml(cfg, Path(output) / "config.toml")
+    print(summary)
+
+
+def verify(words: list[str], overrides: list[str]) -> int:
+    """Check shards against their index and checksums."""
+    if wants_help(overrides):
+        print("usage: speechssl verify SHARDS\n\nReads every shard and compares it with its index; lists what differs.")
+        return 0
+    if overrides:
+        raise ConfigError(f"verify takes no settings (got {' '.join(overrides)})")
+    (folder,) = positional(words, ["SHARDS"], "verify")
+    from speechssl.data.shards import verify_shards
+
+    summary = verify_shards(Path(str(folder)))
+    for problem in summary.problems:
+        print(f"{problem.item}\t{problem.reason}\t{problem.detail}")
+    print(f"{summary.checked} items checked, {len(summary.problems)} problems")
+    return 0 if summary.ok else 1
