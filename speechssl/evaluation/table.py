@@ -90,10 +90,19 @@ def wer_text(report: "WerReport", info: Mapping[str, Any]) -> str:
     parts += _groups("speaker", report.by_speaker)
     parts += _groups("reference words", report.by_length)
     parts += _groups("seconds", report.by_duration)
+    parts += _groups("words per second", report.by_rate)
+    parts += _groups("SNR (dB)", report.by_snr)
+    for name, groups in report.by_field.items():
+        parts += _groups(name, groups)
+    if report.fields_left_out:
+        reasons = "".join(f"  {_line(name)}: {reason}\n" for name, reason in report.fields_left_out.items())
+        parts.append(f"Manifest fields that do not divide the utterances:\n{reasons}")
+    parts += _frequency(report)
     parts += _confusions("words", report.substitutions, report.deletions, report.insertions)
     parts += _confusions(
         "characters", report.character_substitutions, report.character_deletions, report.character_insertions
     )
+    parts += _calibration(report)
     parts.append(
         f"Rates are (S + D + I) / N over all utterances; intervals are percentiles of {report.resamples} bootstrap\n"
         f"resamples of utterances (seed {report.seed}).\n"
@@ -113,6 +122,49 @@ def _groups(name: str, groups: Sequence[Group]) -> list[str]:
     table = text_table((name, "WER %", "95 % interval", "S", "D", "I", "N", "utterances"), rows)
     hidden = len(groups) - _SPEAKERS_SHOWN
     return [table + (f"  and {hidden} more (see wer.json)\n" if hidden > 0 else "")]
+
+
+def _frequency(report: "WerReport") -> list[str]:
+    """Errors of reference words by their frequency in the training text."""
+    if not report.by_frequency:
+        return []
+    rows = [
+        (
+            b.name,
+            percent(b.error_rate),
+            interval_text(b.ci_low, b.ci_high),
+            str(b.S),
+            str(b.D),
+            str(b.words),
+            str(b.types),
+        )
+        for b in report.by_frequency
+    ]
+    table = text_table(("times in training", "error %", "95 % interval", "S", "D", "words", "different"), rows)
+    parts = [table + f"  {percent(report.oov_rate)} % of the reference words are not in the training text.\n"]
+    if report.unseen_words:
+        unseen = [(word, str(count), str(wrong)) for word, count, wrong in report.unseen_words]
+        parts.append(text_table(("not in the training text", "n", "wrong"), unseen))
+    return parts
+
+
+def _calibration(report: "WerReport") -> list[str]:
+    found = report.calibration
+    if found is None:
+        return []
+    rows = [
+        (f"{b.low:.1f}–{b.high:.1f}", percent(b.confidence), percent(b.accuracy), interval_text(b.ci_low, b.ci_high),
+         str(b.words))
+        for b in found.bins
+    ]  # fmt: skip
+    table = text_table(("confidence", "mean %", "right %", "95 % interval", "words"), rows)
+    nce, auc = ("–" if value is None else f"{value:.3f}" for value in (found.nce, found.auc))
+    return [
+        f"{table}  Confidences of {found.words} hypothesis words in {found.utterances} utterances: mean "
+        f"{percent(found.confidence)} %, right {percent(found.accuracy)} %.\n"
+        f"  Expected calibration error {percent(found.ece)} %; normalised cross entropy {nce}; area under the curve of\n"
+        f"  confidence as a detector of errors {auc}.\n"
+    ]
 
 
 def _confusions(
