@@ -162,8 +162,8 @@ def _calibration(report: "WerReport") -> list[str]:
     return [
         f"{table}  Confidences of {found.words} hypothesis words in {found.utterances} utterances: mean "
         f"{percent(found.confidence)} %, right {percent(found.accuracy)} %.\n"
-        f"  Expected calibration error {percent(found.ece)} %; normalised cross entropy {nce}; area under the curve of\n"
-        f"  confidence as a detector of errors {auc}.\n"
+        f"  Expected calibration error {percent(found.ece)} %; normalised cross entropy {nce};\n"
+        f"  area under the ROC curve of confidence as a detector of errors {auc}.\n"
     ]
 
 
