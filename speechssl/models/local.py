@@ -1,0 +1,112 @@
+"""The encoder over a recording of any length: block after block, each with its neighbours in view.
+
+In: samples of one recording in blocks of equal length (the last may be shorter). Out: encoder frames, block by block, a
+few blocks later. Memory does not grow, and but for the stem
+nothing is computed twice. Everything that looks along time looks at the
+block itself, the one before and the one after: the statistics of normalisation, the positional convolution, and the
+attention of each layer. So no frame depends on where a chunk ends, context adds up over layers, and what a layer sees
+stays as long as in training. A recording of one or two blocks has the same frames as in one ordinary pass.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.transformer import Block
+
+__all__ = ["encode_locally", "neighbours"]
+
+T = TypeVar("T")
+Heads = tuple[Tensor, Tensor, Tensor, Tensor]
+"""A block's input [1, F, D] and its queries, keys and values [1, H, F, D / H]."""
+
+
+def neighbours(items: Iterable[T]) -> Iterator[tuple[T | None, T, T | None]]:
+    """Yield each item with the one before and the one after it; None at the ends."""
+    before: T | None = None
+    current: T | None = None
+    for item in items:
+        if current is not None:
+            yield before, current, item
+        before, current = current, item
+    if current is not None:
+        yield before, current, None
+
+
+def encode_locally(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> Iterator[Tensor]:
+    """Yield the last layer's frames [F, D] of one recording, float32, ``block`` frames at a time.
+
+    Parameters
+    ----------
+    encoder
+        In evaluation mode; the result lags ``layers + 2`` blocks behind ``waves``.
+    waves
+        [block * hop] samples each, on the encoder's device; the last one may be shorter.
+    block
+        Frames; at least half the positional kernel, so that one neighbour is enough for it.
+
+    Raises
+    ------
+    ValueError
+        The block is shorter than half the positional kernel or than a frame sees, or one of ``waves`` has another size.
+    """
+    least = max(encoder.position.kernel // 2, -(-encoder.frontend.receptive // encoder.hop))
+    if block < least:
+        raise ValueError(f"a block of {block} frames is too short for this model: it needs {least}")
+    frames = _positioned(encoder, _features(encoder, waves, block))
+    for layer in encoder.blocks:
+        frames = _attended(cast(Block, layer), frames)
+    for x in frames:
+        yield (encoder.norm(x) if encoder.cfg.encoder.norm == "pre" else x)[0]
+
+
+def _features(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> Iterator[Tensor]:
+    """Yield projected features [1, F, D] of each block, normalised over the samples of three."""
+    overhang = encoder.frontend.receptive - encoder.hop  # samples of the next block that the last frames see
+    for before, wave, after in neighbours(waves):
+        if len(wave) > block * encoder.hop or (after is not None and len(wave) < block * encoder.hop):
+            raise ValueError(f"blocks of {block * encoder.hop} samples are wanted, not of {len(wave)}")
+        start = 0 if before is None else block
+        end = start + min(block, int(encoder.frames(len(wave) + (0 if after is None else min(overhang, len(after))))))
+        if end <= start:
+            return  # the end of the recording is shorter than one frame
+        around = torch.cat([part for part in (before, wave, after) if part is not None])
+        yield encoder.project(encoder.features(around[None])[:, start:end])
+
+
+def _positioned(encoder: SpeechEncoder, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the input of the first layer: features and their positional embedding."""
+    reach = encoder.position.kernel // 2
+    for before, x, after in neighbours(blocks):
+        left = x[:, :0] if before is None else before[:, before.shape[1] - reach :]
+        right = x[:, :0] if after is None else after[:, :reach]
+        embedding = encoder.position(torch.cat([left, x, right], dim=1))
+        x = x + embedding[:, left.shape[1] : left.shape[1] + x.shape[1]]
+        yield x if encoder.cfg.encoder.norm == "pre" else encoder.norm(x)
+
+
+def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield a layer's output: each block's queries over the keys of three."""
+    for before, (x, q, k, v), after in neighbours(_heads(layer, blocks)):
+        views = [view for view in (before, (x, q, k, v), after) if view is not None]
+        keys, values = (torch.cat([view[part] for view in views], dim=2) for part in (2, 3))
+        mixed = F.scaled_dot_product_attention(q, keys, values)
+        attended = layer.attention.out(mixed.transpose(1, 2).flatten(2))
+        if layer.pre:
+            x = x + attended
+            yield x + layer.ffn(layer.ffn_norm(x))
+        else:
+            x = layer.attention_norm(x + attended)
+            yield layer.ffn_norm(x + layer.ffn(x))
+
+
+def _heads(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Heads]:
+    for x in blocks:
+        inner = layer.attention_norm(x) if layer.pre else x
+        B, T, D = x.shape
+        q, k, v = layer.attention.qkv(inner).view(B, T, 3, layer.attention.heads, -1).permute(2, 0, 3, 1, 4)
+        yield x, q, k, v
