@@ -6,7 +6,7 @@ Out: `Partition` records that name row numbers, so that one division serves all 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -185,7 +185,11 @@ def _by_edges(
     """
     groups = []
     for low, high in zip(edges, (*edges[1:], None), strict=True):
-        part = _where(values, lambda value, a=low, b=high: value >= a and (b is None or value < b))
+        part = tuple(
+            number
+            for number, value in enumerate(values)
+            if value is not None and value >= low and (high is None or value < high)
+        )
         if part:
             groups.append((_range_name(low, closed if high is None else high - step), part))
     return tuple(groups)
@@ -203,10 +207,6 @@ def _range_name(low: float, last: float | None) -> str:
     if low == -math.inf:
         return f"< {last:.4g}"
     return f"{low:.4g}" if last == low else f"{low:.4g}–{last:.4g}"
-
-
-def _where(values: Sequence[float | None], inside: Callable[[float], bool]) -> tuple[int, ...]:
-    return tuple(number for number, value in enumerate(values) if value is not None and inside(value))
 
 
 def _with_unknown(
