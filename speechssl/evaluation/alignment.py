@@ -2,14 +2,26 @@
 
 In: two texts. Out: counts of substitutions, deletions and insertions, and the aligned pairs. Both texts are brought to
 Unicode NFC first (jiwer compares code points: the same word in NFC and in NFD would be an error) and split at any white
-space. jiwer does the alignment; its own ratios are not used, because for an empty reference they are counts, not rates.
+space. jiwer does the alignment with the fewest errors; its own ratios are not used, because for an empty reference they
+are counts, not rates. With the cost ``sclite`` words are aligned as NIST sclite does (`weighted`).
 """
 
 import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["AlignedPair", "Op", "UtteranceScore", "align_characters", "align_words", "normal_text", "score_utterance"]
+from speechssl.evaluation.weighted import Cost, align_weighted
+
+__all__ = [
+    "AlignedPair",
+    "Cost",
+    "Op",
+    "UtteranceScore",
+    "align_characters",
+    "align_words",
+    "normal_text",
+    "score_utterance",
+]
 
 Op = Literal["C", "S", "D", "I"]
 """Correct, substituted, deleted, inserted (the letters of NIST sclite)."""
@@ -49,7 +61,7 @@ def normal_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def align_words(ref: str, hyp: str) -> list[AlignedPair]:
+def align_words(ref: str, hyp: str, cost: Cost = "levenshtein") -> list[AlignedPair]:
     """Return the word alignment, left to right.
 
     Examples
@@ -57,6 +69,8 @@ def align_words(ref: str, hyp: str) -> list[AlignedPair]:
     >>> align_words("the cat sat", "a cat")
     [('S', 'the', 'a'), ('C', 'cat', 'cat'), ('D', 'sat', None)]
     """
+    if cost == "sclite":
+        return align_weighted(normal_text(ref).split(), normal_text(hyp).split())
     import jiwer
 
     output = jiwer.process_words(normal_text(ref), normal_text(hyp))
@@ -71,12 +85,12 @@ def align_characters(ref: str, hyp: str) -> list[AlignedPair]:
     return _pairs(output)
 
 
-def score_utterance(ref: str, hyp: str) -> UtteranceScore:
+def score_utterance(ref: str, hyp: str, cost: Cost = "levenshtein") -> UtteranceScore:
     """Align one hypothesis with its reference by words and count the errors.
 
     An empty reference gives N = 0, every hypothesis word an insertion; an empty hypothesis gives N deletions.
     """
-    alignment = align_words(ref, hyp)
+    alignment = align_words(ref, hyp, cost)
     ops = [op for op, _, _ in alignment]
     n_words = sum(1 for op in ops if op != "I")
     return UtteranceScore(ops.count("S"), ops.count("D"), ops.count("I"), n_words, alignment)

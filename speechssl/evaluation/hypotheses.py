@@ -2,7 +2,8 @@
 
 In: references and hypotheses. Out: rows with ``id, ref, hyp, speaker, duration, S, D, I, N, wer, alignment`` (texts in
 NFC, ``wer`` null where the reference is empty), written atomically. Reading scores every row again, so a row that was
-edited by hand, or cut, is an error and not a number.
+edited by hand, or cut, is an error and not a number. Rows whose words were aligned with the weights of NIST sclite say
+so in ``cost``; without that field the alignment is the one with the fewest errors.
 """
 
 import json
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.errors import DataError
-from speechssl.evaluation.alignment import normal_text, score_utterance
+from speechssl.evaluation.alignment import Cost, normal_text, score_utterance
+from speechssl.evaluation.weighted import WEIGHTS
 
 __all__ = ["HYPOTHESES", "Row", "read_hypotheses", "replace_text", "score_row", "scored", "write_hypotheses"]
 
@@ -30,10 +32,11 @@ def score_row(
     *,
     speaker: str | None = None,
     duration: float | None = None,
+    cost: Cost = "levenshtein",
     **fields: Any,
 ) -> Row:
     """Return a complete row for one utterance; ``duration`` is in seconds, further ``fields`` are kept as they are."""
-    score = score_utterance(ref, hyp)
+    score = score_utterance(ref, hyp, cost)
     return {
         "id": id,
         "ref": normal_text(ref),
@@ -46,6 +49,7 @@ def score_row(
         "N": score.N,
         "wer": score.wer,
         "alignment": [list(pair) for pair in score.alignment],
+        **({} if cost == "levenshtein" else {"cost": cost}),
         **fields,
     }
 
@@ -66,9 +70,12 @@ def scored(row: Mapping[str, Any], where: str = "row") -> Row:
         raise DataError(f"{where}: 'speaker' must be a string or null, not {speaker!r}")
     if duration is not None and (isinstance(duration, bool) or not isinstance(duration, int | float)):
         raise DataError(f"{where}: 'duration' must be seconds or null, not {duration!r}")
-    known = {"id", "ref", "hyp", "speaker", "duration", "wer", "alignment", *_COUNTS}
+    cost = row.get("cost", "levenshtein")
+    if cost not in WEIGHTS:
+        raise DataError(f"{where}: 'cost' must be one of {', '.join(WEIGHTS)}, not {cost!r}")
+    known = {"id", "ref", "hyp", "speaker", "duration", "wer", "alignment", "cost", *_COUNTS}
     extra = {name: value for name, value in row.items() if name not in known}
-    new = score_row(row["id"], row["ref"], row["hyp"], speaker=speaker, duration=duration, **extra)
+    new = score_row(row["id"], row["ref"], row["hyp"], speaker=speaker, duration=duration, cost=cost, **extra)
     for group in (("N",), ("S", "D", "I")):  # an alignment of equal cost may split S, D and I in another way
         if all(name in row for name in group):
             old_sum, new_sum = sum(row[name] for name in group), sum(new[name] for name in group)

@@ -51,8 +51,9 @@ class Mapsswe:
 
         Never smaller than the exact ``p``, and larger by less than 0.008.
         """
-        steps = min(math.floor(abs(self.z) * 100 + 1e-9), round(LARGEST_TABLED_Z * 100))
-        return _two_tailed(steps / 100)
+        z = min(abs(self.z), LARGEST_TABLED_Z)
+        steps = round(z * 100)
+        return _two_tailed((steps if steps / 100 <= z else steps - 1) / 100)
 
 
 def mapsswe(
@@ -82,8 +83,11 @@ def mapsswe(
         differences += [errors_a - errors_b for errors_a, errors_b in segment_errors(left, right)]
     count = len(differences)
     mean = sum(differences) / count if count else 0.0
-    variance = sum((item - mean) ** 2 for item in differences) / (count - 1) if count > 1 else 0.0
-    z = mean / math.sqrt(variance / count) if variance else 0.0
+    squares = 0.0
+    for item in differences:  # in plain order: the sums are then those of sc_stats to the last bit
+        squares += (item - mean) * (item - mean)
+    variance = squares / (count - 1) if count > 1 else 0.0
+    z = mean / (math.sqrt(variance) / math.sqrt(count)) if variance else 0.0
     return Mapsswe(count, mean, variance, z, _two_tailed(abs(z)))
 
 

@@ -1,0 +1,93 @@
+"""Run NIST sctk and read its reports; as a script, make the comparison data of tests/data/sctk anew.
+
+``python -m tests.oracles.sctk tests/data/sctk`` needs ``sclite`` and ``sc_stats`` on PATH, or Debian's package
+``sctk``, which keeps them in /usr/lib/sctk/bin. The format of the files is explained in the README there.
+"""
+
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+DEBIAN = "/usr/lib/sctk/bin"
+SYSTEMS = ("lexicon", "greedy", "scratch")
+BLOCK = 20
+"""Utterances in each part of the test set that MAPSSWE is run on, so that p-values of all sizes are seen."""
+
+
+def program(name):
+    """Path of a program of sctk, or None."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), DEBIAN]))
+
+
+def version():
+    shown = subprocess.run([program("sclite")], capture_output=True, text=True, check=False)
+    return re.search(r"sclite Version: [^\n]*", shown.stdout + shown.stderr).group()
+
+
+def sclite(ref, hyp, folder, *options, formats=("trn", "trn")):
+    """Score one file: {utterance id: (C, S, D, I)}, in sclite's order; it writes ids in lower case."""
+    command = [program("sclite"), "-r", str(ref), formats[0], "-h", str(hyp), formats[1], "system"]
+    command += ["-i", "rm"] if formats[0] == "trn" else []
+    subprocess.run(
+        [*command, *options, "-o", "pra", "-O", str(folder), "-n", "out"], check=True, capture_output=True, text=True
+    )
+    text = (Path(folder) / "out.pra").read_text(encoding="utf-8")
+    found = re.findall(r"^id: \((.*)\)\n(?:.+\n)*?Scores: \(#C #S #D #I\) (\d+) (\d+) (\d+) (\d+)$", text, re.MULTILINE)
+    return {id_: tuple(int(number) for number in numbers) for id_, *numbers in found}
+
+
+def mapsswe(ref, a, b, folder):
+    """Compare two files: (segments, mean, standard deviation, z, p) as sc_stats prints them, so as text."""
+    sgml = b""
+    for name, hyp in (("a", a), ("b", b)):
+        command = [program("sclite"), "-r", str(ref), "trn", "-i", "rm", "-h", str(hyp), "trn", name]
+        subprocess.run([*command, "-o", "sgml", "-O", str(folder), "-n", name], check=True, capture_output=True)
+        sgml += (Path(folder) / f"{name}.sgml").read_bytes()
+    for option, name in (("-v", "long"), ("-u", "short")):
+        test = [program("sc_stats"), "-p", "-t", "mapsswe", option, "-n", name, "-O", str(folder)]
+        subprocess.run(test, input=sgml, check=True, capture_output=True)
+    details = (Path(folder) / "long.stats.mapsswe").read_text(encoding="latin-1")
+    unified = (Path(folder) / "short.stats.unified").read_text(encoding="latin-1")
+    found = re.search(r"# segs: +(\d+)\).*\(mean: +(\S+)\) \(std dev: +(\S+)\) \(Z Stat: +(\S+)\)", details).groups()
+    p = re.search(r"^\| +MP +\|\| +a +\|[^|]*\|[^|]*?([<\d.]+)[ *]*\|\|", unified, re.MULTILINE).group(1)
+    return (*found, p)
+
+
+def lines_of(path):
+    return Path(path).read_text(encoding="utf-8").splitlines()
+
+
+def blocks(data):
+    """The parts of the test set: [(first line, end), ...], and the whole."""
+    size = len(lines_of(data / "ref.trn"))
+    return [*((start, min(start + BLOCK, size)) for start in range(0, size, BLOCK)), (0, size)]
+
+
+def part(path, start, end, folder):
+    """Write some lines of a file and return the new file."""
+    new = Path(folder) / Path(path).name
+    new.write_text("".join(f"{line}\n" for line in lines_of(path)[start:end]), encoding="utf-8")
+    return new
+
+
+def make(data):
+    """Write ``counts.txt`` and ``mapsswe.txt``."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = [sclite(data / "ref.trn", data / f"{name}.trn", folder) for name in SYSTEMS]
+        rows = [f"# {version()}", "# id" + "".join(f" | C S D I of {name}" for name in SYSTEMS)]
+        rows += [" ".join([id_, *(str(n) for table in counts for n in table[id_])]) for id_ in counts[0]]
+        (data / "counts.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        rows = ["# first-line end-line system-a system-b segments mean sd z p"]
+        for (start, end), (a, b) in itertools.product(blocks(data), itertools.combinations(SYSTEMS, 2)):
+            files = [part(data / f"{name}.trn", start, end, folder) for name in ("ref", a, b)]
+            rows.append(" ".join([str(start), str(end), a, b, *mapsswe(*files, folder)]))
+        (data / "mapsswe.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))
