@@ -62,19 +62,24 @@ def linear_scale(values: Sequence[float], start: float, end: float, *, n: int = 
 
 
 def log_scale(values: Sequence[float], start: float, end: float) -> Scale:
-    """Return a logarithmic scale over positive values with ticks at 1, 2 and 5 (or powers of ten) of each decade."""
+    """Return a logarithmic scale over positive values with at least two or three round ticks."""
     low, high = min(values), max(values)
     if high <= low * 1.2:
         low, high = low / 1.5, high * 1.5
     decades = math.log10(high) - math.log10(low)
-    factors = (1,) if decades > 2.5 else (1, 3) if decades > 1.2 else (1, 2, 5)
     every = max(1, round(decades / 6))
-    ticks = [
-        float(f"{factor * 10.0**power:.6g}")
-        for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, every)
-        for factor in factors
-    ]
-    inside = tuple(tick for tick in ticks if low <= tick <= high)
+    choices = ((1,), (1, 3), (1, 2, 5))
+    for factors in choices[0 if decades > 2.5 else 1 if decades > 1.2 else 2 :]:
+        ticks = [
+            float(f"{factor * 10.0**power:.6g}")
+            for power in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1, every)
+            for factor in factors
+        ]
+        inside = tuple(tick for tick in ticks if low <= tick <= high)
+        if len(inside) >= 3:
+            break
+    else:  # less than a decade: round numbers an equal distance apart
+        inside = tuple(tick for tick in linear_scale([low, high], 0, 1, n=5).ticks if low <= tick <= high)
     return Scale(low, high, start, end, inside, log=True)
 
 

@@ -15,9 +15,11 @@ from typing import Any, Literal
 from speechssl.environment import environment
 from speechssl.errors import DataError
 from speechssl.evaluation.hypotheses import HYPOTHESES, Row, read_hypotheses
+from speechssl.evaluation.rarity import read_train_words
 from speechssl.evaluation.wer import WerReport, summarise
 from speechssl.reports.corpus import Corpus, read_corpus
 from speechssl.reports.lines import read_lines
+from speechssl.reports.unit_use import UnitUse, read_units
 
 __all__ = ["Evaluation", "RunRecord", "Training", "collect"]
 
@@ -38,6 +40,8 @@ class Training:
     train: list[dict[str, Any]]
     valid: list[dict[str, Any]]
     health: list[dict[str, Any]]
+    units: UnitUse | None = None
+    """The discrete targets of a HuBERT iteration."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Evaluation:
     rows: list[Row]
     wer: WerReport
     info: dict[str, Any]
+    config: dict[str, Any]
+    """Its resolved configuration; empty when there is none."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class RunRecord:
     environment: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     """What could not be read, for the reader of the report."""
+
+    @property
+    def title(self) -> str:
+        """Name of the folder, or of the one around a folder that is only called ``run``."""
+        return self.name if self.name != "run" else self.folder.resolve().parent.name or self.name
 
 
 def collect(folder: Path) -> RunRecord:
@@ -150,6 +161,7 @@ def _training(record: RunRecord, place: Path, name: str) -> Training:
         train=[steps["train"][step] for step in sorted(steps["train"])],
         valid=[steps["valid"][step] for step in sorted(steps["valid"])],
         health=sorted(health, key=lambda row: row["step"]),
+        units=read_units(place / "units", record.notes, record.folder),
     )
 
 
@@ -171,7 +183,8 @@ def _config(place: Path, top: Path, notes: list[str]) -> dict[str, Any]:
         try:
             config = tomllib.loads(_text(path))
         except tomllib.TOMLDecodeError as error:
-            notes.append(f"{path.relative_to(top)}: not TOML ({error})")
+            note = f"{path.relative_to(top)}: not TOML ({error})"
+            notes += [] if note in notes else [note]  # several stages may look at one file
             continue
         inner = config.get(place.relative_to(folder).parts[0]) if folder != place else None
         return inner if isinstance(inner, dict) else config
@@ -184,11 +197,25 @@ def _evaluation(record: RunRecord, place: Path, name: str) -> Evaluation:
     known: dict[str, Any] = score if isinstance(score, dict) else {}
     info: dict[str, Any] = known["info"] if isinstance(known.get("info"), dict) else {}
     n, seed = known.get("resamples"), known.get("seed")
-    wer = summarise(rows, n=n if isinstance(n, int) and n > 0 else 2_000, seed=seed if isinstance(seed, int) else 1)
+    wer = summarise(
+        rows,
+        n=n if isinstance(n, int) and n > 0 else 2_000,
+        seed=seed if isinstance(seed, int) else 1,
+        train_words=_train_words(record, place),
+    )
     split = info.get("split", info.get("splits", ""))
     if isinstance(split, list | tuple):
         split = ", ".join(str(part) for part in split)
-    return Evaluation(name, "scratch" in (name or record.name), str(split), rows, wer, info)
+    config = _config(place, record.folder, record.notes)
+    return Evaluation(name, "scratch" in (name or record.name), str(split), rows, wer, info, config)
+
+
+def _train_words(record: RunRecord, place: Path) -> dict[str, int] | None:
+    try:
+        return read_train_words(place)
+    except DataError as error:
+        record.notes.append(str(error))
+        return None
 
 
 def _corpus_files(record: RunRecord, folder: Path, places: list[Path]) -> list[Path]:

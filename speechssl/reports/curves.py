@@ -6,28 +6,20 @@ says what they are, because a loss means nothing without them.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from speechssl.reports.axes import LONGEST, Series
 from speechssl.reports.charts import line_chart
 from speechssl.reports.collect import Training
 from speechssl.reports.facts import dev_wer
-from speechssl.reports.html import Html
+from speechssl.reports.figure import Figure
+from speechssl.reports.unit_use import use_chart
 
-__all__ = ["Figure", "finetuning_figures", "pretraining_figures", "training_label"]
+__all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
 
 _X = "update"
 _FEW = 60
 """Curves of at most this many points get a dot at each."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A drawing and what it shows."""
-
-    drawing: Html
-    caption: str
 
 
 def training_label(training: Training, phase: Sequence[Training]) -> str:
@@ -41,8 +33,7 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
     """Return loss, accuracy, use of the codebook, learning rate and gradient norm of pretraining."""
     if not trainings:
         return []
-    chances = [_chance(training, index) for index, training in enumerate(trainings)]
-    chance = chances[0] if len(set(chances)) == 1 else None
+    losses, accuracies, chance = _chances(trainings)
     name = next(
         (n for n in ("contrastive", "masked_loss") if any(n in row for t in trainings for row in t.train)), "loss"
     )
@@ -51,14 +42,14 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
         _figure(
             _series(trainings, name),
             f"{what} (nats per masked frame)",
-            f"{what}; lower is better.",
-            references=[(f"chance: {math.log(chance):.2f}", math.log(chance))] if chance and name != "loss" else [],
+            f"{what}; lower is better.{chance if name != 'loss' else ''}",
+            references=losses if name != "loss" else [],
         ),
         _figure(
             _series(trainings, "accuracy", scale=100),
             "Accuracy on masked frames (%)",
             "How often the right target is ranked first.",
-            references=[(f"chance: {100 / chance:.2g} %", 100 / chance)] if chance else [],
+            references=accuracies,
             zero=True,
         ),
         *_codebook(trainings),
@@ -128,6 +119,9 @@ def _codebook(trainings: Sequence[Training]) -> list[Figure | None]:
             zero=True,
         )
     )
+    chart = use_chart([(training_label(t, trainings), t.units) for t in trainings if t.units is not None])
+    if chart is not None:
+        figures.append(Figure(chart, "How often each unit is a target: share of the frames, by rank of the unit."))
     return figures
 
 
@@ -186,7 +180,37 @@ def _points(training: Training, name: str, *, valid: bool = False) -> tuple[list
     return [float(row["step"]) for row in rows], [float(row[name]) for row in rows]
 
 
-def _chance(training: Training, index: int) -> int | None:
+def _chances(trainings: Sequence[Training]) -> tuple[list[tuple[str, float]], list[tuple[str, float]], str]:
+    """Return the levels of chance of the loss (nats) and of the accuracy (%), one line where all agree, and a sentence.
+
+    Chance is one of equally likely candidates or, where the units of an iteration were counted, what a model reaches
+    that knows only how frequent each unit is.
+    """
+    losses: list[tuple[str, float]] = []
+    accuracies: list[tuple[str, float]] = []
+    counted = False
+    for index, training in enumerate(trainings):
+        candidates, units = _candidates(training, index), training.units
+        loss = math.log(candidates) if candidates else None
+        accuracy = 100 / candidates if candidates else None
+        if units is not None and units.entropy and units.largest_share:
+            loss, accuracy, counted = units.entropy, 100 * units.largest_share, True
+        label = training_label(training, trainings)
+        if loss is not None and accuracy is not None:
+            losses.append((label, loss))
+            accuracies.append((label, accuracy))
+    told = " Chance: a model that knows only how frequent each unit is." if counted else ""
+    n = len(trainings)
+    return _named(losses, "{:.2f}", n), _named(accuracies, "{:.2g} %", n), told
+
+
+def _named(levels: Sequence[tuple[str, float]], form: str, n: int) -> list[tuple[str, float]]:
+    if len(levels) == n and len({value for _, value in levels}) == 1:
+        return [(f"chance: {form.format(levels[0][1])}", levels[0][1])]
+    return [(f"chance, {name}: {form.format(value)}", value) for name, value in levels]
+
+
+def _candidates(training: Training, index: int) -> int | None:
     """Return the number of equally likely candidates of the pretext task."""
     config: dict[str, Any] = training.config
     objective = config.get("objective")

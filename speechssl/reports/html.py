@@ -19,7 +19,7 @@ class Html(str):
 
 Child = str | int | float | Iterable["Child"] | None
 
-_VOID = frozenset({"meta", "br", "hr", "img", "col", "circle", "line", "path", "rect", "polyline", "polygon"})
+_VOID = frozenset({"meta", "br", "hr", "img", "link", "col", "circle", "line", "path", "rect", "polyline", "polygon"})
 _KEPT_CONTROLS = "\t\n"
 
 

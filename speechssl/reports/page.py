@@ -5,34 +5,43 @@ that even a fault in escaping could not do harm.
 """
 
 import math
-import re
+from collections.abc import Sequence
 from datetime import datetime
 from importlib import resources
 
-from speechssl.evaluation.table import interval_text, percent
-from speechssl.evaluation.wer import greedy_score
-from speechssl.reports.charts import bar_chart, interval_chart
-from speechssl.reports.collect import Evaluation, RunRecord
-from speechssl.reports.curves import Figure, finetuning_figures, pretraining_figures
+from speechssl.reports.breakdowns import calibration_part, group_tables, rare_words
+from speechssl.reports.charts import bar_chart
+from speechssl.reports.clips import Clips, clips_of
+from speechssl.reports.collect import RunRecord, Training
+from speechssl.reports.curves import finetuning_figures, pretraining_figures, training_label
 from speechssl.reports.facts import Facts
-from speechssl.reports.html import Child, Html, el, join
-from speechssl.reports.sentences import comparison_sentence, model_sentence, score_sentences
+from speechssl.reports.figure import Figure, figure
+from speechssl.reports.html import Html, el, join
+from speechssl.reports.reproduction import reproduction
+from speechssl.reports.results import results
+from speechssl.reports.sentences import model_sentence
 from speechssl.reports.tables import (
     confusion_tables,
     corpus_table,
     count,
-    duration_text,
-    group_table,
     ledger_table,
-    score_table,
     table,
     training_table,
+    unit_table,
 )
 from speechssl.reports.utterances import alignment_key, utterance_list
 
 __all__ = ["render_page"]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
+)
+_FINDINGS = 20
+"""Health findings of a training that are shown."""
+_LEGEND = (
+    "Spectrograms: power in 80 mel bands in decibels, 25 ms windows; axes in kHz (mel scale) and seconds; white is "
+    "70 dB below the loudest point. On a dark page, dark and light are exchanged."
+)
 _Section = tuple[str, str, list[Html | None]]
 
 
@@ -41,17 +50,17 @@ def render_page(record: RunRecord, facts: Facts, made: datetime) -> str:
     sections = [
         section
         for section in (
-            _results(record, facts),
+            ("result", "Result", results(record, facts)),
             _learning(record, facts),
             _errors(facts),
-            _utterances(facts),
+            _utterances(record, facts),
             _data(record, facts),
-            _reproduction(record, facts),
+            ("reproduction", "Reproduction", reproduction(record, facts)),
         )
         if any(part is not None for part in section[2])
     ]
     style = resources.files("speechssl.reports").joinpath("report.css").read_text(encoding="utf-8")
-    title = f"{record.name} – speechssl report"
+    title = f"{record.title} – speechssl report"
     head = el(
         "head",
         el("meta", charset="utf-8"),
@@ -59,13 +68,14 @@ def render_page(record: RunRecord, facts: Facts, made: datetime) -> str:
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
+        el("link", rel="icon", href="data:,"),  # or a browser asks the server for one
         Html(f"<style>{style}</style>"),
     )
     contents = el("nav", [el("a", title, href=f"#{anchor}") for anchor, title, _ in sections], aria_label="Contents")
     header = el(
         "header",
         el("p", "speechssl report", class_="kicker"),
-        el("h1", record.name),
+        el("h1", record.title),
         el("p", model_sentence(record), class_="subtitle"),
         el("p", f"{made:%d %B %Y, %H:%M}", class_="faint date"),
         contents,
@@ -78,69 +88,16 @@ def render_page(record: RunRecord, facts: Facts, made: datetime) -> str:
     return f"<!DOCTYPE html>\n{el('html', head, el('body', main), lang='en')}\n"
 
 
-def _results(record: RunRecord, facts: Facts) -> _Section:
-    main = facts.main
-    parts: list[Html | None] = []
-    if main is None:
-        if facts.trainings:
-            parts.append(
-                el("p", "Nothing has been scored in this folder, so there is no word error rate.", class_="lead")
-            )
-        return "result", "Result", parts
-    wer = main.wer
-    parts.append(
-        el(
-            "div",
-            el("div", el("span", percent(wer.wer, 1), class_="number"), el("span", " %", class_="unit"), class_="big"),
-            el(
-                "div",
-                el("p", "Word error rate", f" on {main.split}" if main.split else "", class_="what"),
-                el("p", f"95 % interval {interval_text(wer.ci_low, wer.ci_high, 1)} %", class_="interval-text"),
-            ),
-            class_="headline",
-        )
-    )
-    if facts.comparison is not None:
-        parts.append(_prose(comparison_sentence(facts.comparison), "lead"))
-    named = [(_arm(e, record), e.wer) for e in record.evaluations]
-    drawn = [
-        (
-            name,
-            100 * w.wer,
-            None if w.ci_low is None else 100 * w.ci_low,
-            None if w.ci_high is None else 100 * w.ci_high,
-        )
-        for name, w in named
-        if w.wer is not None
-    ]
-    chart = interval_chart(drawn, x_label="Word error rate (%)") if len(drawn) > 1 else None
-    if chart is not None:
-        parts.append(_figure(Figure(chart, "Word error rate of each system with its 95 % interval."), wide=True))
-    greedy = [
-        (f"{_arm(e, record)}, greedy", score) for e in record.evaluations if (score := greedy_score(e.rows)) is not None
-    ]
-    parts.append(score_table(named + greedy))
-    parts += [_prose(sentence) for sentence in score_sentences(main)]
-    return "result", "Result", parts
-
-
-def _arm(evaluation: Evaluation, record: RunRecord) -> str:
-    if any(other.scratch for other in record.evaluations):
-        arm = "From scratch" if evaluation.scratch else "Pretrained"
-        splits = {other.split for other in record.evaluations}
-        return f"{arm}, {evaluation.split}" if len(splits) > 1 else arm
-    return evaluation.split or evaluation.name or record.name
-
-
 def _learning(record: RunRecord, facts: Facts) -> _Section:
+    pretrainings = [t for t in record.trainings if t.phase == "pretrain"]
     phases = (
-        ("Pretraining", pretraining_figures([t for t in record.trainings if t.phase == "pretrain"])),
-        ("Fine-tuning", finetuning_figures([t for t in record.trainings if t.phase == "finetune"])),
+        ("Pretraining", pretraining_figures(pretrainings), _units(pretrainings)),
+        ("Fine-tuning", finetuning_figures([t for t in record.trainings if t.phase == "finetune"]), None),
     )
     parts: list[Html | None] = []
-    for title, figures in phases:
-        if figures:
-            parts += [el("h3", title), el("div", [_figure(figure) for figure in figures], class_="figures")]
+    for title, figures, more in phases:
+        if figures or more:
+            parts += [el("h3", title), el("div", [figure(item) for item in figures], class_="figures"), more]
     if facts.trainings:
         parts += [el("h3", "Cost and health"), training_table(facts.trainings, record.name), _health(record)]
     if record.sweep:
@@ -154,12 +111,17 @@ def _learning(record: RunRecord, facts: Facts) -> _Section:
     return "learning", "Learning", parts
 
 
+def _units(trainings: Sequence[Training]) -> Html | None:
+    named = [(training_label(t, trainings), t.units) for t in trainings if t.units is not None]
+    return unit_table(named) if named else None
+
+
 def _health(record: RunRecord) -> Html:
     findings = [(training, row) for training in record.trainings for row in training.health]
     if not findings:
         return el("p", "No health check raised a finding.")
     items = []
-    for training, row in findings:
+    for training, row in findings[:_FINDINGS]:
         severity = str(row.get("severity", "warning"))
         where = f"{training.name or record.name}, update {count(row['step'])}"
         items.append(
@@ -171,29 +133,40 @@ def _health(record: RunRecord) -> Html:
                 class_=severity if severity.isalpha() else None,
             )
         )
-    return join([el("p", "Findings of the health checks:"), el("ul", items, class_="findings")])
+    hidden = len(findings) - len(items)
+    more = el("p", f"The {count(hidden)} others are in report.json.", class_="faint") if hidden else None
+    return join([el("p", "Findings of the health checks:"), el("ul", items, class_="findings"), more])
 
 
 def _errors(facts: Facts) -> _Section:
     if facts.main is None:
         return "errors", "Errors", []
     wer = facts.main.wer
+    confusions = confusion_tables(wer)
     return "errors", "Errors", [
-        group_table(wer.by_speaker, "Speaker", "Word error rate by speaker, highest first."),
-        group_table(wer.by_length, "Words", "Word error rate by length of the reference, in words."),
-        group_table(wer.by_duration, "Seconds", "Word error rate by duration of the audio, in seconds."),
-        el("div", confusion_tables(wer), class_="row"),
+        *([el("h3", "Confusions"), el("div", confusions, class_="row")] if confusions else []),
+        el("h3", "By group"),
+        *group_tables(wer),
+        *rare_words(wer),
+        *calibration_part(wer.calibration),
     ]  # fmt: skip
 
 
-def _utterances(facts: Facts) -> _Section:
-    parts: list[Html | None] = []
-    if facts.worst or facts.samples:
-        parts.append(alignment_key())
+def _utterances(record: RunRecord, facts: Facts) -> _Section:
+    if facts.main is None or not (facts.worst or facts.samples):
+        return "utterances", "Utterances", []
+    clips = clips_of(facts.main, record.folder, [*facts.samples, *facts.worst])
+    parts: list[Html | None] = [alignment_key()]
+    if clips.media:
+        parts.append(el("p", _LEGEND, class_="faint small"))
+    if clips.note:
+        parts.append(el("p", clips.note, class_="faint small"))
     if facts.samples:
-        parts += [el("h3", "Drawn at random"), utterance_list(facts.samples)]
+        parts += [el("h3", "Drawn at random"), utterance_list(facts.samples, clips)]
     if facts.worst:
-        parts += [el("h3", "Most errors"), utterance_list(facts.worst)]
+        shown = {row["id"] for row in facts.samples}  # its sound is above: once is enough
+        left = Clips({item: html for item, html in clips.media.items() if item not in shown}, clips.problems)
+        parts += [el("h3", "Most errors"), utterance_list(facts.worst, left)]
     return "utterances", "Utterances", parts
 
 
@@ -203,39 +176,12 @@ def _data(record: RunRecord, facts: Facts) -> _Section:
         parts.append(corpus_table(record.corpus))
         chart = bar_chart(record.corpus.durations, x_label="Duration (s)", y_label="Utterances")
         if chart is not None:
-            parts.append(_figure(Figure(chart, "Durations of all utterances.")))
+            parts.append(figure(Figure(chart, "Durations of all utterances.")))
     if facts.ledger:
         parts.append(ledger_table(facts.ledger))
     else:
         parts.append(el("p", "The ledger is empty: nothing was rejected, repaired or dropped."))
     return "data", "Data", parts
-
-
-def _reproduction(record: RunRecord, facts: Facts) -> _Section:
-    parts: list[Html | None] = [
-        el("p", "In the folder of this run:"),
-        el("pre", el("code", "\n".join(facts.commands))),
-    ]
-    if any("FOLDER" in command for command in facts.commands):
-        parts.append(el("p", "FOLDER is the folder of audio. Finished stages are not made again.", class_="faint"))
-    tables = [table("Versions.", ("Component", "Version"), list(record.environment.items()), text=range(2))]
-    if record.seconds:
-        rows: list[tuple[Child, ...]] = [(name, duration_text(seconds)) for name, seconds in record.seconds]
-        rows.append(("all", duration_text(sum(seconds for _, seconds in record.seconds))))
-        tables.append(table("Time of each stage.", ("Stage", "Time"), rows))
-    parts.append(el("div", tables, class_="row"))
-    for name, text in record.configs:
-        parts.append(el("details", el("summary", el("code", name)), el("pre", el("code", text))))
-    return "reproduction", "Reproduction", parts
-
-
-def _figure(figure: Figure, *, wide: bool = False) -> Html:
-    return el("figure", figure.drawing, el("figcaption", figure.caption), class_="wide" if wide else None)
-
-
-def _prose(text: str, class_: str | None = None) -> Html:
-    """Return a paragraph in which no line begins with a percent sign or a unit."""
-    return el("p", re.sub(r"(?<=\d) (?=%|points|words)", "\N{NO-BREAK SPACE}", text), class_=class_)
 
 
 def _number(value: object, form: str) -> str:

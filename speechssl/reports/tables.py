@@ -5,28 +5,26 @@ In: `Facts` and records. Out: `Html` tables with a caption each; numbers are flu
 
 from collections.abc import Collection, Sequence
 
-from speechssl.evaluation.breakdown import Group
 from speechssl.evaluation.table import interval_text, percent
 from speechssl.evaluation.wer import WerReport
-from speechssl.reports.charts import interval_mark
 from speechssl.reports.corpus import Corpus
 from speechssl.reports.facts import LedgerLine, TrainingFacts
 from speechssl.reports.html import Child, Html, el
+from speechssl.reports.unit_use import UnitUse
 
 __all__ = [
     "confusion_tables",
     "corpus_table",
     "count",
     "duration_text",
-    "group_table",
     "hours_text",
     "ledger_table",
     "score_table",
     "table",
     "training_table",
+    "unit_table",
 ]
 
-_GROUPS = 30
 _CONFUSIONS = 12
 
 
@@ -60,13 +58,18 @@ def table(
 ) -> Html:
     """Return a table whose columns named in ``text`` are flush left and the others, numbers, flush right."""
 
-    def cells(name: str, row: Sequence[Child]) -> list[Html]:
-        return [el(name, cell, class_=None if index in text else "n") for index, cell in enumerate(row)]
+    def cell(index: int, content: Child, name: str, scope: str | None) -> Html:
+        return el(name, content, scope=scope, class_=None if index in text else "n")
 
-    head = el("thead", el("tr", [el("th", title, scope="col", class_=None if index in text else "n")
-                                 for index, title in enumerate(header)]))  # fmt: skip
-    body = el("tbody", [el("tr", cells("td", row)) for row in rows])
-    return el("div", el("table", el("caption", caption), head, body), class_="scroll")
+    head = el("thead", el("tr", [cell(index, title, "th", "col") for index, title in enumerate(header)]))
+    body = el("tbody", [
+        el("tr", [cell(index, content, "td" if index else "th", None if index else "row")
+                  for index, content in enumerate(row)])
+        for row in rows
+    ])  # fmt: skip
+    name = header[0] or next(filter(None, header), "")
+    inside = el("table", el("caption", caption), head, body)
+    return el("div", inside, class_="scroll", role="region", tabindex="0", aria_label=f"Table: {name}")
 
 
 def score_table(scores: Sequence[tuple[str, WerReport]]) -> Html:
@@ -97,33 +100,6 @@ def score_table(scores: Sequence[tuple[str, WerReport]]) -> Html:
         "information lost. SER: share of utterances with an error."
     )
     return table(caption, header, rows)
-
-
-def group_table(groups: Sequence[Group], name: str, caption: str) -> Html | None:
-    """Return WER by speaker, length or duration, each with its interval drawn on one shared axis."""
-    if not groups:
-        return None
-    shown = groups[:_GROUPS]
-    top = max((g.ci_high if g.ci_high is not None else g.wer or 0.0) for g in shown)
-    rows = [
-        (
-            g.name,
-            percent(g.wer, 1),
-            interval_text(g.ci_low, g.ci_high, 1),
-            el("span", interval_mark(g.wer, g.ci_low, g.ci_high, top)),
-            g.S,
-            g.D,
-            g.I,
-            count(g.N),
-            count(g.utterances),
-        )
-        for g in shown
-    ]
-    hidden = len(groups) - len(shown)
-    more = f" The {hidden} others, with fewer errors, are in wer.json." if hidden else ""
-    axis = f" The bars reach from 0 to {100 * top:.0f} %."
-    header = (name, "WER %", "95 % interval", "", "S", "D", "I", "Words", "Utt.")
-    return table(caption + axis + more, header, rows)
 
 
 def confusion_tables(wer: WerReport) -> list[Html]:
@@ -189,6 +165,32 @@ def ledger_table(lines: Sequence[LedgerLine]) -> Html:
         "The ledger: everything that was rejected, repaired or dropped, by stage and reason; the first few of each."
     )
     return table(caption, ("Stage", "Reason", "Action", "First items", "Count"), rows, text=range(4))
+
+
+def unit_table(named: Sequence[tuple[str, UnitUse]]) -> Html:
+    """Return the quality of the units of each iteration."""
+
+    def cell(value: float | None, form: str) -> str:
+        return "–" if value is None else form.format(value)
+
+    rows = [
+        (
+            name,
+            use.features,
+            count(use.units),
+            cell(use.dead, "{:d}"),
+            cell(use.perplexity, "{:.1f}"),
+            cell(None if use.largest_share is None else 100 * use.largest_share, "{:.1f}"),
+            cell(use.frames_per_run, "{:.2f}"),
+        )
+        for name, use in named
+    ]
+    caption = (
+        "The units that are predicted: k-means clusters. Perplexity: units in effective use. Largest: share of the "
+        "frames that carry the most frequent unit. Run: mean length of a stretch of equal units, in frames."
+    )
+    header = ("Iteration", "Features", "Units", "Dead", "Perplexity", "Largest %", "Run")
+    return table(caption, header, rows, text=range(2))
 
 
 def training_table(trainings: Sequence[TrainingFacts], run: str) -> Html:

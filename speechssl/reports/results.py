@@ -1,0 +1,82 @@
+"""The first section of the report: the word error rate, how sure it is, and against what.
+
+In: a `RunRecord` and its `Facts`. Out: `Html`.
+"""
+
+from speechssl.evaluation.table import interval_text, percent
+from speechssl.evaluation.wer import WerReport, greedy_score
+from speechssl.reports.charts import interval_chart
+from speechssl.reports.collect import Evaluation, RunRecord
+from speechssl.reports.facts import Facts
+from speechssl.reports.figure import Figure, figure, prose
+from speechssl.reports.html import Html, el
+from speechssl.reports.sentences import comparison_sentence, score_sentences
+from speechssl.reports.tables import count, score_table
+
+__all__ = ["results"]
+
+
+def results(record: RunRecord, facts: Facts) -> list[Html | None]:
+    """Return the headline with its interval, the comparison, and the table of all systems."""
+    main = facts.main
+    parts: list[Html | None] = []
+    if main is None:
+        if facts.trainings:
+            parts.append(
+                el("p", "Nothing has been scored in this folder, so there is no word error rate.", class_="lead")
+            )
+        return parts
+    wer = main.wer
+    parts.append(
+        el(
+            "div",
+            el("div", el("span", percent(wer.wer, 1), class_="number"), el("span", " %", class_="unit"), class_="big"),
+            el(
+                "div",
+                el("p", "Word error rate", f" on {main.split}" if main.split else "", class_="what"),
+                el(
+                    "p",
+                    f"95 % interval {interval_text(wer.ci_low, wer.ci_high, 1)}\N{NO-BREAK SPACE}%",
+                    class_="interval-text",
+                ),
+                el("p", _size(wer), class_="interval-text"),
+            ),
+            class_="headline",
+        )
+    )
+    if facts.comparison is not None:
+        parts.append(prose(comparison_sentence(facts.comparison), "lead"))
+    named = [(_arm(e, record), e.wer) for e in record.evaluations]
+    drawn = [
+        (
+            name,
+            100 * w.wer,
+            None if w.ci_low is None else 100 * w.ci_low,
+            None if w.ci_high is None else 100 * w.ci_high,
+        )
+        for name, w in named
+        if w.wer is not None
+    ]
+    chart = interval_chart(drawn, x_label="Word error rate (%)") if len(drawn) > 1 else None
+    if chart is not None:
+        parts.append(figure(Figure(chart, "Word error rate of each system with its 95 % interval."), wide=True))
+    greedy = [
+        (f"{_arm(e, record)}, greedy", score) for e in record.evaluations if (score := greedy_score(e.rows)) is not None
+    ]
+    parts.append(score_table(named + greedy))
+    parts += [prose(sentence) for sentence in score_sentences(main)]
+    return parts
+
+
+def _size(wer: WerReport) -> str:
+    speakers = f" of {count(wer.speakers)} speaker{'s' * (wer.speakers != 1)}" if wer.speakers else ""
+    utterances = f"{count(wer.utterances)} utterance{'s' * (wer.utterances != 1)}"
+    return f"{count(wer.N)} word{'s' * (wer.N != 1)} in {utterances}{speakers}"
+
+
+def _arm(evaluation: Evaluation, record: RunRecord) -> str:
+    if any(other.scratch for other in record.evaluations):
+        arm = "From scratch" if evaluation.scratch else "Pretrained"
+        splits = {other.split for other in record.evaluations}
+        return f"{arm}, {evaluation.split}" if len(splits) > 1 else arm
+    return evaluation.split or evaluation.name or record.name
