@@ -18,6 +18,8 @@ __all__ = ["System", "find_systems"]
 
 _SKIPPED = frozenset({"checkpoints", "model", "events", "tensorboard", "sweep", "corpus", "audio", "stages", "shards"})
 _DEPTH = 3
+_PRETRAINED, _SCRATCH = "evaluate", "evaluate-scratch"
+"""Folders of the two arms of a run."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def find_systems(words: Sequence[str]) -> tuple[list[System], list[str]]:
         if name and len(places) > 1:
             inside = ", ".join(place.name for place, _ in places)
             raise ConfigError(f"{word}: one name cannot stand for {len(places)} evaluations; name one of {inside}")
-        found += [(name, place, info) for place, info in places]
+        found += [(name, place, info) for place, info in _scratch_first(places)]
     _refuse_repeats([place for _, place, _ in found])
     names = _names([(name, place) for name, place, _ in found])
     systems = [
@@ -106,6 +108,14 @@ def _test_split(path: Path, places: list[tuple[Path, dict[str, Any]]]) -> tuple[
     return kept, f"{path.name} was scored on several splits: {chosen!r} is compared; {others} not."
 
 
+def _scratch_first(places: list[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, dict[str, Any]]]:
+    """Put ``evaluate-scratch`` of a run before ``evaluate``: what pretraining is compared with comes first."""
+    names = [place.name for place, _ in places]
+    if names == [_PRETRAINED, _SCRATCH]:
+        return places[::-1]
+    return places
+
+
 def _info(place: Path) -> dict[str, Any]:
     path = (place if place.is_dir() else place.parent) / "wer.json"
     if not path.exists():
@@ -135,7 +145,8 @@ def _names(found: Sequence[tuple[str, Path]]) -> list[str]:
     ConfigError
         Two systems have the same name.
     """
-    parts = [_parts(path) for name, path in found if not name]
+    paths = [path for name, path in found if not name]
+    parts = [_parts(path, paths) for path in paths]
     if len(parts) > 1:
         while len({path[0] for path in parts}) == 1 and all(len(path) > 1 for path in parts):
             parts = [path[1:] for path in parts]
@@ -151,8 +162,13 @@ def _names(found: Sequence[tuple[str, Path]]) -> list[str]:
     return names
 
 
-def _parts(path: Path) -> tuple[str, ...]:
-    """Return the parts of the resolved path that may be a name: no root, and of a file its stem unless it is usual."""
+def _parts(path: Path, paths: Sequence[Path]) -> tuple[str, ...]:
+    """Return the parts of the resolved path that may be a name: no root, and of a file its stem unless it is usual.
+
+    The two arms of one run are called after what tells them apart.
+    """
+    if path.name in {_PRETRAINED, _SCRATCH} and {path.with_name(_PRETRAINED), path.with_name(_SCRATCH)} <= set(paths):
+        return (*path.resolve().parent.parts[1:], "pretrained" if path.name == _PRETRAINED else "scratch")
     path = path.resolve()
     if path.is_file():
         path = path.parent if path.name == HYPOTHESES else path.with_suffix("")
