@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from speechssl.asr.score import evaluate
-from speechssl.config import EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
+from speechssl.config import DecoderConfig, EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
 from speechssl.data.manifest import build_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.evaluation.wer import compare_systems, read_hypotheses
@@ -92,8 +92,10 @@ def main(data: Path, out: Path) -> None:
             place = out / f"{train}-{arm}"
             for decoder in ("greedy", "lexicon"):
                 scoring = EvaluateConfig(
-                    model=str(place / "model"), output=str(place / decoder), decoder=decoder, beam=100
-                )  # type: ignore[arg-type]
+                    model=str(place / "model"),
+                    output=str(place / decoder),
+                    decoder=DecoderConfig(kind=decoder, beam=100),  # type: ignore[arg-type]
+                )
                 report = evaluate(replace(scoring, data=replace(scoring.data, shards=shards, ids=ids(test), workers=0)))
                 info = json.loads((place / "model" / "config.json").read_text(encoding="utf-8"))["info"]
                 rows.append(

@@ -1,74 +1,56 @@
-"""Lexicon decoding: the best sequence of known words, against exhaustive search."""
+"""Where the words of a search come from, and what is refused."""
 
-import itertools
-import math
+import json
 
 import pytest
-import torch
 
-from speechssl.asr.lexicon import LexiconDecoder, words_of
-from speechssl.asr.tokens import Tokens
-from speechssl.config import TokensConfig
-from speechssl.errors import ConfigError
-from tests.oracles import ctc
-
-pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
-
-
-def tokens_of(*texts):
-    return Tokens.build(texts, TokensConfig())[0]
-
-
-def peaky(tokens, text, *, noise=0.0, seed=0):
-    """Log-probabilities that spell a text, a blank after each label."""
-    ids = [index for label in tokens.encode(text) for index in (label, 0)]
-    logits = torch.full((len(ids), tokens.size), 0.0)
-    logits[torch.arange(len(ids)), torch.tensor(ids)] = 8.0
-    generator = torch.Generator().manual_seed(seed)
-    return (logits + noise * torch.randn(logits.shape, generator=generator)).log_softmax(-1)
-
-
-def test_spelling_mistakes_become_words():
-    tokens = tokens_of("the cat sat on the mat")
-    decode = LexiconDecoder(tokens, words_of(["the cat sat on the mat"]))
-    assert decode(peaky(tokens, "the cat sat")) == "the cat sat"
-    assert decode(peaky(tokens, "thh cat sat")) == "the cat sat"
-
-
-def test_no_frames_give_no_words():
-    tokens = tokens_of("ab")
-    assert LexiconDecoder(tokens, ["ab"])(torch.zeros(0, tokens.size)) == ""
-
-
-def test_silence_gives_no_words():
-    tokens = tokens_of("ab ba")
-    silence = torch.full((6, tokens.size), -20.0)
-    silence[:, 0] = 0.0
-    assert LexiconDecoder(tokens, ["ab", "ba"])(silence.log_softmax(-1)) == ""
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_the_best_path_of_known_words_is_found(seed):
-    """The search scores single paths (maximum, not sum); so does this enumeration of all of them."""
-    tokens = tokens_of("ab ba a")
-    boundary = tokens.symbols.index("|")
-    log_probs = torch.randn(5, tokens.size, generator=torch.Generator().manual_seed(seed)).mul(2).log_softmax(-1)
-    scores = {}
-    for path in itertools.product(range(tokens.size), repeat=len(log_probs)):
-        text = "".join(tokens.symbols[label] for label in ctc.collapse([*path, boundary])).replace("|", " ")
-        if set(words := text.split()) <= {"a", "ab", "ba"}:
-            score = sum(float(log_probs[t, label]) for t, label in enumerate(path))
-            scores[" ".join(words)] = max(score, scores.get(" ".join(words), -math.inf))
-    found = LexiconDecoder(tokens, ["a", "ab", "ba"], beam=500)(log_probs)
-    assert scores[found] == pytest.approx(max(scores.values()), abs=1e-4)
-
-
-def test_words_that_cannot_be_spelled_are_left_out():
-    tokens = tokens_of("abc")
-    assert LexiconDecoder(tokens, ["abc", "xyz"]).words == ("abc",)
-    with pytest.raises(ConfigError, match="no word of the lexicon"):
-        LexiconDecoder(tokens, ["xyz"])
+from speechssl.asr.lexicon import read_lexicon, spellable, training_words, words_of
+from speechssl.errors import ConfigError, DataError
+from tests.spelled import tokens_of
 
 
 def test_words_of_transcripts_are_sorted_and_distinct():
     assert words_of(["b a", "a c"]) == ["a", "b", "c"]
+
+
+def test_words_that_cannot_be_spelled_are_left_out():
+    tokens = tokens_of("abc")
+    assert spellable(["cab", "abc", "xyz", "abc", ""], tokens, source="a test") == ["cab", "abc"]
+    with pytest.raises(ConfigError, match=r"no word of the lexicon \(a test: 1 words \(such as 'XYZ'"):
+        spellable(["XYZ"], tokens, source="a test")
+
+
+def test_a_lexicon_file_has_words_with_or_without_spelling(tmp_path):
+    path = tmp_path / "lexicon.txt"
+    path.write_text("\ufeffcat c a t |\r\n\nthe\ncat\nhe h e\n", encoding="utf-8")
+    assert read_lexicon(path) == ["cat", "the", "he"]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"cat c a t |\ncat k ae t\n", r"line 2: 'cat' is not spelled by its characters \(k ae t\)"),
+        (b"\n \n", "no words"),
+        (b"caf\xe9\n", "not UTF-8"),
+    ],
+)
+def test_lexicon_files_that_cannot_be_used(tmp_path, content, match):
+    path = tmp_path / "lexicon.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=match):
+        read_lexicon(path)
+    with pytest.raises(ConfigError, match="no such lexicon"):
+        read_lexicon(tmp_path / "other.txt")
+
+
+def test_the_model_folder_lists_its_training_words(tmp_path):
+    with pytest.raises(ConfigError, match=r"--decoder\.lexicon"):
+        training_words(None)
+    with pytest.raises(ConfigError, match="not a model folder"):
+        training_words(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"info": {"words": ["a", "b"]}}))
+    assert training_words(tmp_path) == ["a", "b"]
+    config.write_text(json.dumps({"info": {}}))
+    with pytest.raises(ConfigError, match="does not list its training words"):
+        training_words(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.config import RunConfig
+from speechssl.config import DecoderConfig, RunConfig
 from speechssl.data.ledger import read_ledger
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError, DataError
@@ -171,7 +171,8 @@ def test_changed_settings_are_refused_by_name_and_change_nothing(folder, finishe
     with pytest.raises(ConfigError, match=r"(?s)stage 'finetune' .*seed: 1 -> 9.*/finetune, .*/finetune-scratch"):
         run(folder, replace(base, finetune=finetune))
     assert (finished / "config.toml").read_bytes() == stored
-    other = replace(base.evaluate, decoder="beam", beam=2)  # scoring is cheap: it follows its settings
+    # Scoring is cheap: it follows its settings.
+    other = replace(base.evaluate, decoder=DecoderConfig(kind="beam", beam=2))
     run(folder, replace(base, evaluate=other))
     score = json.loads((finished / "evaluate" / "wer.json").read_text(encoding="utf-8"))
     assert "beam 2" in score["info"]["decoder"]

@@ -12,7 +12,7 @@ from speechssl.asr.decode import greedy, prefix_beam
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.asr.score import evaluate
 from speechssl.asr.tokens import Tokens
-from speechssl.config import DataConfig, EvaluateConfig, TokensConfig
+from speechssl.config import DataConfig, DecoderConfig, EvaluateConfig, TokensConfig
 from speechssl.data.corpus import open_corpus
 from speechssl.data.index import IndexRow
 from speechssl.data.ledger import read_ledger
@@ -60,11 +60,11 @@ def settings(model: Path, shards: Path, output: Path, **changes: object) -> Eval
     return replace(cfg, **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("decoder", ["greedy", "beam"])
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
 def test_hypotheses_are_those_of_the_model_utterance_by_utterance(
-    model: Path, shards: Path, tmp_path: Path, decoder: str
+    model: Path, shards: Path, tmp_path: Path, kind: str
 ) -> None:
-    report = evaluate(settings(model, shards, tmp_path, decoder=decoder, beam=4))
+    report = evaluate(settings(model, shards, tmp_path, decoder=DecoderConfig(kind=kind, beam=4)))
     rows = read_hypotheses(tmp_path)
     recogniser, tokens = load_recogniser(model)
     corpus = open_corpus(shards, splits=["test"])
@@ -74,7 +74,7 @@ def test_hypotheses_are_those_of_the_model_utterance_by_utterance(
     for row in rows:
         wave = torch.from_numpy(corpus.read(corpus.ids.index(row["id"])))[None]
         (log_probs,) = frame_log_probs(recogniser, wave, torch.tensor([wave.shape[1]]))
-        expected = greedy(log_probs, tokens) if decoder == "greedy" else prefix_beam(log_probs, tokens, 4)[0].text
+        expected = greedy(log_probs, tokens) if kind == "greedy" else prefix_beam(log_probs, tokens, 4)[0].text
         assert row["hyp"] == expected
         assert row["duration"] == pytest.approx(wave.shape[1] / 16_000, abs=1e-3)
         assert row["speaker"] == known[row["id"]].speaker

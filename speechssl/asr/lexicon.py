@@ -1,24 +1,17 @@
-"""Beam search over words that are known: a lexicon spelled in the recogniser's characters, no language model.
+"""The words that a search may say: from a file, from a language model, or those of the training transcripts.
 
-In: log-probabilities of one utterance. Out: the most probable sequence of lexicon words. The search is flashlight's,
-through torchaudio; it cannot produce a word outside the lexicon, so the lexicon is part of what a score means.
+In: where to look. Out: distinct words that can be spelled with the recogniser's characters. A search cannot produce a
+word outside its lexicon, so the lexicon is part of what a score means.
 """
 
-import tempfile
+import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor
+from speechssl.asr.tokens import BOUNDARY, Tokens
+from speechssl.errors import ConfigError, DataError
 
-from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
-from speechssl.errors import ConfigError
-
-__all__ = ["LexiconDecoder", "words_of"]
-
-THRESHOLD = 30.0
-"""Hypotheses further than this (in log-probability) below the best are dropped."""
+__all__ = ["read_lexicon", "spellable", "training_words", "words_of"]
 
 
 def words_of(texts: Iterable[str]) -> list[str]:
@@ -26,68 +19,73 @@ def words_of(texts: Iterable[str]) -> list[str]:
     return sorted({word for text in texts for word in text.split()})
 
 
-class LexiconDecoder:
-    """Decodes utterances into words of a lexicon (Collobert et al. 2016, section 2.3, without a language model).
-
-    Parameters
-    ----------
-    tokens
-        A character vocabulary.
-    words
-        The lexicon; words with a character outside the vocabulary cannot be spelled and are left out.
-    beam
-        Hypotheses kept at each frame.
+def training_words(model: Path | None) -> list[str]:
+    """Return the words of a recogniser's training transcripts, which its folder lists.
 
     Raises
     ------
     ConfigError
-        flashlight-text is not installed, the vocabulary is not of characters, or no word can be spelled.
+        No folder is known, or it does not list them.
     """
+    if model is None:
+        raise ConfigError("no lexicon: give --decoder.lexicon, a file with a word a line")
+    try:
+        words = json.loads((model / "config.json").read_text(encoding="utf-8")).get("info", {}).get("words")
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{model}: not a model folder ({error}); give --model, or --decoder.lexicon") from error
+    if not words:
+        raise ConfigError(
+            f"{model} does not list its training words; give --decoder.lexicon, a file with a word a line, or "
+            "fine-tune it again"
+        )
+    return [str(word) for word in words]
 
-    def __init__(self, tokens: Tokens, words: Iterable[str], *, beam: int = 100) -> None:
-        try:
-            from torchaudio.models.decoder import ctc_decoder
-        except (ImportError, ModuleNotFoundError) as error:
-            raise ConfigError(
-                f"the lexicon decoder needs flashlight-text: pip install 'speechssl[decode]' ({error})"
-            ) from error
-        if tokens.kind != "characters":
-            raise ConfigError("the lexicon decoder spells words in characters; this model has sentencepiece tokens")
-        self._boundary = tokens.symbols.index(BOUNDARY)
-        self.words = tuple(word for word in words if set(word) <= tokens.characters)
-        if not self.words:
-            raise ConfigError("no word of the lexicon can be spelled with the model's characters")
-        with tempfile.TemporaryDirectory() as folder:
-            lexicon = Path(folder) / "lexicon.txt"
-            lexicon.write_text(
-                "".join(f"{word} {' '.join(word)} {BOUNDARY}\n" for word in self.words), encoding="utf-8"
+
+def read_lexicon(path: Path) -> list[str]:
+    """Return the words of a lexicon file, in its order: a word a line, or a word and its spelling (``cat c a t |``).
+
+    Raises
+    ------
+    ConfigError
+        There is no such file.
+    DataError
+        A spelling is not the word's characters (it is named), there is no word, or the file is not UTF-8.
+    """
+    words: dict[str, None] = {}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such lexicon; decoder.lexicon is a file with a word a line") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        word, *spelling = line.split() or [""]
+        if spelling and spelling not in ([*word], [*word, BOUNDARY]):
+            raise DataError(
+                f"{path}, line {number}: {word!r} is not spelled by its characters ({' '.join(spelling)}); spellings "
+                "of another kind are not supported: leave only the word"
             )
-            self._search: Any = self._build(ctc_decoder, str(lexicon), tokens, beam)
+        if word:
+            words[word] = None
+    if not words:
+        raise DataError(f"{path}: no words; a lexicon has a word a line")
+    return list(words)
 
-    @staticmethod
-    def _build(ctc_decoder: Any, lexicon: str, tokens: Tokens, beam: int) -> Any:
-        try:
-            return ctc_decoder(
-                lexicon=lexicon,
-                tokens=list(tokens.symbols),
-                lm=None,
-                beam_size=beam,
-                beam_size_token=min(len(tokens.symbols), 20),
-                beam_threshold=THRESHOLD,
-                blank_token=tokens.symbols[BLANK],
-                sil_token=BOUNDARY,
-            )
-        except ImportError as error:  # torchaudio looks for flashlight-text when it is first used
-            raise ConfigError(
-                f"the lexicon decoder needs flashlight-text: pip install 'speechssl[decode]' ({error})"
-            ) from error
 
-    def __call__(self, log_probs: Tensor) -> str:
-        """Return the words of ``log_probs [F, V]`` (float32, CPU), joined by spaces; no frame, no words."""
-        if len(log_probs) == 0:
-            return ""
-        # In the lexicon a word ends in a boundary, an utterance does not: one more frame closes the last word for free.
-        closing = log_probs.new_full((1, log_probs.shape[1]), -1e4)
-        closing[0, [BLANK, self._boundary]] = 0.0
-        best = self._search(torch.cat([log_probs, closing])[None])[0]
-        return " ".join(best[0].words) if best else ""
+def spellable(words: Iterable[str], tokens: Tokens, *, source: str) -> list[str]:
+    """Return the distinct words whose characters are all in the vocabulary.
+
+    Raises
+    ------
+    ConfigError
+        None is: ``source`` is named.
+    """
+    every = list(dict.fromkeys(words))
+    kept = [word for word in every if word and set(word) <= tokens.characters]
+    if not kept:
+        example = f" (such as {every[0]!r})" if every else ""
+        raise ConfigError(
+            f"no word of the lexicon ({source}: {len(every)} words{example}) can be spelled with the model's "
+            f"characters ({''.join(tokens.symbols[1:])}); is its case or its script another?"
+        )
+    return kept

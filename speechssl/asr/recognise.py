@@ -23,9 +23,15 @@ class Recognised:
     id: str
     text: str | None
     """The transcript, as in the manifest."""
-    samples: int
+    wave: Tensor
+    """[T] float32 samples at 16 kHz."""
     log_probs: Tensor
     """[F, V] float32 on the CPU; no frame at all for audio shorter than the stem's receptive field."""
+
+    @property
+    def samples(self) -> int:
+        """Length of the audio."""
+        return len(self.wave)
 
 
 @torch.inference_mode()
@@ -61,4 +67,5 @@ def recognise(
         rows = frame_log_probs(model, batch.wave, batch.lengths)
         for index, log_probs in enumerate(rows):
             if batch.weights[index] > 0:
-                yield Recognised(batch.ids[index], texts[index], int(batch.lengths[index]), log_probs)
+                wave = batch.wave[index, : int(batch.lengths[index])]
+                yield Recognised(batch.ids[index], texts[index], wave, log_probs)

@@ -4,37 +4,31 @@ In: ``EvaluateConfig``. Out: ``hypotheses.jsonl``, ``wer.json``, ``wer.txt`` and
 not be scored, so that a rate always says what it is a rate of.
 """
 
-from collections.abc import Callable
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from speechssl.asr.ctc import load_recogniser
-from speechssl.asr.decode import greedy, prefix_beam
+from speechssl.asr.decode import greedy
+from speechssl.asr.decoder_pool import decode_all
+from speechssl.asr.decoders import Decoded, describe
 from speechssl.asr.labelled import Labelled, open_labelled
-from speechssl.asr.lexicon import LexiconDecoder
-from speechssl.asr.recognise import recognise
+from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import EvaluateConfig
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.plan import Plan
+from speechssl.data.quality import snr_db
 from speechssl.data.stream import evaluation_batches
+from speechssl.data.utterance import Utterance
 from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.wer import WerReport, greedy_score, score_row, summarise, write_wer
-from speechssl.interop.model_folder import load_folder
 from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel
 
 __all__ = ["evaluate"]
-
-DECODERS = {
-    "greedy": "greedy",
-    "beam": "prefix beam search over characters, beam {beam}, no language model",
-    "lexicon": "beam search over the words of the training transcripts, beam {beam}, no language model",
-}
 
 
 def evaluate(cfg: EvaluateConfig, *, parallel: Parallel | None = None) -> WerReport:
@@ -80,16 +74,11 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
     ledger.extend([*chosen.dropped, *Plan.sequential(corpus, cfg.data).dropped])
     known = len(ledger.entries)
     rows: list[dict[str, Any]] = []
-    decode = _decoder(cfg, tokens)
     batches = evaluation_batches(corpus, cfg.data, workers=chosen.workers, rank=parallel.rank, world=parallel.world)
-    for item in recognise(model, batches, rejected=ledger.extend):
-        utterance = chosen.utterances[item.id]
-        ref = normalise_text(item.text or "", tokens.normalise)
-        seconds = round(item.samples / SAMPLE_RATE, 3)
-        row = score_row(item.id, ref, decode(item.log_probs), speaker=utterance.speaker, duration=seconds)
-        if cfg.decoder != "greedy":
-            row["greedy"] = greedy(item.log_probs, tokens)
-        rows.append(row)
+    items = ((item, item.log_probs) for item in recognise(model, batches, rejected=ledger.extend))
+    frame = model.encoder.hop / SAMPLE_RATE
+    for item, found in decode_all(items, cfg.decoder, tokens, model=Path(cfg.model)):
+        rows.append(_row(cfg, item, found, utterance=chosen.utterances[item.id], tokens=tokens, frame=frame))
     unread = parallel.gather([asdict(entry) for entry in ledger.entries[known:]])
     rows = sorted((row for part in parallel.gather(rows) for row in part), key=lambda row: row["id"])
     if not parallel.first:
@@ -98,17 +87,43 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
     return _write(cfg, output, tokens=tokens, chosen=chosen, rows=rows, ledger=ledger)
 
 
-def _decoder(cfg: EvaluateConfig, tokens: Tokens) -> Callable[[torch.Tensor], str]:
-    if cfg.decoder == "greedy":
-        return lambda log_probs: greedy(log_probs, tokens)
-    if cfg.decoder == "lexicon":
-        words = load_folder(Path(cfg.model)).info.get("words")
-        if not words:
-            raise ConfigError(
-                f"{cfg.model} does not list its training words; fine-tune it again to decode with a lexicon"
-            )
-        return LexiconDecoder(tokens, words, beam=cfg.beam)
-    return lambda log_probs: prefix_beam(log_probs, tokens, cfg.beam)[0].text
+def _row(
+    cfg: EvaluateConfig, item: Recognised, found: Decoded, *, utterance: Utterance, tokens: Tokens, frame: float
+) -> dict[str, Any]:
+    """Return the row of one utterance; a frame lasts ``frame`` seconds."""
+    row = score_row(
+        item.id,
+        normalise_text(item.text or "", tokens.normalise),
+        found.text,
+        speaker=utterance.speaker,
+        duration=round(item.samples / SAMPLE_RATE, 3),
+        ref_raw=item.text or "",
+        hyp_raw=found.text,
+        confidences=[round(word.confidence, 4) for word in found.words],
+        times=[[round(word.start * frame, 3), round(word.end * frame, 3)] for word in found.words],
+        fields={**fields_of(utterance), "snr_db": _snr(item)},
+    )
+    if cfg.decoder.n_best > 1:
+        row["n_best"] = [{"hyp": text, "score": round(score, 4)} for text, score in found.n_best]
+    if cfg.decoder.kind != "greedy":
+        row["greedy"] = greedy(item.log_probs, tokens)
+    return row
+
+
+def fields_of(utterance: Utterance) -> dict[str, str | int | float | None]:
+    """Return what the manifest says about an utterance that rates can be broken down by: single values only."""
+    fields: dict[str, str | int | float | None] = {"language": utterance.language, "split": utterance.split}
+    for name, value in utterance.meta.items():
+        if isinstance(value, bool):
+            fields[name] = str(value).lower()
+        elif isinstance(value, str | int) or (isinstance(value, float) and isfinite(value)):
+            fields[name] = value
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _snr(item: Recognised) -> float | None:
+    value = snr_db(item.wave.numpy())
+    return None if value is None else round(value, 1)
 
 
 def _write(
@@ -121,10 +136,10 @@ def _write(
         "model": str(cfg.model),
         "split": chosen.name,
         "shards": cfg.data.shards,
-        "decoder": DECODERS[cfg.decoder].format(beam=cfg.beam),
+        "decoder": describe(cfg.decoder),
         "text": f"normalisation {tokens.normalise!r}",
         "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.items()) or "none",
     }
-    if cfg.decoder != "greedy":
+    if cfg.decoder.kind != "greedy":
         info["greedy"] = str(greedy_score(rows, n=cfg.bootstrap, seed=cfg.seed))
     return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed)

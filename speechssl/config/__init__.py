@@ -3,7 +3,10 @@
 ``settings.py`` reads TOML and ``--a.b value`` overrides into these; nothing here imports anything heavy.
 """
 
+from speechssl.config.comparing import CompareConfig
+from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
+from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
 from speechssl.config.model import EncoderConfig, FrontendConfig, HubertConfig, MaskConfig, ModelConfig, Wav2Vec2Config
 from speechssl.config.training import (
     CtcConfig,
@@ -17,13 +20,17 @@ from speechssl.config.verbs import EvaluateConfig, RunConfig, TranscribeConfig
 
 __all__ = [
     "AugmentConfig",
+    "CompareConfig",
+    "CorpusConfig",
     "CtcConfig",
     "DataConfig",
+    "DecoderConfig",
     "EncoderConfig",
     "EvaluateConfig",
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",
+    "LmConfig",
     "ManifestConfig",
     "MaskConfig",
     "ModelConfig",
@@ -34,5 +41,6 @@ __all__ = [
     "TokensConfig",
     "TrainingConfig",
     "TranscribeConfig",
+    "TuneConfig",
     "Wav2Vec2Config",
 ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from speechssl.config.data import DataConfig, ManifestConfig, ShardConfig
+from speechssl.config.decoding import DecoderConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
 
 __all__ = ["EvaluateConfig", "RunConfig", "TranscribeConfig"]
@@ -20,10 +21,8 @@ class EvaluateConfig:
     data: DataConfig = field(
         default_factory=lambda: DataConfig(splits=("test",), min_seconds=0.0, max_seconds=60.0, batch_seconds=200.0)
     )
-    decoder: Literal["greedy", "beam", "lexicon"] = "greedy"
-    """beam: prefix beam search over characters. lexicon: over words of the training transcripts, no language model; the
-    greedy word error rate is then written beside it."""
-    beam: int = 50
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Where it is not greedy, the greedy word error rate is written beside it."""
     bootstrap: int = 2_000
     """Resamples for the 95 % interval."""
     seed: int = 1
@@ -41,6 +40,7 @@ class TranscribeConfig:
     batch_seconds: float = 120.0
     output: str = ""
     """JSONL file; empty for standard output (one line a file: path, tab, text)."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
