@@ -74,8 +74,8 @@ def interval_chart(rows: Sequence[tuple[str, float, float | None, float | None]]
     """Draw a point with its interval in a line for each (label, value, low, high), values in the units of the axis."""
     if not rows:
         return None
-    left = 14 + 7.2 * max(len(label) for label, *_ in rows)
-    width, line = 680, 30
+    left = 14 + 7.6 * max(len(label) for label, *_ in rows)
+    width, line = _WIDTH, 30
     height = line * len(rows) + 44
     values = [number for _, *numbers in rows for number in numbers if number is not None]
     x = linear_scale(values, left, width - 16, n=6, zero=min(values) < 0.6 * max(values))
