@@ -183,7 +183,7 @@ def _by_edges(
     ``step`` 1 names closed ranges of whole numbers (3–5), 0 half-open ranges (2–5). The last group has no end, or
     ``closed`` as its name's end.
     """
-    groups = []
+    found = []
     for low, high in zip(edges, (*edges[1:], None), strict=True):
         part = tuple(
             number
@@ -191,8 +191,12 @@ def _by_edges(
             if value is not None and value >= low and (high is None or value < high)
         )
         if part:
-            groups.append((_range_name(low, closed if high is None else high - step), part))
-    return tuple(groups)
+            found.append((low, closed if high is None else high - step, part))
+    for digits in (4, 8, 17):  # as few as tell the groups apart
+        names = [_range_name(low, last, digits) for low, last, _ in found]
+        if len(set(names)) == len(names):
+            break
+    return tuple((name, part) for name, (_, _, part) in zip(names, found, strict=True))
 
 
 def _by_quantiles(values: Sequence[float | None]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -201,12 +205,18 @@ def _by_quantiles(values: Sequence[float | None]) -> tuple[tuple[str, tuple[int,
     return _by_edges(values, [float(edge) for edge in edges], closed=max(known))
 
 
-def _range_name(low: float, last: float | None) -> str:
+def _range_name(low: float, last: float | None, digits: int) -> str:
     if last is None:
-        return f"{low:.4g}+"
+        return f"{_digits(low, digits)}+"
     if low == -math.inf:
-        return f"< {last:.4g}"
-    return f"{low:.4g}" if last == low else f"{low:.4g}–{last:.4g}"
+        return f"< {_digits(last, digits)}"
+    return _digits(low, digits) if last == low else f"{_digits(low, digits)}–{_digits(last, digits)}"
+
+
+def _digits(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, but all of those before its point."""
+    text = f"{value:.{digits}g}"
+    return f"{value:.0f}" if "e+" in text else text
 
 
 def _with_unknown(

@@ -105,6 +105,7 @@ def _result(comparison: Comparison) -> _Section:
         _figure(chart, "Difference of every two systems on the same utterances, with its 95 % interval (paired "
                 "bootstrap). Left of zero, the first named makes fewer errors."),
         _pair_table(comparison),
+        _agreement_table(comparison),
     ]  # fmt: skip
     if len(comparison.pairs) > 1:
         for pair in comparison.pairs[:_SENTENCES]:
@@ -127,19 +128,28 @@ def _pair_table(comparison: Comparison) -> Html:
             probability_text(found.probability, found.resamples),
         )  # fmt: skip
         rows.append((pair.b, pair.a, *cells, _speakers(pair), f"{pair.z:.2f}".replace("-", "−"), p_text(pair.p),
-                     p_text(pair.p_holm), pair.better or "undecided",
-                     f"{pair.utterances_better} / {pair.utterances_equal} / {pair.utterances_worse}",
-                     count(pair.only_b), count(pair.only_a)))  # fmt: skip
+                     p_text(pair.p_holm), pair.better or "undecided"))  # fmt: skip
     caption = (
         "Every two systems. Difference: WER of the first minus WER of the second, in points, with its interval over "
         "utterances, and with whole speakers drawn. P: probability that the first is better (paired bootstrap). z and "
         "p: matched pairs sentence-segment word error test (MAPSSWE), two-tailed; p corrected for all pairs by Holm's "
-        "method decides. Utterances: with fewer, as many and more errors in the first. Words: reference words that "
-        "only the first, and only the second, has right."
+        "method decides which is better."
     )
     header = ("System", "against", "Diff.", "95 % interval", "Relative %", "P", "By speaker", "z", "p", "p corrected",
-              "Better", "Utt. − / = / +", "Words +", "Words −")  # fmt: skip
+              "Better")  # fmt: skip
     return table(caption, header, rows, text=(0, 1, 10))
+
+
+def _agreement_table(comparison: Comparison) -> Html:
+    rows = [(pair.b, pair.a, *map(count, (pair.utterances_better, pair.utterances_equal, pair.utterances_worse,
+             pair.both_right, pair.only_b, pair.only_a, pair.neither))) for pair in comparison.pairs]  # fmt: skip
+    caption = (
+        "Do they err in the same places? Utterances in which the first has fewer errors than the second, as many, or "
+        "more; reference words that both have right, only the first, only the second, and neither."
+    )
+    header = ("System", "against", "Utt. with fewer", "as many", "more", "Words: both", "only first", "only second",
+              "neither")  # fmt: skip
+    return table(caption, header, rows, text=range(2))
 
 
 def _where(comparison: Comparison) -> _Section:
@@ -160,12 +170,12 @@ def _group_table(part: GroupTable, comparison: Comparison) -> Html:
     rows = [(g.name, count(g.utterances), count(g.N), *_group_cells(g, comparison, others, marks, far)) for g in groups]
     header = [part.title, "Utt.", "Words", *(f"{item.name} %" for item in comparison.systems)]
     for name in others:
-        header += [f"{name} − {comparison.baseline}", "95 % interval", "", "P"]
+        header += [f"{name} − {comparison.baseline}", *(["95 % interval", "", "P"] if len(others) == 1 else [""])]
     hidden = len(part.groups) - len(groups)
     more = f" The {hidden} groups with fewer words are in compare.json." if hidden else ""
     caption = (
         f"Word error rate by {part.title}; differences in points, negative where the system is better than "
-        f"{comparison.baseline}. The bars reach from −{far:.0f} to {far:.0f} points.{more}"
+        f"{comparison.baseline}. The bars, 95 % intervals, reach from −{far:.0f} to {far:.0f} points.{more}"
     )
     return table(caption, header, rows)
 
@@ -179,12 +189,13 @@ def _group_cells(
 ) -> list[Child]:
     cells: list[Child] = [percent(group.wer[item.name], 1) for item in comparison.systems]
     for name in others:
-        found, mark = group.against_baseline[name], marks[group.name, name]
-        if found is None:
-            cells += ["–", "–", "", "–"]
+        found, mark = group.against_baseline[name], el("span", difference_mark(marks[group.name, name], far))
+        if len(others) > 1:  # intervals in numbers would make the table too wide; compare.json has them
+            cells += ["–" if found is None else points(found.difference, 1), mark]
+        elif found is None:
+            cells += ["–", "–", mark, "–"]
         else:
-            cells += [points(found.difference, 1), f"{points(found.low, 1)} to {points(found.high, 1)}",
-                      el("span", difference_mark(mark, far)),
+            cells += [points(found.difference, 1), f"{points(found.low, 1)} to {points(found.high, 1)}", mark,
                       probability_text(found.probability, found.resamples)]  # fmt: skip
     return cells
 
