@@ -1,11 +1,11 @@
-"""Verbs that read what runs and evaluations left: ``report``."""
+"""Verbs that read what runs and evaluations left: ``report``, ``compare``."""
 
 from pathlib import Path
 
 from speechssl.errors import ConfigError
 from speechssl.verbs.arguments import positional, wants_help
 
-__all__ = ["report"]
+__all__ = ["compare", "report"]
 
 
 def report(words: list[str], overrides: list[str]) -> int:
@@ -20,3 +20,18 @@ def report(words: list[str], overrides: list[str]) -> int:
 
     print(build_report(Path(str(folder))))
     return 0
+
+
+def compare(words: list[str], overrides: list[str]) -> None:
+    """Compare systems that were scored on the same utterances."""
+    from speechssl.config import CompareConfig
+    from speechssl.settings import load_config
+
+    cfg = load_config(CompareConfig, None, overrides, prog="speechssl compare RUN RUN...")
+    if not words:
+        raise ConfigError("usage: speechssl compare RUN RUN... [--output FOLDER]   (RUN: PATH or NAME=PATH)")
+    from speechssl.reports.compare import build_comparison
+
+    page = build_comparison([str(word) for word in words], cfg)
+    print(page.with_name("compare.txt").read_text(encoding="utf-8").split("\n\n", 1)[0])
+    print(page)
