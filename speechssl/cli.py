@@ -35,6 +35,7 @@ usage: speechssl VERB ... [--a.b value ...]
   finetune [CONFIG]                 CTC fine-tuning on transcripts
   evaluate [CONFIG]                 decode a split and report its word error rate with an interval
   transcribe FILE...                transcribe audio files of any length
+  compare RUN RUN...                which system is better, by how much, how sure, and where: a page and a table
   report RUN                        one self-contained report.html for a run folder
 
 CONFIG is a TOML file or the name of a preset: {presets}.
@@ -52,6 +53,7 @@ VERBS: dict[str, Verb] = {
     "finetune": training.finetune,
     "evaluate": recognition.evaluate,
     "transcribe": recognition.transcribe,
+    "compare": scoring.compare,
     "report": scoring.report,
 }
 
