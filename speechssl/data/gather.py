@@ -51,23 +51,35 @@ class Gathered:
         self.groups.append(group)
 
 
-def drop_duplicates(scans: Sequence[Scan], said: Mapping[str, list[Said]]) -> tuple[list[Scan], list[Entry]]:
-    """Keep one of each set of files with equal bytes: one with a transcript, else with a split, else the first path."""
+def drop_duplicates(
+    scans: Sequence[Scan], said: Mapping[str, list[Said]], *, official: bool = False
+) -> tuple[list[Scan], list[Entry]]:
+    """Keep one of each set of files with equal bytes: one with a transcript, else with a split, else the first path.
+
+    Where splits are ``official``, dev and test keep all of theirs, as published, and train none that is also there.
+    """
     same: dict[str, list[Scan]] = defaultdict(list)
     for scan in scans:
         same[scan.digest].append(scan)
     kept, entries = set(), []
     for copies in same.values():
-        copies.sort(key=lambda scan: (*_worth(said.get(scan.path, ())), scan.path))
-        kept.add(copies[0].path)
+        held = {scan.path for scan in copies if official and _held_out(said.get(scan.path, ()))}
+        copies.sort(key=lambda scan: (scan.path not in held, *_worth(said.get(scan.path, ())), scan.path))
+        kept |= {copies[0].path} | held
         first = _texts(said.get(copies[0].path, ()))
         for copy in copies[1:]:
+            if copy.path in held:
+                continue
             texts = _texts(said.get(copy.path, ()))
             differs = ", but its transcript differs" if texts and texts != first else ""
             entries.append(
                 Entry("manifest", copy.path, "duplicate_audio", f"the same bytes as {copies[0].path}{differs}")
             )
     return [scan for scan in scans if scan.path in kept], sorted(entries, key=lambda entry: entry.item)
+
+
+def _held_out(said: Sequence[Said]) -> bool:
+    return any(part.split in ("dev", "test") for part in said)
 
 
 def _worth(said: Sequence[Said]) -> tuple[bool, bool]:

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from speechssl.config import ManifestConfig
 from speechssl.data.audio import AudioLimits
@@ -22,14 +22,22 @@ from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.scan import Scan, ScanSettings, scan_files
 from speechssl.data.segment import resolve_segmenter
 from speechssl.data.splits import Candidate, assign_splits
-from speechssl.data.transcripts import find_transcripts
+from speechssl.data.transcripts import Said, find_transcripts
 from speechssl.data.utterance import Utterance, from_row, safe_id, to_row
 from speechssl.errors import ConfigError, DataError
 
-__all__ = ["ManifestSummary", "Utterance", "build_manifest", "read_manifest", "safe_id", "write_manifest"]
+__all__ = ["Known", "ManifestSummary", "Utterance", "build_manifest", "read_manifest", "safe_id", "write_manifest"]
 
 _FEWEST_FILES = 20
 """Below this many audio files a share of bad ones means nothing."""
+
+
+class Known(Protocol):
+    """What the source of a corpus says of it: the recordings to use, the ledger, whether its splits are official."""
+
+    said: dict[str, list[Said]]
+    entries: list[Entry]
+    official: bool
 
 
 @dataclass(frozen=True)
@@ -114,7 +122,12 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 
 
 def build_manifest(
-    folder: Path, output: Path, cfg: ManifestConfig, progress: Callable[[int, int], None] | None = None
+    folder: Path,
+    output: Path,
+    cfg: ManifestConfig,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    source: Callable[[Path, list[str]], Known] | None = None,
 ) -> ManifestSummary:
     """Turn any folder of audio into ``manifest.jsonl``, ``ledger.jsonl`` and ``summary.json`` in ``output``.
 
@@ -131,6 +144,8 @@ def build_manifest(
         Limits and fractions.
     progress
         Called with (files looked at, files).
+    source
+        Says from the names of all files which recordings to use, and what is known of them; None finds out.
 
     Raises
     ------
@@ -155,6 +170,10 @@ def build_manifest(
 
     files, entries = list_files(root, skip=output, follow_links=cfg.follow_links)
     ledger.extend(entries)
+    known = None if source is None else source(root, files)
+    if known is not None:
+        files = [name for name in files if name in known.said]
+        ledger.extend(known.entries)
     settings = ScanSettings(cfg.min_seconds, cfg.max_seconds, segmenter, AudioLimits(max_seconds=cfg.max_file_seconds))
     scans = [
         replace(scan, path=name)
@@ -166,11 +185,15 @@ def build_manifest(
     ledger.extend(Entry("manifest", scan.path, scan.reason, scan.detail) for scan in audio if scan.reason)
     _stop_if_too_bad(folder, audio, cfg, ledger)
 
-    durations = {scan.path: scan.info.duration if scan.info else None for scan in audio}
-    texts = [scan.path for scan in scans if not scan.is_audio]
-    said, entries = find_transcripts(root, texts, durations)
-    ledger.extend(entries)
-    usable, entries = drop_duplicates([scan for scan in audio if scan.info], said)
+    if known is None:
+        durations = {scan.path: scan.info.duration if scan.info else None for scan in audio}
+        said, entries = find_transcripts(root, [scan.path for scan in scans if not scan.is_audio], durations)
+        ledger.extend(entries)
+    else:
+        said = known.said
+    usable, entries = drop_duplicates(
+        [scan for scan in audio if scan.info], said, official=known is not None and known.official
+    )
     ledger.extend(entries)
     gathered = gather(usable, said, min_seconds=cfg.min_seconds, max_seconds=cfg.max_seconds)
     ledger.extend(gathered.entries)

@@ -1,11 +1,33 @@
-"""Verbs on audio and manifests: ``manifest``, ``shard``, ``verify``."""
+"""Verbs on audio and manifests: ``corpus``, ``manifest``, ``shard``, ``verify``."""
 
 from pathlib import Path
 
 from speechssl.errors import ConfigError
 from speechssl.verbs.arguments import load, positional, wants_help
 
-__all__ = ["manifest", "shard", "verify"]
+__all__ = ["corpus", "manifest", "shard", "verify"]
+
+
+def corpus(words: list[str], overrides: list[str]) -> None:
+    """List the public corpora, say what is known of one, or make its manifest."""
+    from speechssl.data.public.listing import describe, listing
+    from speechssl.data.public.recipes import find_recipe
+
+    if not wants_help(overrides) and not overrides and len(words) == 1:
+        print(listing() if words[0] == "list" else describe(find_recipe(words[0])))
+        return
+    from speechssl.config import CorpusConfig
+    from speechssl.progress import progress
+    from speechssl.settings import write_toml
+
+    (name, folder), cfg = load(CorpusConfig, "corpus", words, overrides, ["list|NAME", "FOLDER"])
+    from speechssl.data.public.build import make_corpus
+
+    with progress("corpus", unit="files") as advance:
+        summary = make_corpus(name, Path(folder), cfg, advance)
+    output = Path(cfg.output) if cfg.output else Path(folder) / "manifest"
+    write_toml(cfg, output / "config.toml")
+    print(f"{summary}\n  {output / 'manifest.jsonl'}")
 
 
 def manifest(words: list[str], overrides: list[str]) -> None:
