@@ -7,7 +7,7 @@ system inserted one) and the word of every system. Equal words that two systems 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechssl.evaluation.alignment import AlignedPair, align_words
+from speechssl.evaluation.alignment import AlignedPair
 
 __all__ = ["Column", "align_systems"]
 
@@ -32,7 +32,7 @@ def align_systems(alignments: Sequence[Sequence[AlignedPair]]) -> list[Column]:
 
     Every reference word is one column; its word of each system is that of the system's own alignment, so the errors of
     each row are those it was scored with. Insertions between two reference words are aligned with those of the systems
-    before, by minimum edit distance.
+    before: the most words that are equal share their columns.
 
     Raises
     ------
@@ -68,15 +68,35 @@ def _inserted(words: Sequence[Sequence[str]]) -> list[Column]:
     """Align the words that each system inserts at one place."""
     columns: list[tuple[str | None, ...]] = []
     for number, own in enumerate(words):
-        if not columns:
-            columns = [(*[None] * number, word) for word in own]
-            continue
-        # A column's first word stands for it; its place in the alignment comes back by counting.
-        faces = [next(word for word in column if word is not None) for column in columns]
-        merged, at = [], 0
-        for op, _, hyp in align_words(" ".join(faces), " ".join(own)):
-            before = (None,) * number if op == "I" else columns[at]
-            at += op != "I"
-            merged.append((*before, hyp))
+        faces = [{word for word in column if word is not None} for column in columns]
+        merged: list[tuple[str | None, ...]] = []
+        done, used = 0, 0
+        for column, word in [*_shared(faces, own), (len(faces), len(own))]:
+            apart = max(column - done, word - used)  # between two shared words, others stand one above the other
+            for k in range(apart):
+                before = columns[done + k] if done + k < column else (None,) * number
+                merged.append((*before, own[used + k] if used + k < word else None))
+            if column < len(faces):
+                merged.append((*columns[column], own[word]))
+            done, used = column + 1, word + 1
         columns = merged
     return [Column(None, column) for column in columns]
+
+
+def _shared(faces: Sequence[set[str]], own: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (column, word) of a longest common subsequence of columns and words."""
+    longest = [[0] * (len(own) + 1) for _ in range(len(faces) + 1)]
+    for i in range(len(faces) - 1, -1, -1):
+        for j in range(len(own) - 1, -1, -1):
+            skip = max(longest[i + 1][j], longest[i][j + 1])
+            longest[i][j] = max(skip, longest[i + 1][j + 1] + 1) if own[j] in faces[i] else skip
+    found, i, j = [], 0, 0
+    while i < len(faces) and j < len(own):
+        if own[j] in faces[i] and longest[i][j] == longest[i + 1][j + 1] + 1:
+            found.append((i, j))
+            i, j = i + 1, j + 1
+        elif longest[i + 1][j] >= longest[i][j + 1]:
+            i += 1
+        else:
+            j += 1
+    return found
