@@ -4,7 +4,10 @@ In: a vocabulary, a lexicon and a language model (or one of them), and log-proba
 paths, best first. Lexicon trie and language model are built once and shared by searches with other weights.
 """
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +108,8 @@ class Graph:
         from flashlight.lib.text.dictionary import Dictionary
 
         try:
-            return self._flashlight.kenlm.KenLM(str(path), Dictionary(entries))
+            with _quiet():
+                return self._flashlight.kenlm.KenLM(str(path), Dictionary(entries))
         except (RuntimeError, ValueError, MemoryError) as error:
             reason = " ".join(str(error).split())
             raise DataError(
@@ -149,6 +153,20 @@ class Graph:
         return flashlight.LexiconDecoder(
             options, self._trie, self._model, boundary, BLANK, len(self.words), [], False
         )  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what a library writes to file descriptor 2 off the screen (KenLM draws a bar when it reads ARPA)."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 class Search:

@@ -67,7 +67,7 @@ class TuneConfig:
         default_factory=lambda: DataConfig(splits=("dev",), min_seconds=0.0, max_seconds=60.0, batch_seconds=200.0)
     )
     decoder: DecoderConfig = field(default_factory=lambda: DecoderConfig(kind="lm"))
-    lm_weights: tuple[float, ...] = (0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
+    lm_weights: tuple[float, ...] = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)
     word_scores: tuple[float, ...] = (-2.0, 0.0, 2.0, 4.0)
     refinements: int = 2
     """Times that the steps around the best point are halved."""

@@ -1,12 +1,10 @@
-"""Verbs that recognise: ``evaluate``, ``transcribe``."""
+"""Verbs that recognise and what they need: ``evaluate``, ``tune``, ``lm``."""
 
-import sys
 from pathlib import Path
 
-from speechssl.errors import ConfigError
 from speechssl.verbs.arguments import load
 
-__all__ = ["evaluate", "transcribe"]
+__all__ = ["evaluate", "lm", "tune"]
 
 
 def evaluate(words: list[str], overrides: list[str]) -> None:
@@ -19,21 +17,21 @@ def evaluate(words: list[str], overrides: list[str]) -> None:
     print(score(cfg))
 
 
-def transcribe(words: list[str], overrides: list[str]) -> int:
-    """Transcribe files."""
-    from speechssl.config import TranscribeConfig
-    from speechssl.settings import load_config
+def tune(words: list[str], overrides: list[str]) -> None:
+    """Choose a decoder's weights on dev."""
+    from speechssl.config import TuneConfig
 
-    cfg = load_config(TranscribeConfig, None, overrides, prog="speechssl transcribe FILE...")
-    if not words:
-        raise ConfigError("usage: speechssl transcribe FILE... --model FOLDER")
-    from speechssl.asr.transcribe import transcribe as transcripts
+    _, cfg = load(TuneConfig, "tune", words, overrides, [])
+    from speechssl.asr.tune import tune as choose
 
-    failed = 0
-    for transcript in transcripts([Path(word) for word in words], cfg):
-        failed += transcript.error is not None
-        if transcript.error is not None:
-            print(f"error: {transcript.error}", file=sys.stderr)
-        elif not cfg.output:
-            print(f"{transcript.path}\t{transcript.text}", flush=True)
-    return 1 if failed else 0
+    print(choose(cfg))
+
+
+def lm(words: list[str], overrides: list[str]) -> None:
+    """Estimate a language model."""
+    from speechssl.config import LmConfig
+
+    (source, output), cfg = load(LmConfig, "lm", words, overrides, ["TEXT|MANIFEST|SHARDS", "OUTPUT"])
+    from speechssl.asr.lm_text import estimate_lm
+
+    print(estimate_lm(Path(source), Path(output), cfg))
