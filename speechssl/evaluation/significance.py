@@ -3,6 +3,13 @@
 In: errors and reference words of each utterance. Out: an interval, or the interval of a difference and the probability
 that one system is better. Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation"
 (ICASSP 2004): utterances are drawn with replacement and errors and words are summed anew (their equations 2 to 6).
+
+On each side the limit is the outer of two: that of the studentised bootstrap (Efron & Tibshirani, An Introduction to
+the Bootstrap, 1993, section 12.5), which follows the skew of error rates, and a percentile expanded for few units
+(Hesterberg, "What teachers should know about the bootstrap", 2015), which holds where resamples have hardly any spread.
+Plain percentiles are too narrow: over 1,000 simulated test sets (tests/test_coverage.py) 95 % intervals held the true
+rate in 94 to 96 % from 50 utterances or 8 speakers on, plain percentiles in 88 to 94 % and in 87 to 93 %. With fewer
+than some ten errors in all no resampling helps (88 % for 20 utterances at 2 % errors).
 """
 
 from dataclasses import dataclass
@@ -42,7 +49,7 @@ class PairedBootstrap:
 def bootstrap_wer(
     counts: npt.ArrayLike, *, n: int = 2_000, seed: int = 1, level: float = 0.95, block: npt.ArrayLike | None = None
 ) -> Interval | None:
-    """Percentile bootstrap interval of a pooled error rate.
+    """Studentised bootstrap interval of a pooled error rate.
 
     Parameters
     ----------
@@ -61,7 +68,10 @@ def bootstrap_wer(
 
     Returns
     -------
-    (low, high) as rates, or None when there are fewer than two utterances (or blocks) or no reference words.
+    (low, high) as rates, or None when there are fewer than two utterances (or blocks) or no reference words. ``low`` is
+    not below 0, and ``high`` not above 1 unless some unit has more errors than words. With fewer than about ten units
+    the interval is wide, as it must be; where no unit differs from the pooled rate (no error at all, for example) it is
+    a point, since resampling has nothing to vary.
 
     Raises
     ------
@@ -74,8 +84,12 @@ def bootstrap_wer(
     _check(n, level)
     if len(table) < 2 or table[:, 1].sum() == 0:
         return None
-    rates = _resampled([table], n=n, seed=seed)[0]
-    return _percentiles(rates, level) if rates.size else None
+    resampled = _resampled(table, n=n, seed=seed)
+    if not resampled.rates.size:
+        return None
+    low, high = _limits(table, resampled, level)
+    most = np.inf if (table[:, 0] > table[:, 1]).any() else 1.0
+    return max(low, 0.0), min(high, most)
 
 
 def paired_bootstrap(
@@ -108,11 +122,12 @@ def paired_bootstrap(
     words = int(left[:, 1].sum())
     if len(left) < 2 or words == 0:
         return None
-    rates_a, rates_b = _resampled([left, right], n=n, seed=seed)
-    delta = rates_b - rates_a
+    change = np.stack([right[:, 0] - left[:, 0], left[:, 1]], axis=1)
+    resampled = _resampled(change, n=n, seed=seed)
+    delta = resampled.rates
     if not delta.size:
         return None
-    low, high = _percentiles(delta, level)
+    low, high = _limits(change, resampled, level)
     wer_a, wer_b = int(left[:, 0].sum()) / words, int(right[:, 0].sum()) / words
     return PairedBootstrap(
         wer_a=wer_a,
@@ -157,27 +172,60 @@ def _pooled(table: npt.NDArray[np.int64], block: npt.ArrayLike) -> npt.NDArray[n
     return pooled
 
 
-def _resampled(tables: list[npt.NDArray[np.int64]], *, n: int, seed: int) -> list[npt.NDArray[np.float64]]:
-    """Return the error rate of each table in each of n resamples, the same utterances drawn for all tables.
+@dataclass(frozen=True)
+class _Resampled:
+    rates: npt.NDArray[np.float64]
+    """[n'] error rate of each resample that has a reference word."""
+    deviations: npt.NDArray[np.float64]
+    """[n'] its standard error, estimated from that resample alone."""
 
-    Resamples without a reference word have no rate and are left out, the same ones for every table.
-    """
-    size = len(tables[0])
+
+def _resampled(table: npt.NDArray[np.int64], *, n: int, seed: int) -> _Resampled:
+    """Draw the rows of ``table`` ([U, 2]: errors, words) n times; resamples without a reference word are left out."""
+    size = len(table)
     rng = generator("bootstrap", seed, size)
-    errors: list[list[Any]] = [[] for _ in tables]
-    words: list[Any] = []
+    moments = _moments(table)
+    sums: list[Any] = []
     at_once = max(1, _DRAWS_AT_ONCE // size)
     for first in range(0, n, at_once):
         rows = rng.integers(0, size, size=(min(at_once, n - first), size))
-        words.append(tables[0][:, 1][rows].sum(axis=1))
-        for kept, table in zip(errors, tables, strict=True):
-            kept.append(table[:, 0][rows].sum(axis=1))
-    total = np.concatenate(words)
-    valid = total > 0
-    return [np.concatenate(kept)[valid] / total[valid] for kept in errors]
+        sums.append(np.stack([moment[rows].sum(axis=1) for moment in moments]))
+    drawn = np.concatenate(sums, axis=1)
+    drawn = drawn[:, drawn[1] > 0]
+    return _Resampled(drawn[0] / drawn[1], _deviation(drawn, size))
 
 
-def _percentiles(values: npt.NDArray[np.float64], level: float) -> Interval:
-    tail = (1 - level) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return float(low), float(high)
+def _moments(table: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return [5, U]: e, w, e^2, e w, w^2 of each unit."""
+    e, w = table.astype(np.float64).T
+    return np.stack([e, w, e * e, e * w, w * w])
+
+
+def _deviation(sums: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float64]:
+    """Standard error of the ratio e / w: root of the sum of squared residuals (e - ratio w), over the sum of w."""
+    e, w, ee, ew, ww = sums
+    ratio = e / w
+    squares = ee - 2 * ratio * ew + ratio * ratio * ww
+    squares = np.where(squares > 1e-9 * (ee + ww), squares, 0.0)  # rounding, where every residual is 0
+    return np.sqrt(squares * size / (size - 1)) / w
+
+
+def _limits(table: npt.NDArray[np.int64], resampled: _Resampled, level: float) -> Interval:
+    """Return the outer of the studentised and the expanded percentile limits.
+
+    Studentised: rate - q s, with q the quantiles of (rate* - rate) / s* over the resamples; for a resample without
+    spread (all its units alike) the s of the whole set stands in for s*. Expanded: the percentiles at which a normal
+    interval would have the width of Student's with U - 1 degrees of freedom and the unbiased variance.
+    """
+    from scipy.special import ndtr, stdtrit
+
+    size, tail = len(table), (1 - level) / 2
+    sums = _moments(table).sum(axis=1)
+    rate, deviation = float(sums[0] / sums[1]), float(_deviation(sums, size))
+    if not deviation:
+        return rate, rate
+    spread = np.where(resampled.deviations > 0, resampled.deviations, deviation)
+    below, above = np.quantile((resampled.rates - rate) / spread, [tail, 1 - tail])
+    expanded = float(ndtr(stdtrit(size - 1, tail) * np.sqrt(size / (size - 1))))
+    low, high = np.quantile(resampled.rates, [expanded, 1 - expanded])
+    return min(rate - float(above) * deviation, float(low)), max(rate - float(below) * deviation, float(high))

@@ -104,7 +104,7 @@ def wer_text(report: "WerReport", info: Mapping[str, Any]) -> str:
     )
     parts += _calibration(report)
     parts.append(
-        f"Rates are (S + D + I) / N over all utterances; intervals are percentiles of {report.resamples} bootstrap\n"
+        f"Rates are (S + D + I) / N over all utterances; intervals are from {report.resamples} bootstrap\n"
         f"resamples of utterances (seed {report.seed}).\n"
     )
     return "\n".join(parts)
