@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from speechssl.config import FinetuneConfig
+from speechssl.data.orphans import end_with_parent
 from speechssl.errors import InterruptedRun, RunError
 from speechssl.settings import from_dict, to_dict, write_toml
 
@@ -73,11 +74,19 @@ def _start(candidate: Candidate, threads: int) -> subprocess.Popen[bytes]:
     write_toml(candidate.cfg, request)
     with (candidate.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "speechssl", "finetune", str(request)],
+            [sys.executable, "-m", "speechssl.sweep", str(os.getpid()), str(request)],
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
+
+
+def _candidate(parent: str, request: str) -> int:
+    """Fine-tune in this process; save and end when the one that started it is gone, even when it was killed."""
+    from speechssl.cli import main
+
+    end_with_parent(int(parent))
+    return main(["finetune", request])
 
 
 def _check(candidate: Candidate, code: int) -> None:
@@ -218,3 +227,7 @@ class Ahead:
     ) -> None:
         self._stop.set()
         self._thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(_candidate(*sys.argv[1:]))

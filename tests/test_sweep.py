@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -14,6 +16,7 @@ from speechssl.asr.ctc import load_recogniser
 from speechssl.errors import InterruptedRun, RunError
 from speechssl.settings import write_toml
 from speechssl.sweep import Ahead, Candidate, _check, tune
+from speechssl.training.log import read_metrics
 from tests.processes import alive, children
 from tests.tones import recipe, write_shards
 
@@ -129,3 +132,36 @@ def test_one_rate_and_one_job_train_in_place(shards, tmp_path):
     assert not (tmp_path / "sweep").exists()
     write_toml(cfg, tmp_path / "cfg.toml")
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_killed_its_candidates_save_themselves_and_a_rerun_goes_on(shards, tmp_path):
+    """kill -9 cannot be answered: the candidates have to see for themselves that nobody waits for them."""
+    cfg = recipe(shards, tmp_path / "arm", steps=60)
+    cfg = replace(cfg, training=replace(cfg.training, log_every=1, validate_every=60, save_every=60))
+    write_toml(cfg, tmp_path / "cfg.toml")
+    code = (
+        "import sys; from pathlib import Path; from speechssl.config import FinetuneConfig; "
+        "from speechssl.settings import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
+        f"tune('arm', read_toml(FinetuneConfig, place / 'cfg.toml'), {RATES}, place / 'sweep', jobs=2)"
+    )
+    folders = [tmp_path / "sweep" / f"arm-lr-{lr:g}" for lr in RATES]
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL) as parent:
+        deadline = time.monotonic() + 120
+        while not all((folder / "metrics.jsonl").exists() for folder in folders):
+            assert time.monotonic() < deadline, [path.read_text() for path in folders[0].parent.rglob("log.txt")]
+            time.sleep(0.02)
+        candidates = children(parent.pid)
+        assert len(candidates) == len(RATES)
+        os.kill(parent.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in candidates):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for folder in folders:
+        assert list((folder / "checkpoints").glob("step-*"))
+        assert not (folder / "model").exists()
+    tune("arm", cfg, RATES, tmp_path / "sweep", jobs=2)
+    for folder in folders:
+        steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl") if row["phase"] == "train"]
+        assert steps == list(range(1, 61))  # each step once: it went on, it did not start again
+    assert (tmp_path / "arm" / "model" / "config.json").exists()
