@@ -24,7 +24,12 @@ _UNSEEN = 12
 def group_tables(wer: WerReport) -> list[Html | None]:
     """Return the tables of all breakdowns of an evaluation."""
     whole = wer.wer
+    told = (
+        "Drawn: the rate of each group and its 95 % interval; the dotted line is the rate of all utterances. A group of "
+        "one utterance, or without any error, has no interval."
+    )
     parts = [
+        el("p", told, class_="faint small"),
         group_table(wer.by_speaker, "Speaker", "Word error rate by speaker, highest first.", whole),
         group_table(wer.by_length, "Words", "Word error rate by length of the reference, in words.", whole),
         group_table(wer.by_duration, "Seconds", "Word error rate by duration of the audio, in seconds.", whole),
@@ -66,7 +71,7 @@ def group_table(groups: Sequence[Group], name: str, caption: str, whole: float |
     hidden = len(groups) - len(shown)
     more = f" The {hidden} others, with fewer errors, are in wer.json." if hidden else ""
     header = (name, "WER %", "95 % interval", "", "S", "D", "I", "Words", "Utt.")
-    return table(caption + _axis(top, whole) + more, header, rows)
+    return table(caption + _axis(top) + more, header, rows)
 
 
 def rare_words(wer: WerReport) -> list[Html | None]:
@@ -77,7 +82,7 @@ def rare_words(wer: WerReport) -> list[Html | None]:
     rows: list[tuple[Child, ...]] = [_band(band, top) for band in wer.by_frequency]
     caption = (
         "Reference words by the number of times they occur in the training text; error: substituted or deleted."
-        + _axis(top, None)
+        + _axis(top)
     )
     header = ("Occurrences", "Error %", "95 % interval", "", "S", "D", "Words", "Different")
     told = None
@@ -110,7 +115,7 @@ def calibration_part(calibration: Calibration | None) -> list[Html | None]:
     )
     rows: list[tuple[Child, ...]] = [
         (f"{b.low:.1f}–{b.high:.1f}", f"{b.confidence:.3f}", percent(b.accuracy, 1),
-         interval_text(b.ci_low, b.ci_high, 1), count(b.words))
+         interval_text(b.ci_low, b.ci_high, 1) if 0 < b.accuracy < 1 else "–", count(b.words))
         for b in c.bins
     ]  # fmt: skip
     chart = reliability_chart([(b.confidence, b.accuracy, b.ci_low, b.ci_high) for b in c.bins])
@@ -145,8 +150,5 @@ def _band(band: WordBand, top: float) -> tuple[Child, ...]:
     )
 
 
-def _axis(top: float, whole: float | None) -> str:
-    if not top > 0:
-        return ""
-    line = " the line is at the rate of all utterances;" if whole is not None else ""
-    return f" Drawn: value and interval;{line} the axis reaches from 0 to {100 * top:.0f} %."
+def _axis(top: float) -> str:
+    return f" Axis: 0 to {100 * top:.0f} %." if top > 0 else ""
