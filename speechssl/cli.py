@@ -13,7 +13,7 @@ from types import FrameType
 
 from speechssl import __version__
 from speechssl.errors import InterruptedRun, SpeechsslError
-from speechssl.verbs import data, recognition, scoring, training
+from speechssl.verbs import data, recognition, scoring, training, transcription
 from speechssl.verbs.arguments import Verb, split
 
 __all__ = ["EXIT_INTERRUPTED", "main"]
@@ -34,8 +34,11 @@ usage: speechssl VERB ... [--a.b value ...]
   verify SHARDS                     check shards against their index and checksums
   pretrain [CONFIG]                 self-supervised pretraining (wav2vec 2.0, HuBERT); under torchrun on many devices
   finetune [CONFIG]                 CTC fine-tuning on transcripts
+  lm TEXT|MANIFEST|SHARDS OUTPUT    n-gram language model (Kneser-Ney) as an ARPA file, for decoding
+  tune [CONFIG]                     choose the decoder's weights on dev; writes the settings for evaluate
   evaluate [CONFIG]                 decode a split and report its word error rate with an interval
-  transcribe FILE...                transcribe audio files of any length
+  transcribe FILE|FOLDER|-          text and word times of audio of any length: TextGrid, CTM, SRT, VTT, JSON
+  align MANIFEST|AUDIO TEXT         when the words of known transcripts were spoken, in the same formats
   compare RUN RUN...                which system is better, by how much, how sure, and where: a page and a table
   report RUN                        one self-contained report.html for a run folder
 
@@ -53,8 +56,11 @@ VERBS: dict[str, Verb] = {
     "verify": data.verify,
     "pretrain": training.pretrain,
     "finetune": training.finetune,
+    "lm": recognition.lm,
+    "tune": recognition.tune,
     "evaluate": recognition.evaluate,
-    "transcribe": recognition.transcribe,
+    "transcribe": transcription.transcribe,
+    "align": transcription.align,
     "compare": scoring.compare,
     "report": scoring.report,
 }

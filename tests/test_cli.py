@@ -63,7 +63,7 @@ def test_unknown_verb(words, message, capsys):
         (["verify"], "usage: speechssl verify SHARDS"),
         (["verify", "somewhere", "--fast", "1"], "verify takes no settings"),
         (["report", "somewhere", "--fast", "1"], "report takes no settings"),
-        (["transcribe"], "usage: speechssl transcribe FILE..."),
+        (["transcribe"], "usage: speechssl transcribe FILE|FOLDER|-..."),
         (["run", "no-such-folder", "run-cpu"], "is not a folder"),
     ],
 )

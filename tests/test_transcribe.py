@@ -1,7 +1,8 @@
-"""Transcription: chunks join without a trace, bad files stay alone, word times are right."""
+"""Transcription: long recordings join without a trace, bad files stay alone, word times are right, jobs go on."""
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +11,41 @@ import soundfile
 import torch
 
 from speechssl.asr.ctc import CtcModel
+from speechssl.asr.decode import greedy
+from speechssl.asr.decoders import build_decoder
+from speechssl.asr.recognise import frame_log_probs
 from speechssl.asr.tokens import Tokens
-from speechssl.asr.transcribe import Transcript, transcribe, transcribe_with
-from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig, TokensConfig, TranscribeConfig
+from speechssl.asr.transcribe import Recogniser, open_recogniser, transcribe, transcribe_file
+from speechssl.config import (
+    DecoderConfig,
+    EncoderConfig,
+    FrontendConfig,
+    ModelConfig,
+    TokensConfig,
+    TranscribeConfig,
+)
+from speechssl.data.audio import decode
+from speechssl.data.ledger import read_ledger
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.evaluation.wer import score_utterance
 from speechssl.models.encoder import SpeechEncoder
+from tests.oracles.local import encode_whole
+from tests.oracles.wordfiles import read_ctm, read_srt, read_textgrid, read_vtt
 from tests.tones import make_sentence, speak, trained
 
 TOKENS, _ = Tokens.build(["abcde"], TokensConfig())
-CHUNKED = TranscribeConfig(chunk_seconds=4.0, overlap_seconds=1.0, batch_seconds=10.0, device="cpu")
-WHOLE = replace(CHUNKED, chunk_seconds=600.0)
+CFG = TranscribeConfig(block_seconds=1.0, device="cpu")
+EVERY = "text,json,jsonl,ctm,textgrid,srt,vtt"
 
 
-def local_model() -> CtcModel:
-    """A model whose frames see less than half a second: chunks with half a second of context lose nothing."""
+def noisy_model() -> Recogniser:
+    """A model with random weights and sharp opinions: any difference between frames shows in its words."""
     torch.manual_seed(1)
-    stem = FrontendConfig(conv_layers=((16, 10, 5), (16, 8, 8), (16, 8, 8)), norm="layer")
-    made = CtcModel(SpeechEncoder(ModelConfig(frontend=stem, encoder=EncoderConfig(
-        dim=32, layers=0, heads=2, ffn_dim=64, pos_kernel=8, pos_groups=4))), TOKENS.size)  # fmt: skip
+    stem = FrontendConfig(conv_layers=((16, 10, 5), (16, 8, 8), (16, 8, 8)), norm="group")
+    encoder = EncoderConfig(dim=32, layers=2, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=4, norm="pre")
+    made = CtcModel(SpeechEncoder(ModelConfig(frontend=stem, encoder=encoder)), TOKENS.size)
     torch.nn.init.normal_(made.head.weight, std=1.0)
-    return made.eval()
+    return Recogniser(made.eval(), TOKENS, build_decoder(DecoderConfig(), TOKENS))
 
 
 @pytest.fixture(scope="module")
@@ -49,113 +64,181 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 NAMES = ("long.wav", "exact.wav", "short.wav", "blip.wav", "stereo.flac")
 
 
-def test_chunks_join_without_a_trace_where_context_is_local(audio: Path) -> None:
-    files = [audio / name for name in NAMES]
-    model = local_model()
-    chunked = list(transcribe_with(model, TOKENS, files, CHUNKED))
-    whole = list(transcribe_with(model, TOKENS, files, WHOLE))
-    for one, other in zip(chunked, whole, strict=True):
-        assert (one.path, one.text, one.duration, one.error) == (other.path, other.text, other.duration, None)
-        for left, right in zip(one.words, other.words, strict=True):
-            assert (left.word, left.start, left.end) == (right.word, right.start, right.end)
-            assert left.score == pytest.approx(right.score, abs=1e-4)
-    assert len(whole[0].text) > 100
-    assert whole[0].duration == pytest.approx(31.7)
-    assert whole[3].text == ""
+def test_words_are_those_of_a_whole_file_pass(audio: Path) -> None:
+    recogniser = noisy_model()
+    model = recogniser.model
+    for name in NAMES:
+        found = transcribe_file(recogniser, audio / name, CFG)
+        wave = torch.from_numpy(decode(audio / name, item=name))
+        assert found.error is None
+        assert found.duration == pytest.approx(len(wave) / 16_000, abs=1e-3)
+        if len(wave) < model.encoder.frontend.receptive:
+            assert (found.text, found.words) == ("", ())
+            continue
+        with torch.inference_mode():
+            block = round(16_000 / model.encoder.hop)
+            whole = torch.log_softmax(model.head(encode_whole(model.encoder, wave, block)), -1)
+        assert found.text == greedy(whole, TOKENS)
+        assert all(0 <= w.start < w.end <= found.duration + 0.02 and 0 < w.score <= 1 for w in found.words)
+        assert all(one.end <= two.start for one, two in pairwise(found.words))
+    assert len(transcribe_file(recogniser, audio / "long.wav", CFG).text) > 100
 
 
-@pytest.mark.parametrize("batch_seconds", [0.1, 8.0, 1000.0])
-def test_batches_change_nothing(audio: Path, batch_seconds: float) -> None:
-    files = [audio / name for name in NAMES]
-    cfg = replace(CHUNKED, batch_seconds=batch_seconds)
-    found = [item.text for item in transcribe_with(local_model(), TOKENS, files, cfg)]
-    assert found == [item.text for item in transcribe_with(local_model(), TOKENS, files, CHUNKED)]
+def test_a_file_of_two_blocks_is_read_as_in_evaluation(audio: Path) -> None:
+    recogniser = noisy_model()
+    wave = torch.from_numpy(decode(audio / "exact.wav", item="x"))
+    (log_probs,) = frame_log_probs(recogniser.model, wave[None], torch.tensor([len(wave)]))
+    found = transcribe_file(recogniser, audio / "exact.wav", replace(CFG, block_seconds=6.6))
+    assert found.text == greedy(log_probs, TOKENS) != ""
 
 
-def test_bad_files_give_their_error_and_the_rest_go_on(audio: Path, tmp_path: Path) -> None:
+def test_bad_files_give_their_reason_and_the_rest_go_on(audio: Path, tmp_path: Path) -> None:
     (tmp_path / "page.mp3").write_text("<html></html>")
     (tmp_path / "empty.wav").touch()
     cut = (audio / "long.wav").read_bytes()
     (tmp_path / "cut.wav").write_bytes(cut[: len(cut) * 2 // 3])
-    files = [
-        tmp_path / "missing.wav", audio / "short.wav", tmp_path / "page.mp3", audio / "exact.wav",
-        tmp_path / "empty.wav", tmp_path / "cut.wav", audio / "blip.wav",
-    ]  # fmt: skip
-    found = list(transcribe_with(local_model(), TOKENS, files, CHUNKED))
-    assert [item.path for item in found] == [str(path) for path in files]
-    errors = [item.error and item.error.split(": ")[1].split(" ")[0] for item in found]
-    assert errors == ["missing_file", None, "not_audio", None, "empty_file", "truncated", None]
+    names = [tmp_path / name for name in ("missing.wav", "page.mp3", "empty.wav", "cut.wav")]
+    found = [transcribe_file(noisy_model(), path, CFG) for path in [*names, audio / "short.wav"]]
+    reasons = [item.error and item.error.reason for item in found]
+    assert reasons == ["missing_file", "not_audio", "empty_file", "truncated", None]
     assert all(item.text == "" and item.words == () for item in found if item.error)
-    alone = [item.text for item in transcribe_with(local_model(), TOKENS, [files[1], files[3]], CHUNKED)]
-    assert [found[1].text, found[3].text] == alone
 
 
-def test_results_come_as_they_are_ready(audio: Path) -> None:
-    asked: list[Path] = []
-
-    def files():
-        for _ in range(6):
-            asked.append(audio / "exact.wav")
-            yield asked[-1]
-
-    results = transcribe_with(local_model(), TOKENS, files(), CHUNKED)
-    assert isinstance(next(results), Transcript)
-    assert len(asked) < 6
+@pytest.fixture(scope="module")
+def model() -> str:
+    return str(trained()[1] / "model")
 
 
-def test_a_trained_model_reads_a_long_recording_in_chunks(tmp_path: Path) -> None:
-    _, run = trained()
+@pytest.fixture(scope="module")
+def talk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[str, float, float]]]:
+    """A minute of tones with silences, and its words with their times."""
     pieces, words, now = [], [], 0.0
-    for number in range(20):
+    for number in range(30):
         text = make_sentence(f"talk-{number}")
         wave = speak(text, f"talk-{number}")
-        pieces.append(wave)
-        words += [(word, now) for word in text.split()]
+        start = now + 0.1
+        for word in text.split():
+            end = start + 0.11 * len(word) - 0.03
+            words.append((word, start, end))
+            start = end + 0.18
         now += len(wave) / 16_000
-    soundfile.write(tmp_path / "talk.wav", np.concatenate(pieces), 16_000)
-    output = tmp_path / "out.jsonl"
-    cfg = TranscribeConfig(
-        model=str(run / "model"), chunk_seconds=4.0, overlap_seconds=1.6, output=str(output), device="cpu"
-    )
-    (found,) = transcribe([str(tmp_path / "talk.wav")], cfg)
-    (whole,) = transcribe([tmp_path / "talk.wav"], replace(cfg, output="", chunk_seconds=600.0))
-    letters = score_utterance(" ".join(whole.text), " ".join(found.text))
-    print(f"chunked against whole: {letters.errors} of {letters.N} letters differ")
-    assert letters.errors <= 0.15 * letters.N
-    ref = " ".join(word for word, _ in words)
-    assert score_utterance(" ".join(ref), " ".join(found.text)).errors <= 0.4 * len(ref.replace(" ", ""))
-    row = json.loads(output.read_text())
-    assert row["text"] == found.text == " ".join(word["word"] for word in row["words"])
-    assert row["error"] is None
-    starts = [word["start"] for word in row["words"]]
-    assert starts == sorted(starts)
-    assert all(0 <= word["start"] < word["end"] <= row["duration"] and 0 < word["score"] <= 1 for word in row["words"])
+        pieces.append(wave)
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    soundfile.write(path, np.concatenate(pieces), 16_000)
+    return path, words
 
 
-def test_word_times_are_those_of_the_sounds(tmp_path: Path) -> None:
-    _, run = trained()
-    cfg = TranscribeConfig(model=str(run / "model"), device="cpu")
-    names = [f"timed-{number}" for number in range(20)]
-    for name in names:
-        soundfile.write(tmp_path / f"{name}.wav", speak(make_sentence(name), name), 16_000)
-    compared = 0
-    for name, found in zip(names, transcribe([tmp_path / f"{name}.wav" for name in names], cfg), strict=True):
-        if found.text != make_sentence(name):
-            continue
-        now = 0.1
-        for word in found.words:
-            end = now + 0.11 * len(word.word) - 0.03
-            assert word.start == pytest.approx(now, abs=0.1)
-            assert word.end == pytest.approx(end, abs=0.1)
-            now = end + 0.18
-            compared += 1
-    assert compared >= 5
+@pytest.mark.parametrize("kind", ["greedy", "beam"])
+def test_no_word_is_lost_or_doubled_in_a_long_recording(model: str, talk, tmp_path: Path, kind: str) -> None:
+    """Against one pass over everything, against what was said, and with the blocks' grid elsewhere."""
+    path, words = talk
+    cfg = TranscribeConfig(model=model, block_seconds=2.0, decoder=DecoderConfig(kind=kind, beam=8), device="cpu")  # type: ignore[arg-type]
+    recogniser = open_recogniser(cfg)
+    found = transcribe_file(recogniser, path, cfg)
+    wave = torch.from_numpy(decode(path, item="talk"))
+    with torch.inference_mode():
+        block = round(2.0 * 16_000 / recogniser.model.encoder.hop)
+        whole = recogniser.model.head(encode_whole(recogniser.model.encoder, wave, block)).log_softmax(-1)
+    one = recogniser.decoder(whole)
+    differing = score_utterance(one.text, found.text).errors
+    assert differing <= 0.005 * len(one.words), (differing, len(one.words))
+    ref = " ".join(word for word, _, _ in words)
+    errors = score_utterance(" ".join(ref), " ".join(found.text)).errors
+    assert errors <= 0.25 * len(ref.replace(" ", ""))
+    rates = []
+    for shift in (0.33, 0.71, 1.3):  # seconds of silence before: every block boundary falls elsewhere
+        moved = tmp_path / f"{shift}.wav"
+        soundfile.write(moved, np.r_[wave.numpy()[: int(shift * 16_000)] * 0, wave.numpy()], 16_000)
+        other = transcribe_file(recogniser, moved, cfg)
+        rates.append(score_utterance(" ".join(ref), " ".join(other.text)).errors - errors)
+        assert abs(len(other.words) - len(found.words)) <= 0.1 * len(found.words)
+    assert max(rates) <= 0.05 * len(ref.replace(" ", ""))
 
 
-def test_clear_errors(tmp_path: Path) -> None:
+def test_word_times_are_those_of_the_sounds(model: str, talk) -> None:
+    path, words = talk
+    cfg = TranscribeConfig(model=model, device="cpu")
+    found = transcribe_file(open_recogniser(cfg), path, cfg).words
+    said = {(word, round(start, 1)): (start, end) for word, start, end in words}
+    near = 0
+    for word in found:
+        hits = [said.get((word.word, round(word.start + d / 10, 1))) for d in (-1, 0, 1)]
+        for hit in filter(None, hits):
+            assert word.start == pytest.approx(hit[0], abs=0.16)
+            assert word.end == pytest.approx(hit[1], abs=0.16)
+            near += 1
+            break
+    assert near >= 0.5 * len(words)
+
+
+def test_a_folder_in_every_format(model: str, talk, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "a b"
+    folder.mkdir(parents=True)
+    wave = decode(talk[0], item="talk")
+    soundfile.write(folder / "talk.flac", wave[:160_000], 16_000)
+    soundfile.write(tmp_path / "in" / "x.ogg", wave[160_000:260_000], 16_000)
+    (tmp_path / "in" / "bad.wav").write_bytes(b"RIFF")
+    cfg = TranscribeConfig(model=model, output=str(tmp_path / "out"), format=EVERY, device="cpu")
+    seen: list[tuple[int, int]] = []
+    warned: list[str] = []
+    summary = transcribe([tmp_path / "in"], cfg, warn=warned.append, advance=lambda *at: seen.append(at))
+    assert (summary.done, summary.known, summary.failed) == (2, 0, 1)
+    assert "2 recordings transcribed (0.3 min); 1 failed, see" in str(summary)
+    assert len(warned) == 1
+    assert [(e.stage, e.reason) for e in read_ledger(tmp_path / "out" / "ledger.jsonl")] == [
+        ("transcribe", "not_audio")
+    ]
+    assert seen[-1] == (16, 16)
+    assert seen == sorted(seen)
+    out = tmp_path / "out" / "a b" / "talk"
+    rows = [json.loads(line) for line in (tmp_path / "out" / "transcripts.jsonl").read_text().splitlines()]
+    assert {row["name"] for row in rows} == {"a b/talk", "x"}
+    row = json.loads(Path(f"{out}.json").read_text())
+    text = Path(f"{out}.txt").read_text().strip()
+    assert text == row["text"] == " ".join(word["word"] for word in row["words"])
+    assert len(row["words"]) > 5
+    assert [f[4] for f in read_ctm(Path(f"{out}.ctm").read_text())] == text.split()
+    assert {f[0] for f in read_ctm(Path(f"{out}.ctm").read_text())} == {"a_b/talk"}
+    ((_, _, end, intervals),) = read_textgrid(Path(f"{out}.TextGrid").read_text())
+    assert end == pytest.approx(10.0)
+    assert [word for _, _, word in intervals if word] == text.split()
+    for cues in (read_srt(Path(f"{out}.srt").read_text()), read_vtt(Path(f"{out}.vtt").read_text())):
+        assert " ".join(" ".join(cue.lines) for cue in cues) == text
+    assert not list((tmp_path / "out").rglob("*.tmp"))
+
+    again = transcribe([tmp_path / "in"], cfg, warn=warned.append)
+    assert (again.done, again.known, again.failed) == (0, 2, 1)
+    assert "2 were done before" in str(again)
+    soundfile.write(tmp_path / "in" / "x.ogg", wave[260_000:300_000], 16_000)
+    changed = transcribe([tmp_path / "in"], cfg, warn=warned.append)
+    assert (changed.done, changed.known) == (1, 1)
+    searched = replace(cfg, decoder=DecoderConfig(kind="beam", beam=4))
+    assert transcribe([tmp_path / "in"], searched, warn=warned.append).done == 2
+
+
+def test_standard_output(model: str, audio: Path, talk) -> None:
+    said: list[str] = []
+    cfg = TranscribeConfig(model=model, device="cpu")
+    transcribe([talk[0], audio / "blip.wav"], cfg, say=said.append)
+    assert [line.split("\t")[0] for line in said] == [str(talk[0]), str(audio / "blip.wav")]
+    said.clear()
+    transcribe([talk[0], audio / "blip.wav"], replace(cfg, format="jsonl"), say=said.append)
+    assert [json.loads(line)["path"] for line in said] == [str(talk[0]), str(audio / "blip.wav")]
+    said.clear()
+    transcribe([talk[0]], replace(cfg, format="vtt"), say=said.append)
+    assert len(read_vtt("".join(said) + "\n")) > 3
+
+
+def test_clear_errors(model: str, audio: Path, tmp_path: Path) -> None:
+    file = audio / "short.wav"
     with pytest.raises(ConfigError, match="--model"):
-        next(transcribe([], TranscribeConfig()))
+        transcribe([file], TranscribeConfig())
     with pytest.raises(CheckpointError, match="not a model folder"):
-        next(transcribe([], TranscribeConfig(model=str(tmp_path))))
-    with pytest.raises(ConfigError, match="overlap_seconds"):
-        next(transcribe_with(local_model(), TOKENS, [], replace(CHUNKED, overlap_seconds=3.0)))
+        transcribe([file], TranscribeConfig(model=str(tmp_path)))
+    cfg = TranscribeConfig(model=model, device="cpu")
+    with pytest.raises(ConfigError, match=r"block_seconds = 0\.01 is too short"):
+        transcribe([file], replace(cfg, block_seconds=0.01))
+    with pytest.raises(ConfigError, match=r"--format srt for 2 recording\(s\) does not fit into one stream"):
+        transcribe([file, audio / "exact.wav"], replace(cfg, format="srt"))
+    with pytest.raises(ConfigError, match="unknown format 'doc'"):
+        transcribe([file], replace(cfg, format="doc"))

@@ -1,153 +1,231 @@
 """Transcription of audio files of any format and length with a fine-tuned model.
 
-In: paths and ``TranscribeConfig``. Out: one ``Transcript`` a file, in order, with word times; a bad file gives its
-error and the others go on. Memory does not grow with the length of a file beyond a few bytes a frame.
+In: files, folders and ``TranscribeConfig``. Out: one ``Transcript`` a file, in order, with word times; a bad file gives
+its error and the others go on. Memory does not grow with the length of a file beyond its words.
 """
 
-import json
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
-from speechssl.asr.align import Word, word_times
-from speechssl.asr.chunks import Chunk, Chunking, read_chunks
+from speechssl.asr.captions import captions
 from speechssl.asr.ctc import CtcModel, load_recogniser
-from speechssl.asr.decode import best_path, spans
-from speechssl.asr.recognise import frame_log_probs
+from speechssl.asr.decoders import Decoder, build_decoder
+from speechssl.asr.inputs import Input, find_inputs, seconds_of
+from speechssl.asr.longform import Samples, block_frames, local_log_probs, read_blocks
+from speechssl.asr.outputs import open_outputs
+from speechssl.asr.stretches import CutRule, decode_stream
 from speechssl.asr.tokens import Tokens
+from speechssl.asr.transcript import Transcript
+from speechssl.asr.wordfiles import JOINABLE, parse_formats, render
 from speechssl.config import TranscribeConfig
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import AudioError, ConfigError
 from speechssl.training.parallel import start_parallel
 
-__all__ = ["Transcript", "transcribe", "transcribe_with"]
+__all__ = [
+    "Advance",
+    "Recogniser",
+    "Summary",
+    "check_stream",
+    "model_key",
+    "open_recogniser",
+    "transcribe",
+    "transcribe_file",
+]
+
+Advance = Callable[[int, int], None]
+"""(seconds of audio done, seconds in all)."""
 
 
 @dataclass(frozen=True)
-class Transcript:
-    """What was heard in one file."""
+class Recogniser:
+    """A model, its labels and a decoder."""
 
-    path: str
-    text: str
-    words: tuple[Word, ...] = ()
-    """In seconds from the start of the file."""
-    duration: float = 0.0
-    """Seconds of audio."""
-    error: str | None = None
-    """Why the file could not be transcribed; ``text`` is then empty."""
+    model: CtcModel
+    tokens: Tokens
+    decoder: Decoder
 
 
 @dataclass
-class _File:
-    """A file on its way: the best path through the frames seen so far."""
+class Summary:
+    """What a job did."""
 
-    path: Path
-    paths: list[npt.NDArray[np.int64]] = field(default_factory=list)
-    scores: list[npt.NDArray[np.float32]] = field(default_factory=list)
-    samples: int = 0
-    waiting: int = 0
-    """Chunks that were read and not yet decoded."""
-    complete: bool = False
-    """Whether its last chunk was read."""
-    error: str | None = None
+    done: int = 0
+    known: int = 0
+    """Recordings that an earlier job had done."""
+    failed: int = 0
+    seconds: float = 0.0
+    """Audio of those that were done now."""
+    output: str = ""
+    verb: str = "transcribed"
 
-    def transcript(self, tokens: Tokens, hop: int) -> Transcript:
-        if self.error is not None:
-            return Transcript(str(self.path), "", error=self.error)
-        labels = spans(np.concatenate(self.paths), np.concatenate(self.scores))
-        words = tuple(word_times(labels, tokens, hop / SAMPLE_RATE))
-        text = tokens.decode([label.token for label in labels])
-        return Transcript(str(self.path), text, words, round(self.samples / SAMPLE_RATE, 3))
+    def count(self, found: Transcript, *, known: bool) -> None:
+        """Count one file."""
+        if found.error is not None:
+            self.failed += 1
+        elif known:
+            self.known += 1
+        else:
+            self.done += 1
+            self.seconds += found.duration
+
+    def __str__(self) -> str:
+        known = f", {self.known} were done before" if self.known else ""
+        failed = f"; {self.failed} failed, see {self.output}/ledger.jsonl" if self.failed else ""
+        return (
+            f"{self.done} recordings {self.verb} ({self.seconds / 60:.1f} min){known}{failed}. Results: {self.output}"
+        )
 
 
-def transcribe(files: Iterable[Path | str], cfg: TranscribeConfig) -> Iterator[Transcript]:
-    """Transcribe files, yielding one result a file in their order; ``cfg.output`` also gets them as JSON lines.
-
-    Each file is read in overlapping chunks (``chunk_seconds``, ``overlap_seconds``); chunks of all files share batches
-    of at most ``batch_seconds``. Text and word times are those of the best path (greedy decoding).
+def open_recogniser(cfg: TranscribeConfig) -> Recogniser:
+    """Load the model and build the decoder.
 
     Raises
     ------
     ConfigError
-        No model is named, or the sizes of chunks do not fit together.
+        No model is named, or the decoder cannot be built.
     CheckpointError, DataError
         The model cannot be used.
     """
     if not cfg.model:
         raise ConfigError("no model to transcribe with; give --model, the model folder of a fine-tuning run")
     model, tokens = load_recogniser(Path(cfg.model), start_parallel(cfg.device).device)
+    return Recogniser(model, tokens, build_decoder(cfg.decoder, tokens, model=Path(cfg.model)))
+
+
+def transcribe_file(
+    recogniser: Recogniser, path: Path, cfg: TranscribeConfig, heard: Callable[[float], None] | None = None
+) -> Transcript:
+    """Transcribe one file; ``heard`` is told the seconds of audio as they are read. A bad file is no exception."""
+    model = recogniser.model
+    samples = 0
+
+    def counted() -> Iterator[Samples]:
+        nonlocal samples
+        for block in read_blocks(path):
+            samples += len(block)
+            if heard is not None:
+                heard(samples / SAMPLE_RATE)
+            yield block
+
+    log_probs = local_log_probs(model, counted(), block_frames(model, cfg.block_seconds))
+    rule = CutRule.greedy() if cfg.decoder.kind == "greedy" else CutRule.search(cfg.max_stretch_seconds)
+    hop = model.encoder.hop / SAMPLE_RATE
+    try:
+        words = tuple(decode_stream(log_probs, recogniser.decoder, recogniser.tokens, frame_seconds=hop, rule=rule))
+    except AudioError as error:
+        return Transcript(str(path), "", error=error)
+    text = " ".join(word.word for word in words)
+    return Transcript(str(path), text, words, round(samples / SAMPLE_RATE, 3))
+
+
+def model_key(model: str, **settings: Any) -> dict[str, Any]:
+    """Return what a transcript depends on beside the audio: the model, and settings with the files they name."""
+    names = [str(value) for table in settings.values() if isinstance(table, dict) for value in table.values()]
+    files = [path for name in names if name and (path := Path(name)).is_file()]
+    files += [path for name in ("config.json", "model.safetensors") if (path := Path(model) / name).is_file()]
+    stamps = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    return {"files": stamps, **settings}
+
+
+def transcribe(
+    paths: Sequence[Path],
+    cfg: TranscribeConfig,
+    *,
+    say: Callable[[str], object] = print,
+    warn: Callable[[str], object] = print,
+    advance: Advance | None = None,
+) -> Summary:
+    """Transcribe files and folders into ``cfg.output``, or through ``say``.
+
+    Without an output folder text is said as path, tab, text; other formats as they are, for more than one file only
+    those whose files may follow each other.
+
+    Parameters
+    ----------
+    paths
+        Files and folders.
+    cfg
+        The settings.
+    say, warn
+        Get results without an output folder, and errors of files.
+    advance
+        Gets (seconds of audio done, seconds in all) as they are read.
+
+    Raises
+    ------
+    ConfigError
+        No model, an unknown format, or a format that needs an output folder.
+    DataError
+        A folder without audio, or an output folder that another process uses.
+    CheckpointError
+        The model cannot be used.
+    """
+    formats = parse_formats(cfg.format)
+    output = Path(cfg.output) if cfg.output else None
+    inputs, passed = find_inputs(paths, output=output)
+    check_stream(cfg.format, len(inputs), output)
+    recogniser = open_recogniser(cfg)
+    block_frames(recogniser.model, cfg.block_seconds)  # a bad setting is said once, not for each file
+    captions([], cfg.captions)
+    summary = Summary(output=cfg.output)
+    clock = _Clock(inputs, advance)
     with ExitStack() as stack:
-        output = stack.enter_context(Path(cfg.output).open("w", encoding="utf-8")) if cfg.output else None
-        for transcript in transcribe_with(model, tokens, files, cfg):
-            if output is not None:
-                _write(output, transcript)
-            yield transcript
+        outputs = None
+        if output is not None:
+            settings = {"decoder": asdict(cfg.decoder), "cut": [cfg.block_seconds, cfg.max_stretch_seconds]}
+            key = model_key(cfg.model, **settings)
+            outputs = stack.enter_context(
+                open_outputs(output, stage="transcribe", formats=formats, captions=cfg.captions, key=key)
+            )
+            outputs.ledger.extend(passed)
+        for item in inputs:
+            known = outputs.known(item) if outputs is not None else None
+            found = known or transcribe_file(recogniser, item.path, cfg, clock.heard)
+            clock.finished(known=known is not None)
+            if outputs is not None:
+                outputs.write(item, found, known=known is not None)
+            elif found.error is None:
+                text = render(found, formats[0], name=item.name, cfg=cfg.captions).rstrip("\n")
+                say(f"{found.path}\t{text}" if formats[0] == "text" else text)
+            if found.error is not None:
+                warn(str(found.error))
+            summary.count(found, known=known is not None)
+    return summary
 
 
-def transcribe_with(
-    model: CtcModel, tokens: Tokens, files: Iterable[Path | str], cfg: TranscribeConfig
-) -> Iterator[Transcript]:
-    """Transcribe with a model that is loaded already; see :func:`transcribe`."""
-    encoder = model.encoder
-    chunking = Chunking.plan(
-        cfg.chunk_seconds, cfg.overlap_seconds, hop=encoder.hop, receptive=encoder.frontend.receptive
-    )
-    queue: deque[_File] = deque()
-    batch: list[tuple[_File, Chunk]] = []
-    longest = 0
-    for file, chunk in _chunks(files, chunking, queue):
-        longest = max(longest, len(chunk.wave))
-        if batch and longest * (len(batch) + 1) > cfg.batch_seconds * SAMPLE_RATE:
-            _decode(model, batch)
-            batch, longest = [], len(chunk.wave)
-        batch.append((file, chunk))
-        while queue and queue[0].complete and not queue[0].waiting:
-            yield queue.popleft().transcript(tokens, encoder.hop)
-    if batch:
-        _decode(model, batch)
-    for file in queue:
-        yield file.transcript(tokens, encoder.hop)
+def check_stream(formats: str, files: int, output: Path | None) -> None:
+    """Raise ConfigError when results cannot go to standard output one after the other."""
+    names = parse_formats(formats)
+    if output is None and (len(names) > 1 or (files > 1 and names[0] not in {"text", *JOINABLE})):
+        raise ConfigError(
+            f"--format {formats} for {files} recording(s) does not fit into one stream; give --output, a folder"
+        )
 
 
-def _chunks(files: Iterable[Path | str], chunking: Chunking, queue: "deque[_File]") -> Iterator[tuple[_File, Chunk]]:
-    """Yield the chunks of all files; ``queue`` gets each file when it is opened. An error of a file stays with it."""
-    for path in files:
-        file = _File(Path(path))
-        queue.append(file)
-        try:
-            for chunk in read_chunks(file.path, chunking):
-                file.samples += len(chunk.wave) - (chunking.overlap if chunk.first else 0)
-                file.waiting += 1
-                file.complete = chunk.end is None
-                yield file, chunk
-        except AudioError as error:
-            file.error = str(error)
-            file.complete = True
+class _Clock:
+    """Counts seconds of audio for a progress bar; known recordings count neither as work nor as done."""
 
+    def __init__(self, inputs: Sequence[Input], advance: Advance | None) -> None:
+        self.advance = advance
+        self.lengths = [seconds_of(item.path) for item in inputs] if advance is not None else []
+        self.index = 0
+        self.before = 0.0
 
-def _decode(model: CtcModel, batch: list[tuple[_File, Chunk]]) -> None:
-    """Run a batch and keep, of each chunk, the best token and its score in the frames that count."""
-    lengths = torch.tensor([len(chunk.wave) for _, chunk in batch])
-    waves = torch.zeros(len(batch), int(lengths.max()))
-    for row, (_, chunk) in zip(waves, batch, strict=True):
-        row[: len(chunk.wave)] = torch.from_numpy(chunk.wave)
-    for (file, chunk), log_probs in zip(batch, frame_log_probs(model, waves, lengths), strict=True):
-        path, scores = best_path(log_probs[chunk.first : chunk.end])
-        file.paths.append(path)
-        file.scores.append(scores)
-        file.waiting -= 1
+    def heard(self, seconds: float) -> None:
+        """Take note of the seconds read of the present file."""
+        if self.advance is not None:
+            self.lengths[self.index] = max(self.lengths[self.index], seconds)  # a header may not say, or say wrong
+            self.advance(round(self.before + seconds), round(sum(self.lengths)))
 
-
-def _write(output: TextIO, transcript: Transcript) -> None:
-    row = asdict(transcript)
-    for word in row["words"]:
-        word.update({name: round(word[name], 3) for name in ("start", "end", "score")})
-    output.write(json.dumps(row, ensure_ascii=False) + "\n")
-    output.flush()  # a long job that is stopped leaves what it has done
+    def finished(self, *, known: bool) -> None:
+        """Go on to the next file."""
+        if self.advance is not None:
+            if known:
+                self.lengths[self.index] = 0.0
+            self.before += self.lengths[self.index]
+            self.index += 1
+            self.advance(round(self.before), round(sum(self.lengths)))

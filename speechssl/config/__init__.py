@@ -3,6 +3,7 @@
 ``settings.py`` reads TOML and ``--a.b value`` overrides into these; nothing here imports anything heavy.
 """
 
+from speechssl.config.audit import AuditConfig
 from speechssl.config.comparing import CompareConfig
 from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
@@ -16,10 +17,14 @@ from speechssl.config.training import (
     TokensConfig,
     TrainingConfig,
 )
-from speechssl.config.verbs import EvaluateConfig, RunConfig, TranscribeConfig
+from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
+from speechssl.config.verbs import EvaluateConfig, RunConfig
 
 __all__ = [
+    "AlignConfig",
+    "AuditConfig",
     "AugmentConfig",
+    "CaptionConfig",
     "CompareConfig",
     "CorpusConfig",
     "CtcConfig",
@@ -30,6 +35,7 @@ __all__ = [
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",
+    "LiveConfig",
     "LmConfig",
     "ManifestConfig",
     "MaskConfig",

@@ -1,4 +1,4 @@
-"""Settings of evaluation, transcription and of the whole way."""
+"""Settings of evaluation and of the whole way."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,7 +7,7 @@ from speechssl.config.data import DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
 
-__all__ = ["EvaluateConfig", "RunConfig", "TranscribeConfig"]
+__all__ = ["EvaluateConfig", "RunConfig"]
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,6 @@ class EvaluateConfig:
     bootstrap: int = 2_000
     """Resamples for the 95 % interval."""
     seed: int = 1
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-
-
-@dataclass(frozen=True)
-class TranscribeConfig:
-    """Transcribe audio files with a fine-tuned model."""
-
-    model: str = ""
-    """Model folder of a fine-tuning run."""
-    chunk_seconds: float = 20.0
-    overlap_seconds: float = 4.0
-    batch_seconds: float = 120.0
-    output: str = ""
-    """JSONL file; empty for standard output (one line a file: path, tab, text)."""
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

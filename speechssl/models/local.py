@@ -1,10 +1,9 @@
 """The encoder over a recording of any length: block after block, each with its neighbours in view.
 
 In: samples of one recording in blocks of equal length (the last may be shorter). Out: encoder frames, block by block, a
-few blocks later. Memory does not grow, and but for the stem
-nothing is computed twice. Everything that looks along time looks at the
-block itself, the one before and the one after: the statistics of normalisation, the positional convolution, and the
-attention of each layer. So no frame depends on where a chunk ends, context adds up over layers, and what a layer sees
+few blocks later. Memory does not grow, and only the stem is computed more than once. Everything that looks along time
+looks at the block itself, the one before and the one after: the statistics of normalisation, the positional
+convolution, and the attention of each layer. So there are no seams, context adds up over layers, and what a layer sees
 stays as long as in training. A recording of one or two blocks has the same frames as in one ordinary pass.
 """
 
@@ -107,6 +106,5 @@ def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
 def _heads(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Heads]:
     for x in blocks:
         inner = layer.attention_norm(x) if layer.pre else x
-        B, T, D = x.shape
-        q, k, v = layer.attention.qkv(inner).view(B, T, 3, layer.attention.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = layer.attention.qkv(inner).view(*x.shape[:2], 3, layer.attention.heads, -1).permute(2, 0, 3, 1, 4)
         yield x, q, k, v

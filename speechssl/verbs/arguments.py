@@ -19,7 +19,7 @@ Verb = Callable[[list[str], list[str]], int | None]
 def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return (positional arguments, overrides): positionals come first, the first ``--`` word starts the overrides."""
     for i, word in enumerate(arguments):
-        if word.startswith("-"):
+        if word.startswith("-") and word != "-":  # a lone dash is standard input
             return list(arguments[:i]), list(arguments[i:])
     return list(arguments), []
 

@@ -1,0 +1,78 @@
+"""Settings of transcription and alignment: what is written, how captions are split, how a recording is cut."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from speechssl.config.decoding import DecoderConfig
+
+__all__ = ["AlignConfig", "CaptionConfig", "LiveConfig", "TranscribeConfig"]
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """How words become captions (SRT, VTT)."""
+
+    line_chars: int = 42
+    """Longest line."""
+    lines: int = 2
+    """Most lines in a caption."""
+    max_seconds: float = 6.0
+    """Longest caption."""
+    min_seconds: float = 1.0
+    """A caption stays this long where the next one leaves room."""
+    pause_seconds: float = 0.8
+    """A silence this long begins a new caption."""
+
+
+@dataclass(frozen=True)
+class LiveConfig:
+    """Transcription of a pipe: a window slides along in steps, and frames near its end wait for the next one.
+
+    A word comes out at most ``step_seconds + lookahead_seconds`` after the frame that ends it, and the time that
+    computing one window takes.
+    """
+
+    window_seconds: float = 12.0
+    """What the model sees at a time."""
+    step_seconds: float = 1.0
+    lookahead_seconds: float = 2.0
+    """Of each window's end, seen again before its words count."""
+    pause_seconds: float = 1.0
+    """Silence that ends a word and a line."""
+
+
+@dataclass(frozen=True)
+class TranscribeConfig:
+    """Transcribe audio files, folders or a pipe with a fine-tuned model."""
+
+    model: str = ""
+    """Model folder of a fine-tuning run."""
+    output: str = ""
+    """Folder for one file an input and format, laid out like the input; empty: standard output."""
+    format: str = "text"
+    """One or several, separated by commas: text, json, jsonl, ctm, textgrid, srt, vtt."""
+    block_seconds: float = 5.0
+    """Each layer looks at a block of this length and its two neighbours."""
+    max_stretch_seconds: float = 30.0
+    """A search decoder gets stretches between pauses, at most this long (greedy decoding needs none)."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    live: LiveConfig = field(default_factory=LiveConfig)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class AlignConfig:
+    """Find when the words of known transcripts were spoken."""
+
+    model: str = ""
+    """Model folder of a fine-tuning run."""
+    output: str = ""
+    """Folder for one file an utterance and format; empty: standard output."""
+    format: str = "textgrid"
+    """One or several, separated by commas: text, json, jsonl, ctm, textgrid, srt, vtt."""
+    splits: tuple[str, ...] = ()
+    """Splits of the manifest; empty for all."""
+    block_seconds: float = 5.0
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    device: Literal["auto", "cpu", "cuda"] = "auto"

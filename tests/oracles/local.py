@@ -1,0 +1,36 @@
+"""The block-local encoder over a whole recording at once: every frame in memory, one dense attention mask a layer."""
+
+import torch
+from torch import Tensor
+
+from speechssl.models.encoder import SpeechEncoder
+
+__all__ = ["encode_whole"]
+
+
+@torch.inference_mode()
+def encode_whole(encoder: SpeechEncoder, wave: Tensor, block: int) -> Tensor:
+    """Return [F, D] of wave [T]: frame f may look at frame g when their blocks are the same or neighbours."""
+    frames = int(encoder.frames(len(wave)))
+    place = torch.arange(frames) // block
+    sees = (place[:, None] - place[None, :]).abs() <= 1
+    rows = []
+    for b in range(int(place[-1]) + 1):  # each frame's features, normalised over the samples of three blocks
+        first = max(0, b - 1) * block
+        seen = encoder.features(wave[None, first * encoder.hop : (b + 2) * block * encoder.hop])[0]
+        mine = torch.arange(frames)[place == b] - first
+        rows.append(seen[mine])
+    x = encoder.project(torch.cat(rows)[None])
+    pre = encoder.cfg.encoder.norm == "pre"
+    x = x + encoder.position(x)
+    x = x if pre else encoder.norm(x)
+    for layer in encoder.blocks:
+        inner = layer.attention_norm(x) if pre else x
+        heads = layer.attention.heads
+        q, k, v = (part.view(frames, heads, -1).transpose(0, 1) for part in layer.attention.qkv(inner)[0].chunk(3, -1))
+        scores = (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).masked_fill(~sees, float("-inf"))
+        attended = layer.attention.out((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))[None]
+        x = x + attended
+        x = x + layer.ffn(layer.ffn_norm(x)) if pre else layer.attention_norm(x)
+        x = x if pre else layer.ffn_norm(x + layer.ffn(x))
+    return (encoder.norm(x) if pre else x)[0]
