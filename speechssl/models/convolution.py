@@ -11,6 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from speechssl.models.products import product
+
 __all__ = ["convolve_rows"]
 
 
@@ -20,9 +22,9 @@ class _RowProducts(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
         n, width = x.shape
-        z = x[:, : len(matrix)] @ matrix[:width]
+        z = product(x[:, : len(matrix)], matrix[:width])
         for g, part in enumerate(matrix.split(width)[1:], 1):
-            z[: n - g].addmm_(x[g:, : len(part)], part)
+            _add_product(z[: n - g], x[g:, : len(part)], part)
         ctx.save_for_backward(x, matrix)
         return z
 
@@ -33,17 +35,25 @@ class _RowProducts(torch.autograd.Function):
         n, width = x.shape
         dz = dz.contiguous()
         parts = matrix.split(width)
-        d_matrix = torch.cat([x[g:, : len(part)].t() @ dz[: n - g] for g, part in enumerate(parts)])
+        d_matrix = torch.cat([product(x[g:, : len(part)].t(), dz[: n - g]) for g, part in enumerate(parts)])
         if not ctx.needs_input_grad[0]:
             return None, d_matrix
         if len(parts[0]) == width:
-            dx = dz @ parts[0].t()
+            dx = product(dz, parts[0].t())
         else:
             dx = x.new_zeros(x.shape)
-            dx[:, : len(parts[0])] = dz @ parts[0].t()
+            dx[:, : len(parts[0])] = product(dz, parts[0].t())
         for g, part in enumerate(parts[1:], 1):
-            dx[g:, : len(part)].addmm_(dz[: n - g], part.t())
+            _add_product(dx[g:, : len(part)], dz[: n - g], part.t())
         return dx, d_matrix
+
+
+def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add ``a @ b`` to ``out``: in one call where the library accumulates, in float32 on a CPU in two."""
+    if out.dtype == torch.float32 and out.device.type == "cpu":
+        out.add_(product(a, b))
+    else:
+        out.addmm_(a, b)
 
 
 def convolve_rows(x: Tensor, kernel: Tensor, stride: int) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.config import ModelConfig
+from speechssl.models.dropout import Dropout
 from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
 from speechssl.models.transformer import Block, PositionalConvolution, linear
@@ -70,8 +71,8 @@ class SpeechEncoder(nn.Module):
         self.mask_embedding = nn.Parameter(torch.empty(encoder.dim).uniform_())
         self.position = PositionalConvolution(encoder.dim, encoder.pos_kernel, encoder.pos_groups)
         self.norm = LayerNorm(encoder.dim)
-        self.dropout = nn.Dropout(encoder.dropout)
-        self.input_dropout = nn.Dropout(encoder.input_dropout)
+        self.dropout = Dropout(encoder.dropout)
+        self.input_dropout = Dropout(encoder.input_dropout)
         self.blocks = nn.ModuleList(Block(encoder) for _ in range(encoder.layers))
         if cfg.frontend.grad_scale == 0:
             self.frontend.requires_grad_(requires_grad=False)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from speechssl.config import MaskConfig, Wav2Vec2Config
 from speechssl.data.batch import Batch
 from speechssl.data.keys import generator
+from speechssl.models.dropout import dropout
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import sample_negatives
 from speechssl.models.quantizer import GumbelQuantizer
@@ -191,7 +191,7 @@ class Wav2Vec2(Objective):
         features = output.features
         context = self.project_context(output.x.flatten(0, 1).index_select(0, prepared.frames))
         latents = self.encoder.normalise_features(features.flatten(0, 1).index_select(0, prepared.frames))
-        latents = functional.dropout(latents, cfg.feature_dropout, self.training)
+        latents = dropout(latents, cfg.feature_dropout, training=self.training)
         quantised = self.quantizer(latents, self.temperature)
         targets = self.project_targets(quantised.codes_vectors)
         codes = quantised.indices[:, 0]

@@ -1,0 +1,72 @@
+"""Matrix products in float32 on a CPU through oneDNN, wherever a layer multiplies by its weights.
+
+In: activations and weights. Out: what ``F.linear`` gives, up to rounding. PyTorch sends float32 products to MKL, whose
+kernels for processors that are not Intel's stop at AVX2: on an AMD EPYC with AVX-512 oneDNN makes twice as many
+operations a second, in float32 all the same (no bfloat16 inside). Other dtypes, other devices, autocast and the plain
+path are PyTorch's own.
+"""
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from speechssl.models.paths import is_plain
+
+__all__ = ["Linear", "linear_product", "product"]
+
+
+def _onednn(x: Tensor) -> bool:
+    """Say whether a product with ``x`` goes to oneDNN."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not is_plain()
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return ``x @ weight.t() + bias`` for [N, I] and [O, I], any strides."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b`` [N, M] of two matrices; for use where autograd does not look."""
+    return _multiply(a, b.t()) if _onednn(a) and a.numel() and b.numel() else a @ b
+
+
+class _Linear(torch.autograd.Function):
+    """``x @ weight.t() + bias`` and its gradients, all by oneDNN."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _multiply(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (dy,) = grads
+        x, weight = ctx.saved_tensors
+        dy = dy.contiguous()
+        dx = _multiply(dy, weight.t()) if ctx.needs_input_grad[0] else None
+        d_weight = _multiply(dy.t(), x.t()) if ctx.needs_input_grad[1] else None
+        return dx, d_weight, dy.sum(0) if ctx.needs_input_grad[2] else None
+
+
+def linear_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return ``F.linear(x, weight, bias)`` for x [..., I]."""
+    if not _onednn(x) or weight.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or not x.numel():
+        return F.linear(x, weight, bias)
+    y = cast(Tensor, _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias))
+    return y.view(*x.shape[:-1], len(weight))
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` by :func:`linear_product`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., I] to [..., O]."""
+        return linear_product(x, self.weight, self.bias)
