@@ -109,6 +109,18 @@ def test_a_folder_called_run_goes_by_the_name_around_it(tmp_path):
     assert page.all("h1")[0]["text"] == "my-speech"
 
 
+def test_systems_that_differ_in_their_folder_only(tmp_path):
+    for arm in ("mine", "mine-scratch"):
+        for decoder in ("greedy", "lexicon"):
+            row = {"id": "a", "ref": "a", "hyp": "b"} | ({"greedy": "c"} if decoder == "lexicon" else {})
+            write_wer(tmp_path / arm / decoder, [row], {"split": "/data/lists/clean-test.txt"})
+    page = Tree(build_report(tmp_path).read_text(encoding="utf-8"))
+    names = [element["text"] for element in page.all("th") if element["scope"] == "row"][:6]
+    assert names == ["Pretrained, greedy", "Pretrained, lexicon", "From scratch, greedy", "From scratch, lexicon",
+                     "Pretrained, lexicon, greedy decoding", "From scratch, lexicon, greedy decoding"]  # fmt: skip
+    assert "Word error rate on clean-test" in page.all("main")[0]["text"]
+
+
 def test_health_findings_are_bounded(tmp_path):
     lines = [{"step": s, "phase": "health", "name": "spike", "message": f"number {s}"} for s in range(1, 500)]
     write_lines(tmp_path / "metrics.jsonl", [{"step": 1, "phase": "train", "loss": 1.0}, *lines])

@@ -25,8 +25,8 @@ def group_tables(wer: WerReport) -> list[Html | None]:
     """Return the tables of all breakdowns of an evaluation."""
     whole = wer.wer
     told = (
-        "Drawn: the rate of each group and its 95 % interval; the dotted line is the rate of all utterances. A group of "
-        "one utterance, or without any error, has no interval."
+        "Drawn: the rate of each group and its 95 % interval; the dotted line is the rate of all utterances. A group "
+        "of one utterance, or without any error, has no interval."
     )
     parts = [
         el("p", told, class_="faint small"),

@@ -3,6 +3,8 @@
 In: a `RunRecord` and its `Facts`. Out: `Html`.
 """
 
+from pathlib import Path
+
 from speechssl.evaluation.table import interval_text, percent
 from speechssl.evaluation.wer import WerReport, greedy_score
 from speechssl.reports.charts import interval_chart
@@ -33,7 +35,7 @@ def results(record: RunRecord, facts: Facts) -> list[Html | None]:
             el("div", el("span", percent(wer.wer, 1), class_="number"), el("span", " %", class_="unit"), class_="big"),
             el(
                 "div",
-                el("p", "Word error rate", f" on {main.split}" if main.split else "", class_="what"),
+                el("p", "Word error rate", f" on {_split(main)}" if main.split else "", class_="what"),
                 el(
                     "p",
                     f"95 % interval {interval_text(wer.ci_low, wer.ci_high, 1)}\N{NO-BREAK SPACE}%",
@@ -46,7 +48,8 @@ def results(record: RunRecord, facts: Facts) -> list[Html | None]:
     )
     if facts.comparison is not None:
         parts.append(prose(comparison_sentence(facts.comparison), "lead"))
-    named = [(_arm(e, record), e.wer) for e in record.evaluations]
+    names = _names(record)
+    named = [(name, e.wer) for name, e in zip(names, record.evaluations, strict=True)]
     drawn = [
         (
             name,
@@ -61,7 +64,9 @@ def results(record: RunRecord, facts: Facts) -> list[Html | None]:
     if chart is not None:
         parts.append(figure(Figure(chart, "Word error rate of each system with its 95 % interval."), wide=True))
     greedy = [
-        (f"{_arm(e, record)}, greedy", score) for e in record.evaluations if (score := greedy_score(e.rows)) is not None
+        (f"{name}, greedy decoding", score)
+        for name, e in zip(names, record.evaluations, strict=True)
+        if (score := greedy_score(e.rows)) is not None
     ]
     parts.append(score_table(named + greedy))
     parts += [prose(sentence) for sentence in score_sentences(main)]
@@ -74,9 +79,23 @@ def _size(wer: WerReport) -> str:
     return f"{count(wer.N)} word{'s' * (wer.N != 1)} in {utterances}{speakers}"
 
 
+def _names(record: RunRecord) -> list[str]:
+    """Return what tells each evaluation apart: arm and split, and the folder where these are not enough."""
+    names = [_arm(evaluation, record) for evaluation in record.evaluations]
+    return [
+        name if names.count(name) == 1 else f"{name}, {Path(evaluation.name).name or record.title}"
+        for name, evaluation in zip(names, record.evaluations, strict=True)
+    ]
+
+
 def _arm(evaluation: Evaluation, record: RunRecord) -> str:
     if any(other.scratch for other in record.evaluations):
         arm = "From scratch" if evaluation.scratch else "Pretrained"
         splits = {other.split for other in record.evaluations}
-        return f"{arm}, {evaluation.split}" if len(splits) > 1 else arm
-    return evaluation.split or evaluation.name or record.name
+        return f"{arm}, {_split(evaluation)}" if len(splits) > 1 else arm
+    return _split(evaluation) or evaluation.name or record.title
+
+
+def _split(evaluation: Evaluation) -> str:
+    """Return the name of what was scored; a list of ids goes by the name of its file."""
+    return ", ".join(Path(part).stem if part.endswith(".txt") else part for part in evaluation.split.split(", "))
