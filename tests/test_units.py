@@ -112,6 +112,40 @@ def test_mfcc_features_have_one_frame_for_each_encoder_frame():
 # --------------------------------------------------------------------------------------------------- k-means
 
 
+def test_a_watched_fit_is_the_fit_of_scikit_learn():
+    """To the bit: the generator that asks whether to go on draws what the plain one draws."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    points = np.random.default_rng(5).normal(size=(3_000, 6)).astype(np.float32)
+    offset = points.mean(axis=0, dtype=np.float64).astype(np.float32)
+    model = MiniBatchKMeans(
+        n_clusters=7, n_init=3, batch_size=10_000, max_iter=100, tol=0.0, max_no_improvement=100,
+        reassignment_ratio=0.0, compute_labels=False, random_state=11,
+    )  # fmt: skip
+    plain = model.fit(points - offset).cluster_centers_.astype(np.float32) + offset
+    assert torch.equal(fit_kmeans(points, 7, seed=11, starts=3).centroids, torch.from_numpy(plain))
+
+
+def test_a_fit_can_be_stopped_before_each_start_and_each_mini_batch():
+    points = np.random.default_rng(5).normal(size=(3_000, 6)).astype(np.float32)
+    asked = []
+    fit_kmeans(points, 7, seed=11, starts=3, check=lambda: asked.append(1))
+    assert len(asked) > 3 * 6 + 20  # the centres after the first of each start, and the mini-batches
+
+    class StopHereError(Exception):
+        pass
+
+    for place in (1, 10, len(asked)):
+        left = iter([None] * (place - 1))
+
+        def stop(left=left):
+            if next(left, 0) == 0:
+                raise StopHereError
+
+        with pytest.raises(StopHereError):
+            fit_kmeans(points, 7, seed=11, starts=3, check=stop)
+
+
 def test_kmeans_finds_separated_groups_and_assigns_the_nearest_centroid():
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(6, 10)) * 20 + 1_000

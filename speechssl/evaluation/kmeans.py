@@ -4,9 +4,10 @@ In: frames of features. Out: centroids, and the nearest of them for any frame. S
 recipe (mini-batches of 10,000 frames, 20 starts, no reassignment).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -48,7 +49,33 @@ class KMeans:
         return cls(torch.from_numpy(load_arrays(path, {"centroids"})["centroids"]))
 
 
-def fit_kmeans(features: np.ndarray, clusters: int, *, seed: int, starts: int = 20) -> KMeans:
+class _Watched(np.random.RandomState):
+    """The generator of a fit, which asks before each draw whether to go on.
+
+    scikit-learn's fits take no callback, but draw from their generator for each centre of a start and each mini-batch.
+    The numbers are those of the class above it, so a watched fit is the same fit.
+    """
+
+    def __init__(self, seed: int, check: Callable[[], None]) -> None:
+        super().__init__(seed)
+        self._check = check
+
+    def randint(self, *arguments: Any, **named: Any) -> Any:
+        self._check()
+        return super().randint(*arguments, **named)
+
+    def choice(self, *arguments: Any, **named: Any) -> Any:
+        self._check()
+        return super().choice(*arguments, **named)
+
+    def uniform(self, *arguments: Any, **named: Any) -> Any:
+        self._check()
+        return super().uniform(*arguments, **named)
+
+
+def fit_kmeans(
+    features: np.ndarray, clusters: int, *, seed: int, starts: int = 20, check: Callable[[], None] = lambda: None
+) -> KMeans:
     """Fit mini-batch k-means (settings of HuBERT's ``learn_kmeans``).
 
     Parameters
@@ -59,6 +86,8 @@ def fit_kmeans(features: np.ndarray, clusters: int, *, seed: int, starts: int = 
         Non-negative integer below 2 ** 32.
     starts
         Random starts, of which the best on a sample goes on.
+    check
+        Called before each centre of a start and each mini-batch; stops the fit by raising.
 
     Raises
     ------
@@ -85,7 +114,7 @@ def fit_kmeans(features: np.ndarray, clusters: int, *, seed: int, starts: int = 
         max_no_improvement=100,
         reassignment_ratio=0.0,
         compute_labels=False,
-        random_state=seed,
+        random_state=_Watched(seed, check),
     )
     model.fit(features - offset)
     centroids = model.cluster_centers_.astype(np.float32) + offset

@@ -51,7 +51,7 @@ class Source:
     threads: int = 1
     """Reading threads."""
     check: Callable[[], None] = lambda: None
-    """Called between groups of utterances; stops the work by raising."""
+    """Called between groups of utterances and steps of k-means; stops the work by raising."""
 
     def usable(self) -> list[int]:
         """Return the rows that are long enough for a frame."""
@@ -99,7 +99,7 @@ def make_units(
         kmeans = KMeans.load(kmeans_path)
     else:
         sample = sample_features(source, hours=hours, seed=seed)
-        kmeans = fit_kmeans(sample, clusters, seed=key("kmeans", seed) % (1 << 32), starts=starts)
+        kmeans = fit_kmeans(sample, clusters, seed=key("kmeans", seed) % (1 << 32), starts=starts, check=source.check)
         del sample
         kmeans.save(kmeans_path)
     table = label_corpus(source, kmeans, folder, max_bad_fraction=max_bad_fraction, record=record)

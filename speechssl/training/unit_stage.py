@@ -76,7 +76,7 @@ def iteration_units(
         failed.unlink(missing_ok=True)
     parallel.barrier()
     stopped = InterruptedRun(f"stopped while units were made in {folder}; run the same command again to go on")
-    with Interrupt("this group of utterances") as interrupt:
+    with Interrupt("this group of utterances or step of k-means") as interrupt:
 
         def check() -> None:
             if interrupt.requested:

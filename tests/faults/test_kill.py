@@ -87,6 +87,37 @@ def slow_labels():
     units._features = slowly
 
 
+def slow_kmeans():
+    """Make each mini-batch of k-means take a tenth of a second, and say that it has begun."""
+    from speechssl.evaluation import kmeans
+
+    draw = kmeans._Watched.choice
+
+    def slowly(self, *arguments, **named):
+        print("a mini-batch", flush=True)
+        time.sleep(0.1)
+        return draw(self, *arguments, **named)
+
+    kmeans._Watched.choice = slowly
+
+
+def test_asked_to_stop_in_k_means_it_stops_between_mini_batches(tone_corpus, uninterrupted, tmp_path):
+    cfg = config("hubert", tone_corpus.shards, tmp_path / "run")
+    run = start(cfg, setup=slow_kmeans)
+    units = tmp_path / "run" / "iteration-1" / "units"
+    deadline = time.monotonic() + 60
+    while not run.log.exists() or "a mini-batch" not in run.text():
+        assert time.monotonic() < deadline, run.text()
+        time.sleep(0.01)
+    os.kill(run.pid, signal.SIGTERM)
+    assert run.end(10) == 75, run.text()
+    assert f"stopped while units were made in {units}; run the same command again" in run.last_line()
+    assert not (units / "kmeans.npz").exists()
+    run = start(cfg)
+    assert run.end() == 0, run.text()
+    assert digest(run.output) == digest(uninterrupted("hubert"))
+
+
 def test_asked_to_stop_while_units_are_made_it_stops_between_groups(tone_corpus, uninterrupted, tmp_path):
     cfg = config("hubert", tone_corpus.shards, tmp_path / "run")
     run = start(cfg, setup=slow_labels)
