@@ -12,7 +12,7 @@ from speechssl.evaluation.breakdown import Group
 if TYPE_CHECKING:
     from speechssl.evaluation.wer import WerReport
 
-__all__ = ["interval_text", "percent", "text_table", "wer_text"]
+__all__ = ["interval_text", "percent", "text_table", "text_width", "wer_text"]
 
 _WIDEST = 48
 _SPEAKERS_SHOWN = 40
@@ -34,12 +34,12 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: in
     Cells wider than 48 columns are cut; characters that would break the line (control characters) are shown as ``?``.
     """
     table = [[_cell(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(_width(row[column]) for row in table) for column in range(len(header))]
+    widths = [max(text_width(row[column]) for row in table) for column in range(len(header))]
     lines = []
     for row in table:
         cells = []
         for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - _width(cell))
+            space = " " * (width - text_width(cell))
             cells.append(cell + space if column < left else space + cell)
         lines.append((indent + "  ".join(cells)).rstrip())
     lines.insert(1, indent + "  ".join("─" * width for width in widths))
@@ -204,8 +204,8 @@ def _line(text: str) -> str:
     return "".join("?" if unicodedata.category(char) in {"Cc", "Cs"} else char for char in text)
 
 
-def _width(text: str) -> int:
-    """Columns in a terminal: combining marks take none, wide East Asian characters two."""
+def text_width(text: str) -> int:
+    """Return the columns in a terminal: combining marks take none, wide East Asian characters two."""
     marks = sum(unicodedata.combining(char) != 0 for char in text)
     wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
     return len(text) - marks + wide

@@ -239,7 +239,7 @@ def _systems(comparison: Comparison, systems: Sequence[System], command: str) ->
     rows = [(s.name, *(str(s.info.get(key, "–")) for key in known), count(len(s.rows))) for s in systems]
     header = ("System", "Split", "Decoder", "Text", "Not scored", "Utt.")
     how = (
-        f"Intervals are percentiles of {comparison.resamples} bootstrap resamples of utterances, the same for all "
+        f"Intervals come from {comparison.resamples} bootstrap resamples of utterances, the same draws for all "
         f"systems (seed {comparison.seed}). Every number here can be computed again from the hypotheses.jsonl of each "
         "system; compare.json has them all."
     )

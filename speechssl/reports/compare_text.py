@@ -3,13 +3,15 @@
 In: a `Comparison`. Out: plain text.
 """
 
+import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 
 from speechssl.evaluation.changes import Change
 from speechssl.evaluation.comparison import Comparison, GroupTable
 from speechssl.evaluation.pairs import Pair
-from speechssl.evaluation.table import interval_text, percent, text_table
+from speechssl.evaluation.table import interval_text, percent, text_table, text_width
+from speechssl.reports.html import clean
 from speechssl.reports.sentences import probability_text
 from speechssl.reports.verdicts import p_text, points, verdict
 
@@ -22,8 +24,8 @@ _WIDTH = 100
 
 def comparison_text(comparison: Comparison, caveats: Sequence[str], command: str, made: datetime) -> str:
     """Return the text; ``made`` is the time it shows, ``command`` what makes it again."""
-    parts = [f"speechssl compare   {made:%Y-%m-%d %H:%M}\n{verdict(comparison)}\n"]
-    parts += [f"! {caveat}\n" for caveat in caveats]
+    parts = [f"speechssl compare   {made:%Y-%m-%d %H:%M}\n{_wrapped(verdict(comparison))}\n"]
+    parts += [_wrapped(f"! {caveat}") + "\n" for caveat in caveats]
     rows = [
         (item.name, percent(s.wer), interval_text(s.ci_low, s.ci_high), percent(s.cer), percent(s.ser), str(s.S),
          str(s.D), str(s.I), str(s.N), str(s.utterances), str(item.rank))
@@ -49,7 +51,11 @@ def comparison_text(comparison: Comparison, caveats: Sequence[str], command: str
                 listed = "\n".join(_change(change, names) for change in chosen)
                 parts.append(f"{name} {verb} most against {comparison.baseline}:\n{listed}")
     parts.append(f"{command}\n")
-    return "\n".join(parts)
+    return clean("\n".join(parts))
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _pair_row(pair: Pair) -> tuple[str, ...]:
@@ -82,27 +88,28 @@ def _group_table(part: GroupTable, comparison: Comparison) -> str:
 
 def _change(change: Change, names: Sequence[str]) -> str:
     """Return an utterance with its words in columns, wrapped; wrong words are in capitals (or brackets)."""
-    table: list[list[str]] = []
-    for column in change.columns:
-        words = [_cell(column.ref, word) for word in column.words]
-        table.append([column.ref or "", *words])
     labels = ["reference", *names]
-    margin = max(len(label) for label in labels) + 4
+    longest = max(text_width(label) for label in labels)
     counts = ", ".join(f"{system} {errors}" for system, errors in change.errors.items())
-    lines = [f"  {change.id}  (errors: {counts}; {change.N} words)"]
+    lines = [f"  {' '.join(change.id.split())}  (errors: {counts}; {change.N} words)"]
     block: list[list[str]] = []
-    used = margin
-    for cells in [*table, None]:
-        width = max(len(cell) for cell in cells) + 1 if cells else _WIDTH
-        if used + width > _WIDTH and block:
+    used = 0
+    for column in (*change.columns, None):
+        cells = None if column is None else [column.ref or "", *(_cell(column.ref, word) for word in column.words)]
+        width = _WIDTH if cells is None else 1 + max(map(text_width, cells))
+        if block and longest + 5 + used + width > _WIDTH:
             for row, label in enumerate(labels):
-                padded = (cell[row].ljust(max(map(len, cell))) for cell in block)
-                lines.append(f"    {label:<{margin - 4}}  {' '.join(padded)}".rstrip())
-            block, used = [], margin
-        if cells:
+                words = " ".join(_padded(one[row], max(map(text_width, one))) for one in block)
+                lines.append(f"    {_padded(label, longest)}  {words}".rstrip())
+            block, used = [], 0
+        if cells is not None:
             block.append(cells)
             used += width
     return "\n".join(lines) + "\n"
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - text_width(text))
 
 
 def _cell(ref: str | None, word: str | None) -> str:

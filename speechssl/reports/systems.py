@@ -152,6 +152,8 @@ def _names(found: Sequence[tuple[str, Path]]) -> list[str]:
             parts = [path[1:] for path in parts]
         while len({path[-1] for path in parts}) == 1 and all(len(path) > 1 for path in parts):
             parts = [path[:-1] for path in parts]
+        short = [path[-2:] for path in parts]
+        parts = short if len(set(short)) == len(short) else parts
     elif parts:
         parts = [parts[0][-1:]]
     unnamed = iter("/".join(path) for path in parts)
