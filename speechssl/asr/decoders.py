@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.asr.decode import Span, best_path, collapse, prefix_beam, spans
+from speechssl.asr.decode import best_path, collapse, prefix_beam, spans
 from speechssl.asr.language_model import open_graph, search_with
 from speechssl.asr.search import Graph, Search, Spelling
 from speechssl.asr.tokens import BLANK, Tokens
@@ -33,7 +33,9 @@ class DecodedWord:
     end: int
     """Frames ``start <= f < end``."""
     confidence: float
-    """Geometric mean of the model's probabilities of the word's labels over the frames that emit them, 0 to 1."""
+    """0 to 1. greedy, beam: product over the word's labels of the highest probability that a frame gives the label.
+    lexicon, lm, where other things than the frames chose the labels: geometric mean of the labels' probabilities over
+    the frames that emit them."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,25 @@ def describe(cfg: DecoderConfig) -> str:
     return f"beam search with the language model {cfg.lm or 'of the model folder'}, {weights}, beam {cfg.beam}{hot}"
 
 
-def decoded_words(path: npt.NDArray[np.int64], log_probs: Tensor, tokens: Tokens) -> tuple[DecodedWord, ...]:
-    """Return the words that a frame-wise path ``[F]`` through ``log_probs [F, V]`` spells."""
+def decoded_words(
+    path: npt.NDArray[np.int64], log_probs: Tensor, tokens: Tokens, *, searched: bool = False
+) -> tuple[DecodedWord, ...]:
+    """Return the words that a frame-wise path ``[F]`` through ``log_probs [F, V]`` spells.
+
+    ``searched`` says that a lexicon has chosen the path, which changes what confidence means (`DecodedWord`).
+    """
     scores = np.take_along_axis(log_probs.numpy(), path[:, None], axis=1)[:, 0]
     labels = spans(path, scores)
     words = []
     for text, positions in tokens.words([label.token for label in labels]):
         parts = [labels[position] for position in positions]
-        words.append(DecodedWord(text, parts[0].start, parts[-1].end, _confidence(parts)))
+        if searched:
+            frames = sum(part.end - part.start for part in parts)
+            certainty = sum(part.score * (part.end - part.start) for part in parts) / frames
+        else:
+            certainty = sum(float(scores[part.start : part.end].max()) for part in parts)
+        words.append(DecodedWord(text, parts[0].start, parts[-1].end, min(1.0, exp(certainty))))
     return tuple(words)
-
-
-def _confidence(parts: list[Span]) -> float:
-    frames = sum(part.end - part.start for part in parts)
-    return min(1.0, exp(sum(part.score * (part.end - part.start) for part in parts) / frames))
 
 
 class _Greedy:
@@ -161,7 +168,7 @@ class _SearchDecoder:
         found = self.search(log_probs, self.n_best)
         if not found:
             return Decoded("", (), (("", float("-inf")),) if len(log_probs) else (("", 0.0),))
-        words = decoded_words(found[0].labels, log_probs, self.tokens)
+        words = decoded_words(found[0].labels, log_probs, self.tokens, searched=True)
         text = " ".join(word.word for word in words)
         others = [(self._text(one), one.score) for one in found[1:]]
         return Decoded(text, words, _distinct([(text, found[0].score), *others]))
