@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.reports.axes import LONGEST, Series, linear_scale, log_scale, thin, tick_label
-from speechssl.reports.charts import bar_chart, interval_chart, interval_mark, line_chart
+from speechssl.reports.charts import bar_chart, interval_chart, interval_mark, line_chart, reliability_chart
 from speechssl.reports.html import Html, el, join
 
 numbers = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=20)
@@ -38,7 +38,7 @@ def test_ticks_are_round_and_cover_the_values(values, zero):
 def test_logarithmic_ticks_are_inside(values):
     scale = log_scale(values, 100, 0)
     assert all(min(scale.low, *values) <= tick <= max(scale.high, *values) for tick in scale.ticks)
-    assert len(scale.ticks) < 15
+    assert 2 <= len(scale.ticks) < 15
     assert scale(scale.low) == 100 and scale(scale.high) == pytest.approx(0, abs=1e-9)
 
 
@@ -108,6 +108,43 @@ def test_many_labels_stay_in_the_frame():
     heights = [float(t.get("y")) for t in tags(drawing, "text") if (t.get("class") or "").startswith("label")]
     assert len(heights) == 9 and max(heights) < 248
     assert min(b - a for a, b in itertools.pairwise(heights)) > 0
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [((1.45, 1.93), (1.5, 1.6, 1.7, 1.8, 1.9)), ((33, 135), (50, 75, 100, 125)), ((0.9, 60), (1, 3, 10, 30)),
+     ((1, 1000), (1, 10, 100, 1000))],
+)  # fmt: skip
+def test_logarithmic_ticks_suit_the_range(values, ticks):
+    assert log_scale(values, 0, 1).ticks == ticks
+
+
+def test_levels_too_close_for_a_label_each_share_one():
+    series = [Series("s", [0, 1], [0.0, 30.0])]
+    drawing = line_chart(series, x_label="x", y_label="y", references=[("low", 1.5), ("high", 2.0), ("far", 20.0)])
+    labels = [t.text for t in tags(drawing, "text") if t.get("class") == "reference-label"]
+    assert labels == ["far", "high · low"]
+    assert len([t for t in tags(drawing, "line") if t.get("class") == "reference"]) == 3
+
+
+def test_drawings_say_in_words_what_they_show():
+    drawing = line_chart([Series("loss", [10, 20, 30], [5.0, 1.0, 2.0])], x_label="update", y_label="Loss (nats)")
+    assert 'aria-label="Loss (nats) over update. loss: from 5 at 10 to 2 at 30, 1 to 5"' in drawing
+    drawing = interval_chart([("a", 10.0, 8.0, 13.0), ("b", 30.0, None, None)], x_label="WER (%)")
+    assert 'aria-label="WER (%). a: 10, interval 8 to 13. b: 30"' in drawing
+    drawing = bar_chart([(0.0, 1.0, 5.0), (1.0, 2.0, 10.0)], x_label="s", y_label="n")
+    assert 'aria-label="n over s, from 0 to 2; most, 10, from 1 to 2"' in drawing
+
+
+def test_reliability():
+    drawing = reliability_chart([(0.25, 0.5, 0.4, 0.6), (0.75, 1.0, None, None)])
+    dots = [(float(t.get("cx")), float(t.get("cy"))) for t in tags(drawing, "circle")]
+    line = next(t for t in tags(drawing, "line") if t.get("class") == "reference")
+    x1, y1, x2, y2 = (float(line.get(name)) for name in ("x1", "y1", "x2", "y2"))
+    assert dots[0] == pytest.approx((x1 + 0.25 * (x2 - x1), y1 + 0.5 * (y2 - y1)))
+    assert dots[1] == pytest.approx((x1 + 0.75 * (x2 - x1), y2))
+    assert len(tags(drawing, "path")) == 1 and "50 % at 0.25, 100 % at 0.75" in drawing
+    assert reliability_chart([]) is None
 
 
 def test_intervals():
