@@ -39,6 +39,7 @@ usage: speechssl VERB ... [--a.b value ...]
   evaluate [CONFIG]                 decode a split and report its word error rate with an interval
   transcribe FILE|FOLDER|-          text and word times of audio of any length: TextGrid, CTM, SRT, VTT, JSON
   align MANIFEST|AUDIO TEXT         when the words of known transcripts were spoken, in the same formats
+  score REF HYP...                  score any system's transcripts: text, Kaldi, NIST trn or stm and ctm, JSON lines
   compare RUN RUN...                which system is better, by how much, how sure, and where: a page and a table
   report RUN                        one self-contained report.html for a run folder
 
@@ -61,6 +62,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": recognition.evaluate,
     "transcribe": transcription.transcribe,
     "align": transcription.align,
+    "score": scoring.score,
     "compare": scoring.compare,
     "report": scoring.report,
 }

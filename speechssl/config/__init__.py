@@ -9,6 +9,7 @@ from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
 from speechssl.config.model import EncoderConfig, FrontendConfig, HubertConfig, MaskConfig, ModelConfig, Wav2Vec2Config
+from speechssl.config.scoring import ScoreConfig
 from speechssl.config.training import (
     CtcConfig,
     FinetuneConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "OptimConfig",
     "PretrainConfig",
     "RunConfig",
+    "ScoreConfig",
     "ShardConfig",
     "TokensConfig",
     "TrainingConfig",

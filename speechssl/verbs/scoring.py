@@ -1,11 +1,12 @@
-"""Verbs that read what runs and evaluations left: ``report``, ``compare``."""
+"""Verbs that read what runs and evaluations left: ``report``, ``compare``; and ``score``, for any system."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from speechssl.errors import ConfigError
 from speechssl.verbs.arguments import positional, wants_help
 
-__all__ = ["compare", "report"]
+__all__ = ["compare", "report", "score"]
 
 
 def report(words: list[str], overrides: list[str]) -> int:
@@ -35,3 +36,23 @@ def compare(words: list[str], overrides: list[str]) -> None:
     page = build_comparison([str(word) for word in words], cfg)
     print(page.with_name("compare.txt").read_text(encoding="utf-8").split("\n\n", 1)[0])
     print(page)
+
+
+def score(words: list[str], overrides: list[str]) -> None:
+    """Score the transcripts of any systems against a reference."""
+    from speechssl.config import ScoreConfig
+    from speechssl.settings import load_config, write_toml
+
+    cfg = load_config(ScoreConfig, None, overrides, prog="speechssl score REF HYP...")
+    if words:
+        if cfg.ref or cfg.hyp:
+            raise ConfigError("name the files either as REF HYP... or with --ref and --hyp, not both")
+        cfg = replace(cfg, ref=words[0], hyp=tuple(words[1:]))
+    from speechssl.asr.normalisers import normaliser
+    from speechssl.evaluation.scoring import score_files
+    from speechssl.evaluation.scoring_report import report_scoring
+
+    scoring = score_files(cfg, *normaliser(cfg.normalise, cfg.language))
+    print(report_scoring(scoring, cfg), end="")
+    if cfg.output:
+        write_toml(cfg, Path(cfg.output) / "config.toml")

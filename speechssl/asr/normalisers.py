@@ -1,0 +1,52 @@
+"""Text normalisation before scoring, by name: what counts as the same word.
+
+In: a rule. Out: a function of a text, and the words by which a report names the rule.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from typing import Literal
+
+from speechssl.asr.tokens import normalise_text
+from speechssl.errors import ConfigError
+
+__all__ = ["NormaliseRule", "normaliser"]
+
+NormaliseRule = Literal["own", "whisper", "lower", "none"]
+
+
+def normaliser(rule: NormaliseRule, language: str = "en") -> tuple[Callable[[str], str], str]:
+    """Return (function, description) of a rule.
+
+    Parameters
+    ----------
+    rule
+        ``own``: `normalise_text` with the rule ``basic``. ``whisper``: the normaliser that was published with Whisper
+        (Radford et al. 2022, appendix C), from the package whisper_normalizer: the English one (spelling, numbers,
+        contractions, fillers left out) for ``language`` en, else the basic one. ``lower``, ``none``: NFC with and
+        without lower case.
+
+    Raises
+    ------
+    ConfigError
+        The package for ``whisper`` is not installed.
+    """
+    if rule == "own":
+        return lambda text: normalise_text(text, "basic"), "own: NFC, lower case, only letters, marks, numbers and '"
+    if rule == "lower":
+        return lambda text: unicodedata.normalize("NFC", text).lower(), "lower: NFC, lower case"
+    if rule == "none":
+        return lambda text: unicodedata.normalize("NFC", text), "none: NFC only"
+    from importlib.metadata import version
+
+    try:
+        from whisper_normalizer.basic import BasicTextNormalizer
+        from whisper_normalizer.english import EnglishTextNormalizer
+    except ImportError:
+        raise ConfigError(
+            "--normalise whisper needs the package whisper_normalizer: pip install 'speechssl[score]'"
+        ) from None
+    english = language.lower().split("-")[0] in ("en", "english")
+    change = EnglishTextNormalizer() if english else BasicTextNormalizer()
+    kind = "English" if english else "basic"
+    return lambda text: str(change(text)), f"whisper: {kind}, whisper_normalizer {version('whisper_normalizer')}"

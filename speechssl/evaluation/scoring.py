@@ -1,0 +1,228 @@
+"""``score``: the transcripts of any number of systems against one reference, whatever wrote them.
+
+In: `ScoreConfig` and a text normalisation. Out: a `Scoring`: rows of every system with the rates of the normalised and
+of the raw text, and what could not be matched. `scoring_report` writes and shows it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import ScoreConfig
+from speechssl.data.ledger import Entry
+from speechssl.errors import ConfigError, DataError
+from speechssl.evaluation.alignment import normal_text
+from speechssl.evaluation.hypotheses import Row, score_row
+from speechssl.evaluation.network import Item, has_markup, resolve, rewrite
+from speechssl.evaluation.timed import group_words, read_ctm, read_stm
+from speechssl.evaluation.transcript_files import Format, Transcript, guess_format, read_lines, read_transcripts
+from speechssl.evaluation.weighted import WEIGHTS, Cost
+
+__all__ = ["Scoring", "SystemRows", "score_files"]
+
+Normaliser = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class SystemRows:
+    """One system, scored."""
+
+    name: str
+    path: str
+    format: Format
+    rows: list[Row]
+    """Of the normalised text."""
+    raw: list[Row]
+    """Of the text as it was (NFC)."""
+    missing: list[str]
+    """Utterances without a hypothesis: scored as if nothing was recognised."""
+    extra: list[str]
+    """Hypotheses without a reference, left out."""
+    optional: int
+    """Optional words left out, which are not in N (sclite -D counts those of the reference as correct)."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """All systems on one reference."""
+
+    ref: str
+    format: Format
+    systems: tuple[SystemRows, ...]
+    rule: str
+    """The text normalisation, in words."""
+    cost: Cost
+    ignored_segments: int
+    """Segments of an stm reference that are marked as not to be scored."""
+
+    def ledger(self) -> list[Entry]:
+        """Return an entry for every hypothesis that is missing or left out."""
+        found = []
+        for system in self.systems:
+            found += [Entry("score", f"{system.name}: {id_}", "no_hypothesis", "") for id_ in system.missing]
+            found += [Entry("score", f"{system.name}: {id_}", "no_reference", "") for id_ in system.extra]
+        return found
+
+
+def score_files(cfg: ScoreConfig, normalise: Normaliser, rule: str) -> Scoring:
+    """Read the files of ``cfg`` and score every system.
+
+    An utterance without a hypothesis is scored as empty, and listed. A hypothesis without a reference is an error,
+    unless ``cfg.allow_extra``: it is most often a sign of the wrong file.
+
+    Raises
+    ------
+    ConfigError
+        No files are named, or the formats do not fit together.
+    DataError
+        A file cannot be read, or the utterances do not match.
+    """
+    if not cfg.ref or not cfg.hyp:
+        raise ConfigError(
+            "usage: speechssl score REF HYP... [--a.b value ...]: a reference and at least one hypothesis"
+        )
+    names = _names(cfg)
+    ref_path = Path(cfg.ref)
+    kind: Format = guess_format(ref_path) if cfg.ref_format == "auto" else cfg.ref_format
+    kinds = [guess_format(Path(path)) if cfg.hyp_format == "auto" else cfg.hyp_format for path in cfg.hyp]
+    for path, other in zip(cfg.hyp, kinds, strict=True):
+        _fit(cfg.ref, kind, path, other)
+    if kind == "stm":
+        segments = read_stm(ref_path, optional=cfg.optional_words)
+        references = {s.transcript.id: s.transcript for s in segments if not s.ignored}
+        ignored = len(segments) - len(references)
+    else:
+        segments, ignored = [], 0
+        references = read_transcripts(ref_path, kind, "ref", optional=cfg.optional_words)
+    if not references:
+        raise DataError(f"{ref_path}: no utterance to score")
+    speakers = _speakers(cfg, references)
+    systems = []
+    for name, path, hyp_kind in zip(names, cfg.hyp, kinds, strict=True):
+        if hyp_kind == "ctm":
+            grouped = group_words(segments, read_ctm(Path(path), optional=cfg.optional_words))
+            hypotheses = grouped.hypotheses
+            outside = Counter("file {} channel {}".format(*word.channel) for word in grouped.outside)
+            extra = [f"{where} ({count} words)" for where, count in outside.items()]
+        else:
+            hypotheses = read_transcripts(Path(path), hyp_kind, "hyp", optional=cfg.optional_words)
+            extra = [id_ for id_ in hypotheses if id_ not in references]
+        _check_extra(cfg, path, extra, shared=len(hypotheses) - (0 if hyp_kind == "ctm" else len(extra)))
+        if kind == hyp_kind == "text" and len(hypotheses) != len(references):
+            raise DataError(
+                f"{cfg.ref} has {len(references)} lines and {path} has {len(hypotheses)}: without ids, line k of one "
+                "is compared with line k of the other"
+            )
+        rows, raw, optional = _rows(references, hypotheses, speakers, normalise, cfg.cost)
+        missing = [id_ for id_ in references if id_ not in hypotheses]
+        systems.append(SystemRows(name, path, hyp_kind, rows, raw, missing, extra, optional))
+    return Scoring(cfg.ref, kind, tuple(systems), rule, cfg.cost, ignored)
+
+
+def _rows(
+    references: dict[str, Transcript],
+    hypotheses: dict[str, Transcript],
+    speakers: dict[str, str | None],
+    normalise: Normaliser,
+    cost: Cost,
+) -> tuple[list[Row], list[Row], int]:
+    """Return rows of the normalised text, rows of the raw text, and the optional words that were left out."""
+    rows, raw_rows, skipped = [], [], 0
+    for id_, reference in references.items():
+        hypothesis = hypotheses.get(id_)
+        found = hypothesis.items if hypothesis else ()
+        ref_raw, hyp_raw, _ = _texts(reference.items, found, cost)
+        ref, hyp, left_out = _texts(rewrite(reference.items, normalise), rewrite(found, normalise), cost)
+        skipped += left_out
+        fields: dict[str, Any] = {"ref_raw": ref_raw, "hyp_raw": hyp_raw}
+        words = len(hyp.split())
+        if hypothesis and words and len(hypothesis.times) == words:
+            fields["times"] = [list(span) for span in hypothesis.times]
+            if len(hypothesis.confidences) == words:
+                fields["confidences"] = list(hypothesis.confidences)
+        if reference.labels:
+            fields["fields"] = {"label": ",".join(reference.labels)}
+        seconds = reference.duration
+        if seconds is None and hypothesis is not None:
+            seconds = hypothesis.duration
+        rows.append(score_row(id_, ref, hyp, cost=cost, speaker=speakers[id_], duration=seconds, **fields))
+        raw_rows.append(score_row(id_, ref_raw, hyp_raw, cost=cost))
+    return rows, raw_rows, skipped
+
+
+def _texts(ref: Sequence[Item], hyp: Sequence[Item], cost: Cost) -> tuple[str, str, int]:
+    """Return both texts without markup, and the optional words that were left out."""
+    if not has_markup(ref) and not has_markup(hyp):
+        return normal_text(" ".join(map(str, ref))), normal_text(" ".join(map(str, hyp))), 0
+    resolved = resolve(ref, hyp, WEIGHTS[cost])
+    return normal_text(resolved.ref), normal_text(resolved.hyp), resolved.optional
+
+
+def _names(cfg: ScoreConfig) -> list[str]:
+    """Return a name for each system: given, or the shortest ends of the paths that differ."""
+    if cfg.names:
+        if len(cfg.names) != len(cfg.hyp):
+            raise ConfigError(f"{len(cfg.names)} names for {len(cfg.hyp)} systems; give each --hyp one of --names")
+        names = list(cfg.names)
+    else:
+        paths = [Path(path) for path in cfg.hyp]
+        parts = [[*path.parts[:-1], path.name if path.is_dir() else path.stem] for path in paths]
+        depth = 1
+        while len({tuple(p[-depth:]) for p in parts}) < len(parts) and depth < max(map(len, parts)):
+            depth += 1
+        names = ["-".join(part.strip("/.") or "root" for part in p[-depth:]) for p in parts]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two systems have the same name ({', '.join(names)}); give each its own with --names")
+    for name in names:
+        if not name or "/" in name or name in (".", ".."):
+            raise ConfigError(f"{name!r} cannot be the name of a system: it becomes the name of a folder")
+    return names
+
+
+def _fit(ref: str, kind: Format, hyp: str, other: Format) -> None:
+    if (kind == "stm") != (other == "ctm"):
+        raise ConfigError(
+            f"{hyp} ({other}) cannot be scored against {ref} ({kind}): ctm goes with stm, for both have times; "
+            "set --ref-format or --hyp-format if they were told wrongly"
+        )
+    if (kind == "text") != (other == "text"):
+        raise ConfigError(
+            f"{hyp} ({other}) cannot be scored against {ref} ({kind}): only one of them has utterance ids; "
+            "set --ref-format or --hyp-format if they were told wrongly"
+        )
+
+
+def _check_extra(cfg: ScoreConfig, path: str, extra: Sequence[str], *, shared: int) -> None:
+    if not shared:
+        first = f" (its first is {extra[0]!r})" if extra else ""
+        raise DataError(f"{path}: has no utterance of {cfg.ref}{first}; are they of the same test set?")
+    if extra and not cfg.allow_extra:
+        raise DataError(
+            f"{path}: {len(extra)} of its utterances are not in {cfg.ref} (first: {extra[0]!r}); remove them, or leave "
+            "them out with --allow-extra"
+        )
+
+
+def _speakers(cfg: ScoreConfig, references: dict[str, Transcript]) -> dict[str, str | None]:
+    """Return the speaker of each utterance, where known."""
+    known = {id_: item.speaker for id_, item in references.items()}
+    if cfg.speakers == "prefix":
+        return {id_: speaker or _prefix(id_) for id_, speaker in known.items()}
+    if not cfg.speakers:
+        return known
+    for number, line in enumerate(read_lines(Path(cfg.speakers)), 1):
+        if not line.strip():
+            continue
+        parts = line.split()
+        if len(parts) != 2:
+            raise DataError(f"{cfg.speakers}, line {number}: not 'id speaker': {line[:60]!r}")
+        if parts[0] in known:
+            known[parts[0]] = parts[1]
+    return known
+
+
+def _prefix(id_: str) -> str | None:
+    """Return what stands before the first -, or else before the first _ (as sclite -i rm)."""
+    return id_.partition("-" if "-" in id_ else "_")[0] if set(id_) & {"-", "_"} else None
