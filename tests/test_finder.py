@@ -28,3 +28,11 @@ def test_a_key_beside_its_table_wins_over_namesakes():
 def test_names():
     assert nfc("e\u0301") == "\u00e9"
     assert [stem_of(name) for name in ("a.wav", "a.b.wav", "a")] == ["a", "a.b", "a"]
+
+
+def test_of_two_forms_of_one_name_the_one_that_was_written():
+    composed, apart = "a/caf\u00e9.wav", "a/cafe\u0301.wav"
+    index = AudioIndex([composed, apart])
+    assert index.find("caf\u00e9.wav", "a/t.csv") == [composed]
+    assert index.find("cafe\u0301.wav", "a/t.csv") == [apart]
+    assert index.find("caf\u00e9", "a/t.csv") == [apart, composed]  # without its end it could be either

@@ -47,8 +47,8 @@ class AudioIndex:
             return []
         folder = str(PurePosixPath(table).parent)
         exact = self._by_path.get("/".join(parts) if folder == "." else "/".join([nfc(folder), *parts]))
-        if exact:
-            return exact
+        if exact:  # of names that differ only in their form of Unicode, the one that was written
+            return [path for path in exact if path.endswith(key)] or exact
         scope = self.scope(table)
         name = parts[-1]
         stem = stem_of(name) if PurePosixPath(name).suffix.lower() in AUDIO_EXTENSIONS else name

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechssl.cli import main
 from speechssl.config import ManifestConfig
 from speechssl.data.audio import AudioLimits, decode, encode_flac, probe
+from speechssl.data.corpus import open_corpus
 from speechssl.data.ledger import read_ledger
 from speechssl.data.manifest import build_manifest, read_manifest
 from speechssl.errors import AudioError, DataError
@@ -125,6 +127,30 @@ def test_good_float_audio_above_full_scale_passes():
     assert decode(floats(*[7.9, -7.9] * 100), item="x").max() > 7
 
 
+def test_an_offset_is_no_fault_and_is_kept(tmp_path):
+    """Fault 30: a constant offset (DC) is the recording's; nobody takes it away in silence."""
+    wave = voice(0.5) * 0.5 + 0.25
+    assert np.abs(decode(write(tmp_path / "x.wav", wave, subtype="FLOAT"), item="x") - wave).max() < 1e-6
+    corpus = tmp_path / "corpus"
+    write(corpus / "x.wav", wave)
+    assert main(["manifest", str(corpus), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert main(["shard", str(tmp_path / "out"), str(tmp_path / "shards"), "--workers", "1"]) == 0
+    assert open_corpus(tmp_path / "shards").read(0).mean() == pytest.approx(wave.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("channels", ["mean", "first"])
+def test_eight_channels_the_whole_way(tmp_path, channels):
+    """Fault 31: the manifest says how many there were, the shard holds one."""
+    waves = np.stack([voice(0.5, seed=seed) for seed in range(8)], axis=1)
+    write(tmp_path / "corpus" / "x.wav", waves)
+    assert main(["manifest", str(tmp_path / "corpus"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert [u.channels for u in read_manifest(tmp_path / "out" / "manifest.jsonl")] == [8]
+    words = ["shard", str(tmp_path / "out"), str(tmp_path / "shards"), "--workers", "1", "--channels", channels]
+    assert main(words) == 0
+    want = waves.mean(axis=1) if channels == "mean" else waves[:, 0]
+    assert np.abs(open_corpus(tmp_path / "shards").read(0) - want).max() < 1e-4
+
+
 def test_a_pipe_a_folder_and_a_missing_file_do_not_block(tmp_path):
     os.mkfifo(tmp_path / "fifo.wav")
     for name, reason in (("fifo.wav", "unreadable"), (".", "unreadable"), ("none.wav", "missing_file")):
@@ -190,7 +216,7 @@ def test_lies_and_bombs_cost_no_memory(tmp_path):
     assert peak < 300, f"{peak} MB resident"
 
 
-def test_half_garbage_stops_with_counts_and_a_ledger(tmp_path):
+def test_half_garbage_stops_with_counts_and_a_ledger(tmp_path, capsys):
     corpus = tmp_path / "corpus"
     for number in range(12):
         write(corpus / f"good{number}.wav", voice(0.5, seed=number))
@@ -202,6 +228,8 @@ def test_half_garbage_stops_with_counts_and_a_ledger(tmp_path):
     assert "max_bad_fraction" in str(caught.value)
     assert not (tmp_path / "out" / "manifest.jsonl").exists()
     assert len(read_ledger(tmp_path / "out" / "ledger.jsonl")) == 13
+    assert main(["manifest", str(corpus), str(tmp_path / "out"), "--workers", "1"]) == 1
+    assert "13 of 25 audio files are unusable" in capsys.readouterr().err
     summary = build_manifest(corpus, tmp_path / "out", ManifestConfig(workers=1, max_bad_fraction=0.6))
     assert summary.utterances == 12
     assert summary.rejected == {"not_audio": 12, "empty_file": 1}
