@@ -266,11 +266,11 @@ from pathlib import Path
 from speechssl.config import ShardConfig
 from speechssl.data import shards
 
-encode = shards.encode_flac
-def slowly(wave):
+encode = shards.encode_payload
+def slowly(wave, encoding):
     time.sleep(0.03)
-    return encode(wave)
-shards.encode_flac = slowly
+    return encode(wave, encoding)
+shards.encode_payload = slowly
 if __name__ == "__main__":
     cfg = ShardConfig(shard_seconds=12.0, workers=int(sys.argv[3]))
     shards.shard_manifest(Path(sys.argv[1]), Path(sys.argv[2]), cfg)
@@ -337,7 +337,7 @@ from speechssl.data import shards
 from speechssl.errors import DataError
 
 if __name__ != "__main__":  # in a worker, which imports this file again
-    shards.encode_flac = lambda wave: os.kill(os.getpid(), signal.SIGKILL)
+    shards.encode_payload = lambda wave, encoding: os.kill(os.getpid(), signal.SIGKILL)
 else:
     try:
         shards.shard_manifest(Path(sys.argv[1]), Path(sys.argv[2]), ShardConfig(shard_seconds=12.0, workers=2))

@@ -1,7 +1,7 @@
 """The bytes of a shard: plain POSIX tar members with every variable field fixed, and the files that go into them.
 
-In: an utterance, its FLAC bytes. Out: tar bytes that depend on nothing else, so that equal input gives equal shards and
-a reader can say what any byte of a shard should be. Ids of more than 95 characters need a pax header before their
+In: an utterance, its encoded audio. Out: tar bytes that depend on nothing else, so that equal input gives equal shards
+and a reader can say what any byte of a shard should be. Ids of more than 95 characters need a pax header before their
 member (the ustar name field has 100 bytes); everything else is ustar.
 """
 
@@ -43,7 +43,7 @@ def utterance_json(utterance: Utterance) -> bytes:
 
 
 def sidecars(utterance: Utterance) -> bytes:
-    """Return the members that follow ``ID.flac``: ``ID.json``, and ``ID.txt`` when there is a transcript."""
+    """Return the members that follow the audio: ``ID.json``, and ``ID.txt`` when there is a transcript."""
     members = member(f"{utterance.id}.json", utterance_json(utterance))
     if utterance.text is not None:
         members += member(f"{utterance.id}.txt", utterance.text.encode())

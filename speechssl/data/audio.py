@@ -17,7 +17,18 @@ from speechssl.data.formats import sniff
 from speechssl.data.limits import AudioInfo, AudioLimits
 from speechssl.data.recording import AudioFile
 
-__all__ = ["SAMPLE_RATE", "AudioFile", "AudioInfo", "AudioLimits", "decode", "encode_flac", "mono", "probe", "sniff"]
+__all__ = [
+    "SAMPLE_RATE",
+    "AudioFile",
+    "AudioInfo",
+    "AudioLimits",
+    "decode",
+    "encode_flac",
+    "mono",
+    "probe",
+    "sniff",
+    "to_int16",
+]
 
 SAMPLE_RATE = 16_000
 """Everything behind the manifest is mono at this rate (wav2vec 2.0 and HuBERT's)."""
@@ -108,6 +119,15 @@ def _resampled(pieces: Iterator[np.ndarray], own: int, rate: int) -> Iterator[np
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
+def to_int16(wave: np.ndarray) -> np.ndarray:
+    """Return a non-empty float32 or int16 [T] as int16: rounded, clipped at full scale; else a ValueError."""
+    if wave.ndim != 1 or not len(wave) or wave.dtype not in (np.float32, np.int16):
+        raise ValueError(f"samples to encode are a non-empty float32 or int16 [T], not {wave.dtype} {wave.shape}")
+    if wave.dtype == np.float32:
+        return np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
+    return wave
+
+
 def encode_flac(wave: np.ndarray) -> bytes:
     """Encode one channel at 16 kHz as 16-bit FLAC; equal samples give equal bytes.
 
@@ -123,10 +143,6 @@ def encode_flac(wave: np.ndarray) -> bytes:
     """
     import soundfile
 
-    if wave.ndim != 1 or not len(wave) or wave.dtype not in (np.float32, np.int16):
-        raise ValueError(f"encode_flac wants a non-empty float32 or int16 [T], not {wave.dtype} {wave.shape}")
-    if wave.dtype == np.float32:
-        wave = np.clip(np.rint(wave * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
-    soundfile.write(buffer, wave, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    soundfile.write(buffer, to_int16(wave), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()

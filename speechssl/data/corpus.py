@@ -5,7 +5,6 @@ offset, never through tar headers, and works from any number of threads and proc
 """
 
 import hashlib
-import io
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ import numpy as np
 from speechssl.data import archive
 from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.manifest import Utterance, read_manifest, safe_id
+from speechssl.data.payload import EXTENSIONS, decode_payload, encoding_of
 from speechssl.data.remote import Source, source_of
 from speechssl.errors import AudioError, DataError
 
@@ -110,6 +110,7 @@ class Corpus:
         self._crc32 = np.array([row.crc32 for row in rows], dtype=np.uint32)
         self._split = [row.split for row in rows]
         self._utterances: dict[str, Utterance] | None = None
+        self._encoding = encoding_of(listing.settings, source.name)
         self._files = _OpenFiles()
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class Corpus:
         return IndexRow(self.ids[i], shard, offset, size, samples, crc32, self._split[i])
 
     def read_bytes(self, i: int) -> bytes:
-        """Return the FLAC bytes of utterance ``i``, after checking its tar header and its checksum.
+        """Return the stored bytes of utterance ``i`` (FLAC or WAV), after checking its tar header and its checksum.
 
         Raises
         ------
@@ -138,7 +139,7 @@ class Corpus:
         """
         row = self.row(i)
         shard = self.listing.shards[row.shard]
-        head = archive.header(f"{row.id}.flac", row.size)
+        head = archive.header(f"{row.id}.{EXTENSIONS[self._encoding]}", row.size)
         where = f"{shard.name}.tar at byte {row.offset}"
         data = self._pread(row, shard, row.offset - len(head), len(head) + row.size)
         if len(data) < len(head) + row.size:
@@ -162,24 +163,12 @@ class Corpus:
         AudioError
             As ``read_bytes``, or ``undecodable``, or ``length_mismatch`` with the index.
         """
-        import soundfile
-
-        payload, name, samples = self.read_bytes(i), self.ids[i], int(self.samples[i])
+        samples = int(self.samples[i])
         wanted = samples - start if frames is None else frames
         if start < 0 or wanted < 0 or start + wanted > samples:
-            raise ValueError(f"{name}: samples {start} to {start + wanted} of {samples}")
-        try:
-            with soundfile.SoundFile(io.BytesIO(payload)) as file:
-                if (file.frames, file.samplerate, file.channels) != (samples, 16_000, 1):
-                    raise AudioError(name, "length_mismatch", f"{file.frames} samples, the index says {samples}")
-                if start:
-                    file.seek(start)
-                wave = file.read(wanted, dtype="float32")
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(name, "undecodable", str(error)) from error
-        if len(wave) != wanted:
-            raise AudioError(name, "length_mismatch", f"{len(wave)} of {wanted} samples decoded")
-        return np.asarray(wave, dtype=np.float32)
+            raise ValueError(f"{self.ids[i]}: samples {start} to {start + wanted} of {samples}")
+        payload = self.read_bytes(i)
+        return decode_payload(payload, self._encoding, item=self.ids[i], samples=samples, start=start, count=wanted)
 
     def utterances(self) -> dict[str, Utterance]:
         """Return the manifest's entries of these utterances by id (read when first asked for)."""

@@ -21,13 +21,14 @@ import numpy as np
 
 from speechssl.config import ShardConfig
 from speechssl.data import archive
-from speechssl.data.audio import SAMPLE_RATE, decode, encode_flac
+from speechssl.data.audio import SAMPLE_RATE, decode
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.keys import key
 from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.orphans import end_with_main
+from speechssl.data.payload import EXTENSIONS, Encoding, encode_payload
 from speechssl.data.storage import atomic_file, exclusive, write_atomic
 from speechssl.data.tolerance import Tolerance
 from speechssl.data.verify import VerifySummary, verify_shards
@@ -70,6 +71,7 @@ class _Job:
     utterances: tuple[Utterance, ...]
     root: Path
     channels: Literal["mean", "first"]
+    encoding: Encoding
     threads: int
     source: str
 
@@ -108,7 +110,17 @@ def shard_manifest(
         processes = min(cfg.workers or len(os.sched_getaffinity(0)), len(parts))
         threads = max(1, (cfg.workers or len(os.sched_getaffinity(0))) // len(parts))
         jobs = [
-            _Job(output, f"{cfg.name}-{i:06d}", i, part, manifest.parent, cfg.channels, threads, _source(part, cfg))
+            _Job(
+                output,
+                f"{cfg.name}-{i:06d}",
+                i,
+                part,
+                manifest.parent,
+                cfg.channels,
+                cfg.encoding,
+                threads,
+                _source(part, cfg),
+            )
             for i, part in enumerate(parts)
         ]
         return _make(jobs, output, cfg, processes, progress)
@@ -242,7 +254,7 @@ def _make_shard(job: _Job) -> ShardIndex:
                     rejected.append(Entry("shard", utterance.id, result.reason, result.detail))
                     continue
                 payload, samples = result
-                head = archive.header(f"{utterance.id}.flac", len(payload))
+                head = archive.header(f"{utterance.id}.{EXTENSIONS[job.encoding]}", len(payload))
                 data = head + payload + archive.padding(len(payload)) + archive.sidecars(utterance)
                 start = offset + len(head)
                 crc32 = zlib.crc32(payload)
@@ -263,7 +275,7 @@ def _make_shard(job: _Job) -> ShardIndex:
 
 
 def _encoded(job: _Job) -> Iterator[tuple[bytes, int] | AudioError]:
-    """Yield the FLAC bytes and length of each utterance, or why there are none, in order."""
+    """Yield the payload and length of each utterance, or why there are none, in order."""
     if job.threads == 1:
         for utterance in job.utterances:
             yield _encode(job, utterance)
@@ -287,7 +299,7 @@ def _encode(job: _Job, utterance: Utterance) -> tuple[bytes, int] | AudioError:
             )
         if not len(wave):
             raise AudioError(utterance.id, "no_samples", utterance.path)
-        payload = encode_flac(wave)
+        payload = encode_payload(wave, job.encoding)
     except AudioError as error:
         return AudioError(utterance.id, error.reason, error.detail)
     return payload, len(wave)

@@ -17,6 +17,7 @@ from speechssl.data import archive
 from speechssl.data.index import IndexRow, Listing, ShardRecord, parse_index
 from speechssl.data.ledger import Entry
 from speechssl.data.manifest import Utterance, read_manifest
+from speechssl.data.payload import EXTENSIONS, encoding_of
 from speechssl.data.remote import LocalFolder
 from speechssl.errors import DataError
 
@@ -59,16 +60,19 @@ def verify_shards(folder: Path, progress: Callable[[int, int], None] | None = No
         known = {utterance.id: utterance for utterance in read_manifest(folder / "manifest.jsonl")}
     except DataError as error:
         problems.append(Entry(STAGE, "manifest.jsonl", "damaged_manifest", str(error)))
+    extension = EXTENSIONS[encoding_of(listing.settings, str(folder))]
     checked = 0
     for number, record in enumerate(listing.shards):
-        problems += _verify_shard(folder, number, record, known)
+        problems += _verify_shard(folder, number, record, known, extension)
         checked += record.utterances
         if progress is not None:
             progress(checked, listing.utterances)
     return VerifySummary(not problems, checked, problems)
 
 
-def _verify_shard(folder: Path, number: int, record: ShardRecord, known: dict[str, Utterance]) -> Iterator[Entry]:
+def _verify_shard(
+    folder: Path, number: int, record: ShardRecord, known: dict[str, Utterance], extension: str
+) -> Iterator[Entry]:
     tar, idx = folder / f"{record.name}.tar", folder / f"{record.name}.idx"
     try:
         data = idx.read_bytes()
@@ -87,19 +91,21 @@ def _verify_shard(folder: Path, number: int, record: ShardRecord, known: dict[st
             yield Entry(STAGE, tar.name, "wrong_size", f"{size} bytes, {record.tar_bytes} were written")
         end = 0
         for row in rows:
-            start = row.offset - len(archive.header(f"{row.id}.flac", row.size))
+            head = archive.header(f"{row.id}.{extension}", row.size)
+            start = row.offset - len(head)
             if start > end:
                 yield from _gap(file, tar.name, end, start)
-            problem, end = _verify_row(file, row, known.get(row.id), size)
+            problem, end = _verify_row(file, row, head, known.get(row.id), size)
             if problem is not None:
                 yield problem
         if size >= end:
             yield from _end(file, tar.name, end, size)
 
 
-def _verify_row(file: BinaryIO, row: IndexRow, utterance: Utterance | None, size: int) -> tuple[Entry | None, int]:
-    """Return what is wrong with one utterance, and where its members should end."""
-    head = archive.header(f"{row.id}.flac", row.size)
+def _verify_row(
+    file: BinaryIO, row: IndexRow, head: bytes, utterance: Utterance | None, size: int
+) -> tuple[Entry | None, int]:
+    """Return what is wrong with one utterance, whose tar header is to be ``head``, and where its members should end."""
     tail = archive.padding(row.size) + (archive.sidecars(utterance) if utterance is not None else b"")
     start = row.offset - len(head)
     end = start + len(head) + row.size + len(tail)

@@ -1,0 +1,130 @@
+"""What a shard holds for one utterance: 16-bit samples at 16 kHz, as FLAC or as they are in a WAV file.
+
+In: samples to bytes, bytes to samples. FLAC is half the size; PCM is read about a hundred times faster. Both are
+lossless, so the encoding of the shards does not change a training run by a bit.
+"""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+
+from speechssl.data.audio import SAMPLE_RATE, encode_flac, to_int16
+from speechssl.errors import AudioError, DataError
+
+__all__ = ["EXTENSIONS", "Encoding", "decode_payload", "encode_payload", "encoding_of"]
+
+Encoding = Literal["flac", "pcm16"]
+
+EXTENSIONS: dict[str, str] = {"flac": "flac", "pcm16": "wav"}
+"""File name extension of a payload in the tar."""
+
+WAV_HEADER = 44
+
+
+def encoding_of(settings: dict[str, object], where: str) -> Encoding:
+    """Return the encoding that a folder's ``summary.json`` names.
+
+    Raises
+    ------
+    DataError
+        It names another one.
+    """
+    name = settings.get("encoding", "flac")
+    if name == "flac":
+        return "flac"
+    if name == "pcm16":
+        return "pcm16"
+    raise DataError(f"{where}: shards in encoding {name!r}, this program reads {', '.join(EXTENSIONS)}")
+
+
+def encode_payload(wave: np.ndarray, encoding: Encoding) -> bytes:
+    """Return the bytes of one channel at 16 kHz; equal samples give equal bytes. Errors as in ``encode_flac``."""
+    if encoding == "flac":
+        return encode_flac(wave)
+    data = to_int16(wave).astype("<i2").tobytes()
+    return _wav_header(len(data)) + data
+
+
+def _wav_header(size: int) -> bytes:
+    """Return the 44 bytes before ``size`` bytes of 16-bit mono samples at 16 kHz."""
+    kind = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
+    return struct.pack("<4sI4s", b"RIFF", 36 + size, b"WAVE") + kind + struct.pack("<4sI", b"data", size)
+
+
+def decode_payload(
+    payload: bytes, encoding: Encoding, *, item: str, samples: int, start: int, count: int
+) -> np.ndarray:
+    """Return samples ``start`` to ``start + count`` of a payload that should hold ``samples`` of them.
+
+    Returns
+    -------
+    float32 array [count], full scale 1
+
+    Raises
+    ------
+    AudioError
+        ``undecodable``, or ``length_mismatch`` with the index.
+    """
+    if encoding == "pcm16":
+        if payload[:WAV_HEADER] != _wav_header(max(0, len(payload) - WAV_HEADER)):
+            raise AudioError(item, "undecodable", "not the WAV header that was written")
+        if len(payload) != WAV_HEADER + 2 * samples:
+            raise AudioError(item, "length_mismatch", f"{len(payload)} bytes, the index says {samples} samples")
+        values = np.frombuffer(payload, "<i2", count, WAV_HEADER + 2 * start)
+        return np.multiply(values, np.float32(1 / 32768), dtype=np.float32)
+    # Before a decoder sees it: a header that claims 2^36 samples would make it ask for the memory.
+    claimed = _flac_claims(payload)
+    if claimed is None:
+        raise AudioError(item, "undecodable", "not a FLAC file")
+    if claimed != (samples, SAMPLE_RATE, 1):
+        raise AudioError(item, "length_mismatch", f"{claimed[0]} samples, the index says {samples}")
+    return (_decode_miniaudio or _decode_soundfile)(payload, item, start, count)
+
+
+def _flac_claims(payload: bytes) -> tuple[int, int, int] | None:
+    """Return (samples, rate, channels) of the STREAMINFO block (RFC 9639, section 8.2); None when there is none."""
+    if len(payload) < 42 or payload[:4] != b"fLaC" or payload[4] & 0x7F or payload[5:8] != b"\x00\x00\x22":
+        return None
+    packed = int.from_bytes(payload[18:26], "big")
+    return packed & ((1 << 36) - 1), packed >> 44, (packed >> 41 & 7) + 1
+
+
+def _decode_soundfile(payload: bytes, item: str, start: int, count: int) -> np.ndarray:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(io.BytesIO(payload)) as file:
+            if start:
+                file.seek(start)
+            wave = file.read(count, dtype="float32")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise AudioError(item, "undecodable", str(error)) from error
+    if len(wave) != count:
+        raise AudioError(item, "length_mismatch", f"{len(wave)} of {count} samples decoded")
+    return np.asarray(wave, dtype=np.float32)
+
+
+def _faster() -> Callable[[bytes, str, int, int], np.ndarray] | None:
+    """Return a decoder by miniaudio (dr_flac) when it is installed: the same samples in less time."""
+    try:
+        import miniaudio
+    except ImportError:
+        return None
+
+    def decode(payload: bytes, item: str, start: int, count: int) -> np.ndarray:
+        try:
+            found = miniaudio.flac_read_s16(payload)
+        except miniaudio.MiniaudioError as error:
+            raise AudioError(item, "undecodable", str(error)) from error
+        values = np.frombuffer(found.samples, np.int16)[start : start + count]
+        if len(values) != count:
+            raise AudioError(item, "length_mismatch", f"{len(values)} of {count} samples decoded")
+        return np.multiply(values, np.float32(1 / 32768), dtype=np.float32)
+
+    return decode
+
+
+_decode_miniaudio = _faster()
