@@ -124,7 +124,7 @@ def sliding_log_probs(model: CtcModel, blocks: Iterable[Samples], cfg: LiveConfi
         if len(block) == step * hop and final > done:
             yield run()[done - start : final - start]
             done = final
-    if len(wave) >= receptive:
+    if start + (len(wave) - receptive) // hop + 1 > done and len(wave) >= receptive:
         yield run()[done - start :]
 
 
