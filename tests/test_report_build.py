@@ -275,6 +275,15 @@ def test_damage_is_said_and_does_no_harm(whole, tmp_path):
     assert document["headline"] == "evaluate" and "shard" not in document["stage_seconds"]
 
 
+def test_damaged_counts_of_training_words_are_said_to_be(tmp_path):
+    write_wer(tmp_path, [{"id": "a", "ref": "a b", "hyp": "a"}], train_words={"a": 3})
+    assert "Rare and unseen words" in read(tmp_path)[0].text
+    (tmp_path / "train_words.json").write_text('{"a": -1}')
+    page, document, _ = read(tmp_path)
+    assert "Rare and unseen words" not in page.text and document["headline"] == ""
+    assert "the count of 'a' must be a whole number from 0 up" in page.text
+
+
 def test_values_that_are_not_finite(tmp_path):
     lines = [{"step": s, "phase": "train", "loss": float("nan") if s % 3 else 2.0, "lr": None,
               "grad_norm": float("inf"),
