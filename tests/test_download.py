@@ -70,6 +70,9 @@ def dev_clean(tmp_path):
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
         tar.add(tree / "LibriSpeech", "LibriSpeech")
+        pipe = tarfile.TarInfo("LibriSpeech/pipe")
+        pipe.type = tarfile.FIFOTYPE
+        tar.addfile(pipe)
     return packed.getvalue()
 
 
@@ -108,9 +111,10 @@ def test_an_address_that_torchaudio_does_not_know():
         checksum(Archive("http://x/y.tar.gz", "yesno", "y"))
 
 
-def test_one_command_downloads_checks_unpacks_and_writes_the_manifest(published, server, tmp_path):
+def test_one_command_downloads_checks_unpacks_and_writes_the_manifest(published, server, tmp_path, capsys):
     folder = tmp_path / "new" / "data"
     summary = corpus(folder, "dev-clean")
+    assert "left out 'LibriSpeech/pipe'" in capsys.readouterr().err
     assert (summary.utterances, summary.labelled_hours > 0) == (1, True)
     assert not [name for name in names(folder) if name.endswith(".partial") or "/.unpacking" in name]
     assert server.asked == ["/dev-clean.tar.gz"]

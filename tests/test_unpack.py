@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 
@@ -140,6 +142,31 @@ def test_a_damaged_header_in_the_middle_is_not_taken_for_the_end(tmp_path):
     with pytest.raises(DataError, match="it does not end as a tar file does"):
         unpack(archive, tmp_path, creates="Corpus/dev")
     assert not (tmp_path / "Corpus").exists()
+
+
+def test_a_flipped_byte_in_a_compressed_tar_is_found(tmp_path):
+    for mode in ("w:gz", "w:bz2", "w:xz"):
+        archive = pack(tmp_path / "c.tar", mode=mode)
+        whole = archive.read_bytes()
+        for place in range(20, len(whole) - 1, len(whole) // 9):
+            archive.write_bytes(bytes([*whole[:place], whole[place] ^ 16, *whole[place + 1 :]]))
+            with pytest.raises(DataError, match="incomplete or damaged"):
+                unpack(archive, tmp_path, creates="Corpus/dev")
+            assert [path.name for path in tmp_path.iterdir()] == ["c.tar"]
+
+
+def test_a_full_disk_leaves_nothing(tmp_path):
+    """A child that may write files of at most 2,000 bytes."""
+    archive = pack(tmp_path / "c.tar.gz")
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from speechssl.data.public.unpack import unpack; "
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
+        "unpack(Path(sys.argv[1]), Path(sys.argv[1]).parent, creates='Corpus/dev')"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(archive)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["c.tar.gz"]
 
 
 def test_a_flipped_byte_in_a_zip_is_found(tmp_path):
