@@ -17,6 +17,7 @@ from speechssl.asr.labelled import open_labelled
 from speechssl.asr.score import evaluate
 from speechssl.asr.validation import Validation
 from speechssl.config import AugmentConfig, CtcConfig, DataConfig, EvaluateConfig, FrontendConfig, TokensConfig
+from speechssl.data.corpus import open_corpus
 from speechssl.data.ledger import read_ledger
 from speechssl.data.utterance import Utterance
 from speechssl.errors import CheckpointError, ConfigError, DataError
@@ -70,6 +71,9 @@ def test_it_learns_and_exports_the_weights_that_were_best_on_dev() -> None:
     assert valid[info["step"]]["dev_wer"] == info["dev_wer"]
     assert all({"dev_wer", "dev_cer", "dev_loss"} <= line.keys() for line in valid.values())
     assert info["selected"] == "lowest dev WER"
+    assert sorted(info["word_counts"]) == info["words"]
+    corpus = open_corpus(shards, splits=["train"]).utterances().values()
+    assert sum(info["word_counts"].values()) == sum(len((u.text or "").split()) for u in corpus)
     # The exported model, read back, gives the very number it was selected for.
     report = evaluate(
         EvaluateConfig(model=str(run / "model"), data=replace(recipe(shards, run).dev, shards=str(shards)))

@@ -1,6 +1,7 @@
 """Scoring a split: the files say what was decoded, what was not, and why; nothing depends on batches."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from speechssl.data.index import IndexRow
 from speechssl.data.ledger import read_ledger
 from speechssl.data.utterance import Utterance
 from speechssl.errors import CheckpointError, ConfigError, DataError
+from speechssl.evaluation.rarity import read_train_words
 from speechssl.evaluation.wer import read_hypotheses
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
@@ -96,6 +98,19 @@ def test_references_are_in_the_models_normalisation_and_empty_ones_count_inserti
     assert (silence["ref"], silence["N"], silence["wer"]) == ("", 0, None)
     assert silence["I"] == len(silence["hyp"].split())
     assert report.empty_references == 1
+
+
+def test_words_are_told_by_their_frequency_in_training(model: Path, shards: Path, tmp_path: Path) -> None:
+    assert evaluate(settings(model, shards, tmp_path / "old")).by_frequency == ()
+    shutil.copytree(model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text(encoding="utf-8"))
+    config["info"] = {"word_counts": {"a": 3}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    report = evaluate(settings(tmp_path / "model", shards, tmp_path / "new"))
+    words = [word for row in read_hypotheses(tmp_path / "new") for word in row["ref"].split()]
+    counted = {band.name: band.words for band in report.by_frequency}
+    assert counted == {"unseen": len(words) - words.count("a"), "2–5": words.count("a")}
+    assert read_train_words(tmp_path / "new") == {word: 3 * (word == "a") for word in words}
 
 
 def damage(shards: Path, row: IndexRow) -> None:

@@ -29,6 +29,7 @@ from speechssl.data.ledger import Entry
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
 from speechssl.errors import CheckpointError, DataError
+from speechssl.evaluation.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frontend import build_frontend
@@ -220,6 +221,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         )
     finally:
         stream.close()
+    texts = [normalise_text(text, tokens.normalise) for text in data.texts]
     info: dict[str, Any] = {
         "objective": "ctc",
         "step": result.step if result.best_step is None else result.best_step,
@@ -231,7 +233,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         "seed": cfg.seed,
         "train_utterances": len(data.corpus),
         "train_hours": round(data.hours, 4),
-        "words": words_of(normalise_text(text, tokens.normalise) for text in data.texts),
+        "words": words_of(texts),
+        "word_counts": count_words(texts),
     }
     target = run.path / "model"
     if parallel.first:

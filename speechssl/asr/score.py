@@ -4,6 +4,7 @@ In: ``EvaluateConfig``. Out: ``hypotheses.jsonl``, ``wer.json``, ``wer.txt`` and
 not be scored, so that a rate always says what it is a rate of.
 """
 
+import json
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -142,4 +143,7 @@ def _write(
     }
     if cfg.decoder.kind != "greedy":
         info["greedy"] = str(greedy_score(rows, n=cfg.bootstrap, seed=cfg.seed))
-    return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed)
+    # How often each word occurs in the training transcripts; models fine-tuned before that was kept do not say.
+    model = json.loads((Path(cfg.model) / "config.json").read_text(encoding="utf-8"))
+    counts = model.get("info", {}).get("word_counts")
+    return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed, train_words=counts)
