@@ -112,6 +112,9 @@ def rewrite(items: Sequence[Item], change: Callable[[str], str]) -> tuple[Item, 
 def resolve(ref: Sequence[Item], hyp: Sequence[Item], weights: Weights) -> Resolved:
     """Choose the alternatives that align at the least cost; of equal ones those that sclite takes.
 
+    (Up to its rounding: it adds the 0.001 of an empty alternative in single precision, which decides a few ties in
+    otherwise equal alternatives, and nested ones it lists in an order of its own: 2 of 2,000 random transcripts.)
+
     The words that are left then align at the same cost, and with the same counts, as in the networks: every alignment
     of theirs is one of the networks, and ties are taken in the same order.
     """

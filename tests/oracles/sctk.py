@@ -6,6 +6,7 @@
 
 import itertools
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -75,6 +76,65 @@ def part(path, start, end, folder):
     return new
 
 
+def some_markup(rng, depth=0, longest=8):
+    """A reference with alternatives (not nested: there sclite's ties are its own) and optional words."""
+    parts = []
+    for _ in range(rng.randint(0, longest)):
+        kind = rng.random()
+        if kind < 0.2 and not depth:
+            branches = [some_markup(rng, 1, 3) or "@" for _ in range(rng.randint(2, 3))]
+            parts.append("{ " + " / ".join(branches) + " }")
+        else:
+            parts.append(f"({rng.choice('abcd')})" if kind < 0.35 else rng.choice("abcd"))
+    return " ".join(parts)
+
+
+def write_markup(folder, seed, count):
+    """Write ``markup-ref.trn`` and ``markup-hyp.trn``."""
+    rng = random.Random(seed)
+    for name, text in (
+        ("ref", lambda: some_markup(rng)),
+        ("hyp", lambda: " ".join(rng.choice("abcd") for _ in range(rng.randint(0, 9)))),
+    ):
+        lines = [f"{text()} (m-{number:04d})".strip() for number in range(count)]
+        (Path(folder) / f"markup-{name}.trn").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_timed(folder, seed, segments):
+    """Write ``timed.stm`` and ``timed.ctm``: two files, two channels, gaps, words across borders, ignored segments."""
+    rng = random.Random(seed)
+    stm, ctm = [";; constructed"], [";; constructed"]
+    for file, channel in (("one", "A"), ("one", "B"), ("two", "A"), ("two", "B")):
+        time, last = 0.0, 0.0
+        for _ in range(segments):
+            time += rng.choice([0.0, 0.0, 0.5, 1.25])
+            end = time + rng.randint(2, 20) / 4
+            text = some_markup(rng)
+            text = "IGNORE_TIME_SEGMENT_IN_SCORING" if rng.random() < 0.1 else text
+            label = rng.choice(["", "<o,f0,male> ", "<O> "])
+            stm.append(f"{file} {channel} spk{rng.randint(1, 3)} {time:.2f} {end:.2f} {label}{text}".rstrip())
+            time = end
+        while last < time + 1:
+            last += rng.randint(1, 6) / 8
+            duration = rng.randint(1, 8) / 16
+            if rng.random() < 0.1:
+                ctm.append(f"{file} {channel} * * <ALT_BEGIN>")
+                ctm.append(f"{file} {channel} {last:.4f} {duration:.4f} {rng.choice('abcd')}")
+                ctm.append(f"{file} {channel} * * <ALT>")
+                ctm.append(f"{file} {channel} {last:.4f} {duration:.4f} {rng.choice('abcd')}")
+                ctm.append(f"{file} {channel} * * <ALT_END>")
+            else:
+                ctm.append(f"{file} {channel} {last:.4f} {duration:.4f} {rng.choice('abcd')} {rng.random():.3f}")
+    (Path(folder) / "timed.stm").write_text("\n".join(stm) + "\n", encoding="utf-8")
+    (Path(folder) / "timed.ctm").write_text("\n".join(ctm) + "\n", encoding="utf-8")
+
+
+def constructed(folder, work):
+    """sclite -D on the constructed files of ``folder``: ({id: counts} of trn, {speaker-number: counts} of stm)."""
+    trn = sclite(folder / "markup-ref.trn", folder / "markup-hyp.trn", work, "-D")
+    return trn, sclite(folder / "timed.stm", folder / "timed.ctm", work, "-D", formats=("stm", "ctm"))
+
+
 def make(data):
     """Write ``counts.txt`` and ``mapsswe.txt``."""
     with tempfile.TemporaryDirectory() as folder:
@@ -87,6 +147,12 @@ def make(data):
             files = [part(data / f"{name}.trn", start, end, folder) for name in ("ref", a, b)]
             rows.append(" ".join([str(start), str(end), a, b, *mapsswe(*files, folder)]))
         (data / "mapsswe.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        write_markup(data, 1, 400)
+        write_timed(data, 1, 40)
+        rows = ["# id C S D I of sclite -D: markup-*.trn, then timed.stm and timed.ctm (speaker-number)"]
+        for table in constructed(data, folder):
+            rows += [" ".join(map(str, (id_, *numbers))) for id_, numbers in table.items()]
+        (data / "constructed.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
