@@ -23,7 +23,7 @@ def change_list(changes: Sequence[Change], names: Sequence[str], baseline: str, 
 
 def change_key(names: Sequence[str]) -> Html:
     """Return the explanation of rows and marks."""
-    rows = ", ".join(["reference", *names])
+    rows = "; ".join(["reference", *names])
     return el(
         "p",
         f"Rows from above: {rows}. ",
@@ -38,7 +38,7 @@ def change_key(names: Sequence[str]) -> Html:
 def _item(change: Change, names: Sequence[str], baseline: str, name: str) -> Html:
     fewer = f"{abs(change.change)} {'fewer' if change.change < 0 else 'more'} in {name} than in {baseline}"
     facts = [
-        "errors " + ", ".join(f"{system}: {count}" for system, count in change.errors.items()),
+        "errors: " + "; ".join(f"{system} {count}" for system, count in change.errors.items()),
         f"{fewer}, of {change.N} words",
         f"hypotheses {change.words_apart} word{'s' * (change.words_apart != 1)} apart",
     ]
