@@ -127,17 +127,16 @@ def _pair_table(comparison: Comparison) -> Html:
             "–" if found.relative is None else points(-found.relative, 1),
             probability_text(found.probability, found.resamples),
         )  # fmt: skip
-        rows.append((pair.b, pair.a, *cells, _speakers(pair), f"{pair.z:.2f}".replace("-", "−"), p_text(pair.p),
-                     p_text(pair.p_holm), pair.better or "undecided"))  # fmt: skip
+        rows.append((pair.b, pair.a, *cells, _speakers(pair), p_text(pair.p), p_text(pair.p_holm), pair.better or "undecided"))  # fmt: skip
     caption = (
         "Every two systems. Difference: WER of the first minus WER of the second, in points, with its interval over "
-        "utterances, and with whole speakers drawn. P: probability that the first is better (paired bootstrap). z and "
-        "p: matched pairs sentence-segment word error test (MAPSSWE), two-tailed; p corrected for all pairs by Holm's "
+        "utterances, and with whole speakers drawn. P: probability that the first is better (paired bootstrap). p: "
+        "matched pairs sentence-segment word error test (MAPSSWE), two-tailed; p corrected for all pairs by Holm's "
         "method decides which is better."
     )
-    header = ("System", "against", "Diff.", "95 % interval", "Relative %", "P", "By speaker", "z", "p", "p corrected",
+    header = ("System", "against", "Diff.", "95 % interval", "Relative %", "P", "By speaker", "p", "p corrected",
               "Better")  # fmt: skip
-    return table(caption, header, rows, text=(0, 1, 10))
+    return table(caption, header, rows, text=(0, 1, 9))
 
 
 def _agreement_table(comparison: Comparison) -> Html:
