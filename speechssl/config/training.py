@@ -37,6 +37,9 @@ class TrainingConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["bf16", "fp32"] = "bf16"
     compile: bool = False
+    profile: int = 0
+    """Look at this many steps with PyTorch's profiler: a trace and a table by component in the run folder's
+    ``profile/``."""
     threads: int = 0
     """CPU threads of torch in each rank; 0 leaves torch's choice."""
     log_every: int = 100

@@ -25,6 +25,7 @@ from speechssl.training.journal import Journal
 from speechssl.training.log import Progress
 from speechssl.training.optim import build_optimizer, clip_gradients, lr_at, set_rate
 from speechssl.training.parallel import Parallel
+from speechssl.training.profile import Profile
 from speechssl.training.run import RunFolder
 from speechssl.training.state import TrainingState
 from speechssl.training.window import Window
@@ -109,13 +110,17 @@ def train(
         Interrupt() as interrupt,
         Progress(training.steps, start, active=parallel.first) as progress,
         Journal(run, parallel, training, progress, Health(objective.chance, training.steps)) as journal,
+        Profile(objective, run.path / "profile", start=start, steps=training.profile * parallel.first) as profile,
     ):
         journal.begin(start)
         for step in range(start, training.steps):
+            profile.begin_step(step)
             if objective.begin_step(step) or module is None:
                 module = parallel.wrap(objective)  # again whenever the set of trainable parameters changed
-            batches = stream.step(step)
-            micro_batches = [objective.prepare(batch) for batch in batches]
+            with profile.part("loader"):
+                batches = stream.step(step)
+            with profile.part("prepare"):
+                micro_batches = [objective.prepare(batch) for batch in batches]
             total = parallel.sum(sum(item.n_targets for item in micro_batches))
 
             for i, item in enumerate(micro_batches if total else []):
@@ -129,16 +134,17 @@ def train(
                     window.add(loss, item.n_targets)
 
             lr = lr_at(step, training.steps, optim)
-            norm = clip_gradients(parameters, optim.clip)
-            updated = total > 0 and parallel.all_finite(norm)  # every rank takes the same decision
-            if updated:
-                set_rate(optimizer, lr)
-                optimizer.step()
-                objective.after_update(step + 1)
-                if state.average is not None:
-                    state.average.update()
-                state.skips_in_row = 0
-            optimizer.zero_grad(set_to_none=True)
+            with profile.part("optimiser"):
+                norm = clip_gradients(parameters, optim.clip)
+                updated = total > 0 and parallel.all_finite(norm)  # every rank takes the same decision
+                if updated:
+                    set_rate(optimizer, lr)
+                    optimizer.step()
+                    objective.after_update(step + 1)
+                    if state.average is not None:
+                        state.average.update()
+                    state.skips_in_row = 0
+                optimizer.zero_grad(set_to_none=True)
             window.step(batches, wait_seconds=stream.wait_seconds, total=total, norm=norm if updated else None)
             journal.rejected(batches)
             if not updated:

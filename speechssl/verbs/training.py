@@ -8,11 +8,21 @@ from speechssl.verbs.arguments import load, wants_help
 __all__ = ["demo", "finetune", "pretrain", "run"]
 
 
+PROFILED_STEPS = 5
+
+
+def _profiled(overrides: list[str]) -> list[str]:
+    """Spell the flag ``--profile`` out: ``--training.profile 5``."""
+    if "--profile" not in overrides:
+        return overrides
+    return [word for word in overrides if word != "--profile"] + ["--training.profile", str(PROFILED_STEPS)]
+
+
 def pretrain(words: list[str], overrides: list[str]) -> None:
     """Pretrain an encoder."""
     from speechssl.config import PretrainConfig
 
-    _, cfg = load(PretrainConfig, "pretrain", words, overrides, [])
+    _, cfg = load(PretrainConfig, "pretrain", words, _profiled(overrides), [])
     from speechssl.training.pretrain import pretrain as train
 
     print(train(cfg))
@@ -22,7 +32,7 @@ def finetune(words: list[str], overrides: list[str]) -> None:
     """Fine-tune a recogniser."""
     from speechssl.config import FinetuneConfig
 
-    _, cfg = load(FinetuneConfig, "finetune", words, overrides, [])
+    _, cfg = load(FinetuneConfig, "finetune", words, _profiled(overrides), [])
     from speechssl.asr.finetune import finetune as train
 
     print(train(cfg))
