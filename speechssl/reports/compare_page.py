@@ -127,7 +127,8 @@ def _pair_table(comparison: Comparison) -> Html:
             "–" if found.relative is None else points(-found.relative, 1),
             probability_text(found.probability, found.resamples),
         )  # fmt: skip
-        rows.append((pair.b, pair.a, *cells, _speakers(pair), p_text(pair.p), p_text(pair.p_holm), pair.better or "undecided"))  # fmt: skip
+        tests = (_speakers(pair), p_text(pair.p), p_text(pair.p_holm))
+        rows.append((pair.b, pair.a, *cells, *tests, pair.better or "undecided"))
     caption = (
         "Every two systems. Difference: WER of the first minus WER of the second, in points, with its interval over "
         "utterances, and with whole speakers drawn. P: probability that the first is better (paired bootstrap). p: "
