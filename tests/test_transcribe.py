@@ -1,6 +1,8 @@
 """Transcription: long recordings join without a trace, bad files stay alone, word times are right, jobs go on."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -242,3 +244,37 @@ def test_clear_errors(model: str, audio: Path, tmp_path: Path) -> None:
         transcribe([file, audio / "exact.wav"], replace(cfg, format="srt"))
     with pytest.raises(ConfigError, match="unknown format 'doc'"):
         transcribe([file], replace(cfg, format="doc"))
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import torch
+from speechssl.asr.transcribe import open_recogniser, transcribe_file
+from speechssl.config import TranscribeConfig
+torch.set_num_threads(1)
+cfg = TranscribeConfig(model=sys.argv[1], device="cpu")
+recogniser = open_recogniser(cfg)
+for name in sys.argv[2:]:
+    found = transcribe_file(recogniser, Path(name), cfg)
+    status = Path("/proc/self/status").read_text().splitlines()  # ru_maxrss would know the parent's peak, too
+    (peak,) = (int(line.split()[1]) // 1024 for line in status if line.startswith("VmHWM"))
+    print(peak, round(found.duration), len(found.words))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
+def test_memory_does_not_grow_with_the_recording(model: str, talk, tmp_path: Path) -> None:
+    wave = decode(talk[0], item="talk")
+    repeats = {"minute.flac": 3, "quarter-hour.flac": 40}
+    for name, count in repeats.items():
+        with soundfile.SoundFile(tmp_path / name, "w", 16_000, 1) as file:
+            for _ in range(count):
+                file.write(wave)
+    command = [sys.executable, "-c", GROWTH, model, *(str(tmp_path / name) for name in repeats)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (short, seconds, words), (long, more_seconds, more_words) = (map(int, x.split()) for x in done.stdout.splitlines())
+    print(f"{seconds} s: {short} MiB; {more_seconds} s: {long} MiB")
+    assert more_seconds > 10 * seconds
+    assert more_words == pytest.approx(words * 40 / 3, rel=0.1)
+    assert long - short < 0.3 * more_seconds * 16_000 * 4 / 2**20  # a third of the samples alone
