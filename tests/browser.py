@@ -10,7 +10,6 @@ import selectors
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 __all__ = ["Browser", "find_browser"]
@@ -32,11 +31,11 @@ def find_browser() -> str | None:
 
 
 class Browser:
-    """One page of a headless browser; ``events`` keeps everything it reports."""
+    """One page of a headless browser; ``events`` keeps all it reports, ``seconds`` is how long it may be silent."""
 
     def __init__(self, program: str, profile: Path, *, seconds: float = 60.0) -> None:
         self.events: list[dict] = []
-        self.deadline = time.monotonic() + seconds
+        self.seconds = seconds
         self._number, self._rest = 0, b""
         self._session: str | None = None
         commands, self._out = os.pipe()
@@ -52,8 +51,7 @@ class Browser:
         )  # fmt: skip
         os.close(commands)
         os.close(answers)
-        targets = self("Target.getTargets")["targetInfos"]
-        page = next(target["targetId"] for target in targets if target["type"] == "page")
+        page = self("Target.createTarget", url="about:blank")["targetId"]
         self._session = self("Target.attachToTarget", targetId=page, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self(f"{domain}.enable")
@@ -122,8 +120,8 @@ class Browser:
         while b"\0" not in self._rest:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._in, selectors.EVENT_READ)
-                if not selector.select(max(0.0, self.deadline - time.monotonic())):
-                    raise TimeoutError("the browser does not answer")
+                if not selector.select(self.seconds):
+                    raise TimeoutError(f"the browser has said nothing for {self.seconds:g} s")
             data = os.read(self._in, 1 << 20)
             if not data:
                 raise EOFError(f"the browser ended with status {self._process.wait()}")

@@ -50,7 +50,7 @@ def judged(rows):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """Write a whole run with every kind of breakdown, hostile texts and sound; return the address of its page."""
-    folder = write_run(tmp_path_factory.mktemp("browser") / "libri-mini")
+    folder = write_run(tmp_path_factory.mktemp("browser") / "libri-mini", scratch=False)
     hostile = {"id": "hostile", "ref": HOSTILE, "hyp": f"{HOSTILE[::-1]} heard {HOSTILE}", "speaker": "<i>s</i>",
                "duration": 3.0}  # fmt: skip
     rows = [*judged(hypotheses(0.16)), {**hostile, "ref_raw": HOSTILE, "fields": {"source": None}}]
