@@ -16,8 +16,8 @@ from speechssl.settings import from_dict
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FREE = {"config", "environment", "errors", "progress", "settings"}
-"""Top-level modules that every room may import."""
+FREE = {"__version__", "config", "environment", "errors", "progress", "settings"}
+"""Top-level names that every room may import."""
 ALLOWED = {
     "config": {"config"},
     "data": {"data"},
