@@ -83,6 +83,18 @@ def test_a_table_without_header_is_named(voices):
     assert ("cv-corpus-17.0/cy/dev.tsv", "unreadable_text") in ledger(voices)
 
 
+def test_texts_that_cannot_be_read_are_named(voices, monkeypatch):
+    (voices / "cv-corpus-17.0/cy/dev.tsv").write_bytes((HEADER + row("b", "c3.mp3", "M\u00fcller")).encode("latin-1"))
+    found, _ = made("common-voice", voices)
+    assert "c3" not in found
+    assert ("cv-corpus-17.0/cy/dev.tsv", "unreadable_text") in ledger(voices)
+    root = plant(voices / "fl", {"fr_fr/audio/dev/1.wav": 0.5, "fr_fr/dev.tsv": ""})
+    (root / "fr_fr/dev.tsv").write_bytes("1\t1.wav\tdéjà\tdéjà\n".encode("latin-1"))
+    found, _ = made("fleurs", root)
+    assert [u.text for u in found.values()] == [None]
+    assert ledger(root)[0] == ("fr_fr/dev.tsv", "unreadable_text")
+
+
 def test_fleurs(tmp_path):
     root = plant(tmp_path / "data", {
         "fr_fr/train.tsv": "7\t100.wav\tBonjour, à tous.\tbonjour à tous\tb o n\t8000\tFEMALE\n"

@@ -37,8 +37,8 @@ class Table:
     """Its name or header says that it is a table of recordings; others count only if enough of their keys match."""
 
 
-def read_text(path: Path) -> str:
-    """Return a text file in UTF-8 (or UTF-16 with its mark), every line end a newline.
+def read_text(path: Path, limit: int = MAX_TABLE_BYTES) -> str:
+    """Return a text file of at most ``limit`` bytes in UTF-8 (or UTF-16 with its mark), every line end a newline.
 
     Raises
     ------
@@ -47,8 +47,8 @@ def read_text(path: Path) -> str:
     OSError
         It cannot be read.
     """
-    if path.stat().st_size > MAX_TABLE_BYTES:
-        raise ValueError(f"larger than {MAX_TABLE_BYTES:,} bytes")
+    if path.stat().st_size > limit:
+        raise ValueError(f"larger than {limit:,} bytes")
     with path.open("rb") as file:
         marked = file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")
         data = file.read(4096)

@@ -20,6 +20,9 @@ from speechssl.data.transcripts import Said
 
 __all__ = ["Reading", "Tree", "is_audio"]
 
+LARGEST_TABLE = 2**33
+"""Bytes of a table with a header that is read at once; those of Common Voice have passed half a gigabyte."""
+
 
 def is_audio(name: str) -> bool:
     """Say whether a name promises audio."""
@@ -68,14 +71,20 @@ class Reading:
     def text(self, tree: Tree, name: str) -> str:
         """Return a text; one that cannot be read goes to the ledger."""
         try:
-            return read_text(tree.root / name)
+            return read_text(tree.root / name, LARGEST_TABLE)
         except (OSError, ValueError) as error:
             self.note(name, "unreadable_text", str(error))
             return ""
 
-    def lines(self, tree: Tree, name: str) -> list[tuple[int, str]]:
-        """Return the numbered lines of a text that say something."""
-        return [(number, line) for number, line in enumerate(self.text(tree, name).split("\n"), 1) if line.strip()]
+    def lines(self, tree: Tree, name: str) -> Iterator[tuple[int, str]]:
+        """Yield the numbered lines of a UTF-8 text that say something, whatever its size."""
+        try:
+            with (tree.root / name).open(encoding="utf-8-sig") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield number, line.rstrip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            self.note(name, "unreadable_text", str(error))
 
     def pairs(self, tree: Tree, name: str) -> dict[str, str]:
         """Return ``key words`` lines as a dictionary; a line without words goes to the ledger."""

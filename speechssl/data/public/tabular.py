@@ -164,6 +164,7 @@ def read_tedlium(tree: Tree, recipe: Recipe) -> Reading:
     segments marked ``ignore_time_segment_in_scoring`` are left out.
     """
     reading = Reading(recipe.code)
+    files = set(tree.files)
     talks = {PurePosixPath(f).stem: f for f in reversed(tree.files) if "/sph/" in f"/{f}" and is_audio(f)}
     read: set[tuple[str, str]] = set()
     found = [(name, m, _release(tree.full(name))) for name, m in tree.match(r"(?P<part>\w+)/stm/(?P<talk>[^/]+)\.stm")]
@@ -179,7 +180,7 @@ def read_tedlium(tree: Tree, recipe: Recipe) -> Reading:
             continue
         read.add((release or "", match["talk"]))
         beside = [_join(_parent(_parent(name)), "sph", f"{match['talk']}{end}") for end in (".sph", ".wav", ".flac")]
-        audio = next((path for path in beside if path in tree.files), talks.get(match["talk"]))
+        audio = next((path for path in beside if path in files), talks.get(match["talk"]))
         split = "train" if match["part"] == "data" else match["part"]
         if audio is None:
             reading.absent(name, match["talk"])
