@@ -11,7 +11,7 @@ import torch
 from speechssl.asr.ctc import CtcModel, load_recogniser
 from speechssl.asr.decode import greedy, prefix_beam
 from speechssl.asr.recognise import frame_log_probs
-from speechssl.asr.score import evaluate
+from speechssl.asr.score import evaluate, fields_of
 from speechssl.asr.tokens import Tokens
 from speechssl.config import DataConfig, DecoderConfig, EvaluateConfig, TokensConfig
 from speechssl.data.corpus import open_corpus
@@ -154,6 +154,33 @@ def test_what_was_not_scored_is_listed_and_counted(model: Path, shards: Path, tm
     lost = read_ledger(tmp_path / "strict" / "ledger.jsonl")
     assert sum(entry.reason == "damaged_payload" for entry in lost) == 16
     assert not (tmp_path / "strict" / "wer.json").exists()
+
+
+def test_rows_say_when_how_sure_and_of_what(model: Path, shards: Path, tmp_path: Path) -> None:
+    cfg = settings(model, shards, tmp_path, decoder=DecoderConfig(kind="beam", beam=6, n_best=3))
+    evaluate(cfg)
+    rows = {row["id"]: row for row in read_hypotheses(tmp_path)}
+    assert rows["odd-case"]["ref_raw"] == "A, b! Z’s"
+    for row in rows.values():
+        words = row["hyp"].split()
+        assert row["hyp_raw"] == row["n_best"][0]["hyp"] == row["hyp"]
+        assert 1 <= len(row["n_best"]) <= 3
+        assert len(row["confidences"]) == len(row["times"]) == len(words)
+        assert all(0 <= value <= 1 for value in row["confidences"])
+        edges = [edge for pair in row["times"] for edge in pair]
+        assert edges == sorted(edges)
+        assert not edges or edges[-1] <= row["duration"]
+        assert row["fields"]["split"] == "test"
+        assert row["fields"]["snr_db"] is None or row["fields"]["snr_db"] > 0
+    assert any(row["fields"]["snr_db"] for row in rows.values())
+    text = (tmp_path / "config.toml").read_text()
+    assert '[decoder]\nkind = "beam"' in text
+
+
+def test_fields_are_single_values() -> None:
+    meta = {"source": "LibriVox", "take": 2, "clean": True, "level": float("nan"), "intent": {"a": 1}, "tags": ["x"]}
+    utterance = Utterance("u", "u.wav", 1.0, 16_000, 1, text="a", language="fr", meta=meta)
+    assert fields_of(utterance) == {"language": "fr", "source": "LibriVox", "take": 2, "clean": "true"}
 
 
 def test_batches_do_not_change_a_hypothesis(model: Path, shards: Path, tmp_path: Path) -> None:

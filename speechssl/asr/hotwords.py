@@ -53,4 +53,5 @@ def favour(target: Path, words: Sequence[str], hotwords: Sequence[str], boost: f
         ((END,), (0.0, 0.0)),
     ]
     entries += [((word,), (0.0 if word in hot else -boost, 0.0)) for word in dict.fromkeys([*words, *hotwords])]
-    write_arpa(target, [len(entries)], [entries])
+    bigram: tuple[tuple[str, ...], Entry] = ((BEGIN, END), (0.0, 0.0))  # KenLM reads no model without one
+    write_arpa(target, [len(entries), 1], [entries, [bigram]])

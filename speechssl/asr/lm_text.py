@@ -30,6 +30,8 @@ def estimate_lm(source: Path, output: Path, cfg: LmConfig) -> NgramModel:
     """
     if not output.name.removesuffix(".gz").endswith(".arpa"):
         raise ConfigError(f"the language model is written as ARPA: name it {output.name}.arpa or {output.name}.arpa.gz")
+    if cfg.order < 2:
+        raise ConfigError(f"order must be at least 2, not {cfg.order}: KenLM reads no model of single words")
     model = estimate(map(_splitter(cfg), read_text(source, cfg)), cfg.order)
     model.write(output)
     return model

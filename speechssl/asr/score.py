@@ -29,7 +29,7 @@ from speechssl.evaluation.wer import WerReport, greedy_score, score_row, summari
 from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "fields_of"]
 
 
 def evaluate(cfg: EvaluateConfig, *, parallel: Parallel | None = None) -> WerReport:

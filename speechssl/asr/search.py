@@ -5,6 +5,7 @@ paths, best first. Lexicon trie and language model are built once and shared by 
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -111,7 +112,8 @@ class Graph:
             with _quiet():
                 return self._flashlight.kenlm.KenLM(str(path), Dictionary(entries))
         except (RuntimeError, ValueError, MemoryError) as error:
-            reason = " ".join(str(error).split())
+            said = " ".join(str(error).split())
+            reason = re.sub(r"^\S+ in .*? threw \w+(?: because `.*?')?\. ?", "", said)  # without the place in C++
             raise DataError(
                 f"{path}: not a language model that KenLM can read ({reason}); give an ARPA file or a KenLM binary, or "
                 "make one from text with `speechssl lm`"

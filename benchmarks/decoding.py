@@ -1,0 +1,233 @@
+"""Greedy, beam, lexicon and language model on real speech: word error rates, and the speed of the search on one core.
+
+usage: python benchmarks/decoding.py DATA OUT     (OUT: the folder that real_speech.py has filled with models)
+
+The language models are estimated from training transcripts; their weight and the word score are chosen on dev; test is
+decoded once with each decoder. The search is then timed against torchaudio's ctc_decoder with the same settings on the
+same log-probabilities, in turns, in processor time of this process; the hypotheses of both must be the same.
+Results go to benchmarks/results/decoding.json with hardware, versions and date.
+"""
+
+import datetime
+import json
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from speechssl.asr.arpa import read_words
+from speechssl.asr.ctc import load_recogniser
+from speechssl.asr.decode import greedy, prefix_beam
+from speechssl.asr.labelled import open_labelled
+from speechssl.asr.lexicon import spellable, training_words
+from speechssl.asr.lm_text import estimate_lm
+from speechssl.asr.recognise import recognise
+from speechssl.asr.score import evaluate
+from speechssl.asr.search import Graph, Search
+from speechssl.asr.tokens import Tokens
+from speechssl.asr.tune import tune
+from speechssl.config import DecoderConfig, EvaluateConfig, LmConfig, TuneConfig
+from speechssl.evaluation.wer import compare_systems, read_hypotheses
+
+RESULTS = Path(__file__).parent / "results" / "decoding.json"
+BEAM = 50
+TASKS = {
+    "AN4": ("an4-train", "an4-dev", "an4-test", ("an4-train",)),
+    "LibriSpeech 1 h": ("libri-1h", "libri-dev", "libri-test", ("libri-1h", "libri-5h")),
+}
+"""Task: fine-tuning list, dev, test, and the lists whose transcripts make a language model."""
+GRID = {"lm_weights": (1.0, 2.0, 3.0, 4.0), "word_scores": (0.0, 2.0, 4.0), "refinements": 1}
+
+
+class Bench:
+    """One task: its model, lists and results."""
+
+    def __init__(self, data: Path, out: Path, task: str) -> None:
+        self.data, self.out, self.task = data, out, task
+        self.train, self.dev, self.test, self.texts = TASKS[task]
+        self.model = out / f"{self.train}-pretrained" / "model"
+        self.place = out / "decoding" / self.train
+        self.rows: list[dict] = []
+
+    def ids(self, name: str) -> tuple[str, ...]:
+        return (str(self.data / "protocols" / f"{name}.txt"),)
+
+    def lm(self, name: str, **settings) -> Path:
+        path = self.place / f"{name}.arpa"
+        cfg = LmConfig(ids=self.ids(name.removesuffix(".tokens")), model=str(self.model), **settings)
+        print(estimate_lm(self.out / "shards", path, cfg), flush=True)
+        return path
+
+    def tuned(self, name: str, decoder: DecoderConfig) -> DecoderConfig:
+        cfg = TuneConfig(model=str(self.model), output=str(self.place / f"tune-{name}"), decoder=decoder, **GRID)
+        data = replace(cfg.data, shards=str(self.out / "shards"), ids=self.ids(self.dev), workers=0)
+        choice = tune(replace(cfg, data=data))
+        print(choice, flush=True)
+        return replace(decoder, lm_weight=choice.best.lm_weight, word_score=choice.best.word_score)
+
+    def score(self, name: str, decoder: DecoderConfig) -> None:
+        cfg = EvaluateConfig(model=str(self.model), output=str(self.place / name), decoder=decoder)
+        data = replace(cfg.data, shards=str(self.out / "shards"), ids=self.ids(self.test), workers=0)
+        report = evaluate(replace(cfg, data=data))
+        row = {
+            "task": self.task,
+            "decoder": name,
+            "wer": report.wer,
+            "ci": [report.ci_low, report.ci_high],
+            "cer": report.cer,
+            "words": report.N,
+            "utterances": report.utterances,
+            "lm_weight": decoder.lm_weight if decoder.kind == "lm" else None,
+            "word_score": decoder.word_score,
+        }
+        if self.rows:
+            paired = compare_systems(
+                read_hypotheses(self.place / self.rows[0]["decoder"]), read_hypotheses(self.place / name)
+            )
+            row["difference_to_greedy"] = [paired.difference, paired.low, paired.high] if paired else None
+        self.rows.append(row)
+        print(name, report, flush=True)
+
+    def run(self) -> tuple[list[dict], list[dict]]:
+        """Return the table of word error rates and that of speeds."""
+        self.score("greedy", DecoderConfig())
+        self.score("beam", DecoderConfig(kind="beam", beam=10))
+        self.score("lexicon", DecoderConfig(kind="lexicon", beam=BEAM))
+        speeds = []
+        log_probs, tokens = self.listen()
+        seconds = sum(samples for samples, _ in log_probs) / 16_000
+        values = [each for _, each in log_probs]
+        for text in self.texts:
+            path = self.lm(text)
+            cfg = self.tuned(text, DecoderConfig(kind="lm", beam=BEAM, lm=str(path)))
+            self.score(f"lm {text}", cfg)
+            speeds.append({"task": self.task, **race(values, seconds, tokens, path, cfg)})
+        if self.task == "AN4":  # a search without a lexicon is ten times slower
+            name = f"{self.train}.tokens"
+            path = self.lm(name, unit="tokens", order=6)
+            self.score("lm of characters", self.tuned(name, DecoderConfig(kind="lm", beam=BEAM, lm=str(path))))
+        for title, decode in (
+            ("greedy", lambda value: greedy(value, tokens)),
+            ("prefix beam 10", lambda value: prefix_beam(value, tokens, 10)),
+            ("lexicon", Search(Graph(tokens, training_words(self.model)), beam=BEAM)),
+        ):
+            some = values[:40]
+            start = time.process_time()
+            for value in some:
+                decode(value)
+            spent = time.process_time() - start
+            audio = sum(samples for samples, _ in log_probs[:40]) / 16_000
+            speeds.append({"task": self.task, "decoder": title, "times_real_time": audio / spent})
+        return self.rows, speeds
+
+    def listen(self) -> tuple[list[tuple[int, Tensor]], Tokens]:
+        """Return (samples, log-probabilities) of the test utterances."""
+        from speechssl.data.stream import evaluation_batches
+
+        model, tokens = load_recogniser(self.model)
+        cfg = EvaluateConfig().data
+        cfg = replace(cfg, shards=str(self.out / "shards"), ids=self.ids(self.test), workers=0)
+        chosen = open_labelled(cfg, stage="benchmark")
+        batches = evaluation_batches(chosen.corpus(), cfg, workers=0)
+        return [(item.samples, item.log_probs.clone()) for item in recognise(model, batches, rejected=print)], tokens
+
+
+def race(values: list[Tensor], seconds: float, tokens: Tokens, lm: Path, cfg: DecoderConfig, rounds: int = 5) -> dict:
+    """Time our search and torchaudio's in turns on the same log-probabilities; their words must be equal."""
+    from torchaudio.models.decoder import ctc_decoder
+
+    words = spellable(read_words(lm), tokens, source=str(lm))
+    with tempfile.TemporaryDirectory() as folder:
+        lexicon = Path(folder) / "lexicon.txt"
+        lexicon.write_text("".join(f"{word} {' '.join(word)} |\n" for word in words), encoding="utf-8")
+        peer = ctc_decoder(
+            lexicon=str(lexicon),
+            tokens=list(tokens.symbols),
+            lm=str(lm),
+            beam_size=cfg.beam,
+            beam_size_token=min(cfg.beam_tokens, tokens.size),
+            beam_threshold=cfg.beam_threshold,
+            lm_weight=cfg.lm_weight,
+            word_score=cfg.word_score,
+            blank_token=tokens.symbols[0],
+            sil_token="|",
+        )
+    ours = Search(Graph(tokens, words, lm=lm), beam=cfg.beam, lm_weight=cfg.lm_weight, word_score=cfg.word_score)
+    closing = torch.full((1, tokens.size), -1e4)
+    closing[0, :2] = 0.0  # what our search adds itself: the last word may end with the utterance
+    closed = [torch.cat([value, closing])[None] for value in values]
+    times: dict[str, list[float]] = {"speechssl": [], "torchaudio": []}
+    for number in range(rounds):
+        found: dict[str, list[tuple[str, ...]]] = {}
+        turns = ["speechssl", "torchaudio"]
+        for name in turns if number % 2 == 0 else turns[::-1]:
+            start = time.process_time()
+            if name == "speechssl":
+                found[name] = [ours(value)[0].words for value in values]
+            else:
+                found[name] = [tuple(peer(value)[0][0].words) for value in closed]
+            times[name].append(time.process_time() - start)
+        assert found["speechssl"] == found["torchaudio"], "the two searches differ"
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    result = {
+        "decoder": f"lm {lm.stem}",
+        "beam": cfg.beam,
+        "utterances": len(values),
+        "audio_seconds": seconds,
+        "processor_seconds": times,
+        "times_real_time": seconds / medians["speechssl"],
+        "torchaudio_times_real_time": seconds / medians["torchaudio"],
+        "speed_ratio": medians["torchaudio"] / medians["speechssl"],
+        "hypotheses": "identical",
+    }
+    print(result, flush=True)
+    return result
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main(data: Path, out: Path) -> None:
+    """Run both tasks, write and print the tables."""
+    torch.set_num_threads(1)
+    rows: list[dict] = []
+    speeds: list[dict] = []
+    for task in TASKS:
+        new, fast = Bench(data, out, task).run()
+        rows += new
+        speeds += fast
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "hardware": f"{processor()}, {os.cpu_count()} cores, one used",
+        "versions": {name: version(name) for name in ("speechssl", "torch", "torchaudio", "flashlight-text", "numpy")},
+        "python": platform.python_version(),
+        "rows": rows,
+        "speed": speeds,
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print("| task | decoder | test WER (95 % interval) | against greedy, paired |\n|---|---|---|---|")
+    for row in rows:
+        difference = row.get("difference_to_greedy")
+        paired = "{:+.1%} ({:+.1%} to {:+.1%})".format(*difference) if difference else ""
+        interval = "{:.1%} to {:.1%}".format(*row["ci"])
+        print(f"| {row['task']} | {row['decoder']} | {row['wer']:.1%} ({interval}) | {paired} |")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
