@@ -109,12 +109,12 @@ def score_files(cfg: ScoreConfig, normalise: Normaliser, rule: str) -> Scoring:
         else:
             hypotheses = read_transcripts(Path(path), hyp_kind, "hyp", optional=cfg.optional_words)
             extra = [id_ for id_ in hypotheses if id_ not in references]
-        _check_extra(cfg, path, extra, shared=len(hypotheses) - (0 if hyp_kind == "ctm" else len(extra)))
         if kind == hyp_kind == "text" and len(hypotheses) != len(references):
             raise DataError(
                 f"{cfg.ref} has {len(references)} lines and {path} has {len(hypotheses)}: without ids, line k of one "
                 "is compared with line k of the other"
             )
+        _check_extra(cfg, path, extra, shared=len(hypotheses) - (0 if hyp_kind == "ctm" else len(extra)))
         rows, raw, optional = _rows(references, hypotheses, speakers, normalise, cfg.cost)
         missing = [id_ for id_ in references if id_ not in hypotheses]
         systems.append(SystemRows(name, path, hyp_kind, rows, raw, missing, extra, optional))

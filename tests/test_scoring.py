@@ -1,0 +1,158 @@
+import pytest
+
+from speechssl.config import ScoreConfig
+from speechssl.errors import ConfigError, DataError
+from speechssl.evaluation.scoring import score_files
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return str(path)
+
+
+def lower(text):
+    return text.lower().replace(".", "")
+
+
+def score(ref, *hyps, **settings):
+    return score_files(ScoreConfig(ref=ref, hyp=hyps, **settings), lower, "lower")
+
+
+@pytest.fixture
+def trn(tmp_path):
+    """(reference, hypothesis) of three utterances."""
+    ref = write(tmp_path / "ref.trn", "The cat. (ann-1)\n{ Do not / Don't } (Uh) go (ann-2)\n(bob_3)\n")
+    hyp = write(tmp_path / "hyp.trn", "a Noise (bob_3)\nthe cat (ann-1)\ndon't go on (ann-2)\n")
+    return ref, hyp
+
+
+def test_raw_and_normalised_text_are_scored(trn):
+    (system,) = score(*trn).systems
+    assert [(row["id"], row["ref"], row["hyp"]) for row in system.rows] == [
+        ("ann-1", "the cat", "the cat"),
+        ("ann-2", "don't go", "don't go on"),
+        ("bob_3", "", "a noise"),
+    ]
+    assert [row["S"] + row["D"] + row["I"] for row in system.rows] == [0, 1, 2]
+    assert [row["S"] + row["D"] + row["I"] for row in system.raw] == [2, 2, 2]
+    assert system.rows[0]["ref_raw"] == "The cat." and system.rows[2]["hyp_raw"] == "a Noise"
+    assert (system.missing, system.extra, system.optional) == ([], [], 1)
+    assert all("cost" not in row and row["speaker"] is None for row in system.rows)
+
+
+def test_the_cost_of_sclite(tmp_path):
+    ref, hyp = write(tmp_path / "r.txt", "a b c d\n"), write(tmp_path / "h.txt", "c d x y\n")
+    counts = {}
+    for cost in ("levenshtein", "sclite"):
+        (row,) = score(ref, hyp, cost=cost).systems[0].rows
+        counts[cost] = (row["S"], row["D"], row["I"])
+    assert sum(counts["levenshtein"]) == 4 and counts["sclite"] == (0, 2, 2)
+    assert row["cost"] == "sclite"
+
+
+def test_missing_utterances_are_scored_as_empty(trn, tmp_path):
+    hyp = write(tmp_path / "part.trn", "the cat (ann-1)\n")
+    scoring = score(trn[0], hyp)
+    (system,) = scoring.systems
+    assert system.missing == ["ann-2", "bob_3"]
+    assert [row["D"] for row in system.rows] == [0, 2, 0]
+    assert [(entry.item, entry.reason) for entry in scoring.ledger()] == [
+        ("part: ann-2", "no_hypothesis"),
+        ("part: bob_3", "no_hypothesis"),
+    ]
+
+
+def test_extra_utterances_are_refused_unless_allowed(trn, tmp_path):
+    hyp = write(tmp_path / "more.trn", "the cat (ann-1)\nwhat (ann-9)\n")
+    with pytest.raises(DataError, match=r"more.trn: 1 of its utterances are not in .*first: 'ann-9'.*--allow-extra"):
+        score(trn[0], hyp)
+    scoring = score(trn[0], hyp, allow_extra=True)
+    assert scoring.systems[0].extra == ["ann-9"]
+    assert ("more: ann-9", "no_reference") in [(entry.item, entry.reason) for entry in scoring.ledger()]
+    other = write(tmp_path / "other.trn", "x (zoe-1)\n")
+    with pytest.raises(DataError, match=r"no utterance of .*its first is 'zoe-1'.*same test set"):
+        score(trn[0], other, allow_extra=True)
+
+
+def test_lines_without_ids_must_be_as_many(tmp_path):
+    ref, hyp = write(tmp_path / "r.txt", "a\nb\nc\n"), write(tmp_path / "h.txt", "a\nb\n")
+    with pytest.raises(DataError, match=r"has 3 lines and .* has 2"):
+        score(ref, hyp)
+
+
+@pytest.mark.parametrize(
+    ("names", "given", "expected"),
+    [
+        (("x/hyp.trn", "y/hyp.trn"), (), ["x-hyp", "y-hyp"]),
+        (("one.trn", "two.ctm.trn"), (), ["one", "two.ctm"]),
+        (("x/hyp.trn", "y/hyp.trn"), ("first", "second"), ["first", "second"]),
+    ],
+)
+def test_systems_have_names(names, given, expected, trn, tmp_path):
+    hyps = [write(tmp_path / name, "the cat (ann-1)\n") for name in names]
+    assert [system.name for system in score(trn[0], *hyps, names=given).systems] == expected
+
+
+def test_speakers(trn, tmp_path):
+    assert [row["speaker"] for row in score(*trn, speakers="prefix").systems[0].rows] == ["ann", "ann", "bob"]
+    table = write(tmp_path / "utt2spk", "ann-1 A\nann-2 B\n\nzoe-1 Z\n")
+    assert [row["speaker"] for row in score(*trn, speakers=table).systems[0].rows] == ["A", "B", None]
+    bad = write(tmp_path / "bad", "ann-1 A\nann-2\n")
+    with pytest.raises(DataError, match="bad, line 2: not 'id speaker'"):
+        score(*trn, speakers=bad)
+    ref, hyp = write(tmp_path / "r.txt", "a\n"), write(tmp_path / "h.txt", "a\n")
+    assert score(ref, hyp, speakers="prefix").systems[0].rows[0]["speaker"] == "line"
+
+
+def test_time_marked_words(tmp_path):
+    ref = write(
+        tmp_path / "ref.stm",
+        "talk A ann 0 1 <o,f0> Hello. there\ntalk A bob 1 2 IGNORE_TIME_SEGMENT_IN_SCORING\ntalk B cat 0 5 silence\n",
+    )
+    hyp = write(tmp_path / "hyp.ctm", "talk A 0.1 0.2 hello 0.9\ntalk A 0.5 0.2 there 0.4\ntalk A 1.5 0.1 noise 0.1\n")
+    scoring = score(ref, hyp)
+    first, second = scoring.systems[0].rows
+    assert scoring.ignored_segments == 1 and scoring.format == "stm"
+    assert (first["ref"], first["hyp"], first["speaker"], first["duration"]) == (
+        "hello there",
+        "hello there",
+        "ann",
+        1.0,
+    )
+    assert first["times"] == [[0.1, pytest.approx(0.3)], [0.5, 0.7]] and first["confidences"] == [0.9, 0.4]
+    assert first["fields"] == {"label": "o,f0"}
+    assert scoring.systems[0].missing == [second["id"]] == ["talk-B-0001"]
+    outside = write(tmp_path / "out.ctm", "talk A 0.1 0.2 hello\ntalk C 0.1 0.2 a\ntalk C 0.4 0.2 b\n")
+    with pytest.raises(DataError, match=r"first: 'file talk channel C \(2 words\)'"):
+        score(ref, outside)
+
+
+@pytest.mark.parametrize(
+    ("ref", "hyp", "settings", "message"),
+    [
+        ("", "", {}, "usage: speechssl score REF HYP"),
+        ("r.trn", "h.ctm", {}, "ctm goes with stm"),
+        ("r.stm", "h.trn", {}, "ctm goes with stm"),
+        ("r.txt", "h.trn", {}, "only one of them has utterance ids"),
+        ("r.trn", "h.trn", {"names": ("a", "b")}, "2 names for 1 systems"),
+        ("r.trn", "h.trn", {"names": ("../x",)}, "cannot be the name of a system"),
+        ("r.trn", "", {}, "usage"),
+    ],
+)
+def test_wrong_settings(ref, hyp, settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "r.txt", "just words\nmore words\n")
+    with pytest.raises(ConfigError, match=message):
+        score_files(ScoreConfig(ref=ref, hyp=(hyp,) if hyp else (), **settings), lower, "lower")
+
+
+def test_two_systems_of_one_name(trn):
+    with pytest.raises(ConfigError, match="the same name"):
+        score(trn[0], trn[1], trn[1])
+
+
+def test_a_reference_without_utterances(trn, tmp_path):
+    empty = write(tmp_path / "empty.trn", ";; nothing\n")
+    with pytest.raises(DataError, match="no utterance to score"):
+        score(empty, trn[1])
