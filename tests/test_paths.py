@@ -129,3 +129,14 @@ def test_loss_curves_agree_over_200_updates(precision):
     assert plain[-40:].mean() < plain[:20].mean() - 0.02  # it learns
     assert (fast[:10] - plain[:10]).abs().max() < (1e-3 if precision == "float32" else 2e-2)
     assert abs(fast[-40:].mean() - plain[-40:].mean()) < 0.03
+
+
+@pytest.mark.parametrize("precision", [None, "bf16"])
+def test_recomputed_blocks_give_the_same_bits(precision):
+    model = replace(MODEL, encoder=replace(MODEL.encoder, dropout=0.2, attention_dropout=0.1, layer_drop=0.3))
+    task, batch = objective(model), speech(3, 7)
+    kept, gradients = loss_and_gradients(task, batch, precision)
+    task.encoder.recompute = True
+    again, recomputed = loss_and_gradients(task, batch, precision)
+    assert again == kept
+    assert all(torch.equal(recomputed[name], gradients[name]) for name in gradients)

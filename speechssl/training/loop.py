@@ -17,6 +17,7 @@ from speechssl.config import OptimConfig, TrainingConfig
 from speechssl.data.batch import Batch
 from speechssl.data.keys import key
 from speechssl.errors import InterruptedRun, RunError
+from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Loss, Objective
 from speechssl.training.ema import WeightAverage
 from speechssl.training.health import Health
@@ -96,6 +97,9 @@ def train(
         No stored checkpoint is whole, or the last one cannot be written.
     """
     objective.to(parallel.device).train()
+    for module in objective.modules():
+        if isinstance(module, SpeechEncoder):
+            module.recompute = training.recompute
     parameters = list(objective.parameters())
     optimizer = build_optimizer(param_groups(objective) if param_groups else parameters, optim)
     average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
