@@ -32,6 +32,7 @@ usage: speechssl VERB ... [--a.b value ...]
   manifest FOLDER OUTPUT [CONFIG]   find audio and transcripts; write OUTPUT/manifest.jsonl and a ledger of what is bad
   shard MANIFEST OUTPUT [CONFIG]    resample to 16 kHz mono FLAC in webdataset tars with an index
   verify SHARDS                     check shards against their index and checksums
+  audit MANIFEST|FOLDER [CONFIG]    hours, duplicates, leaks, faults of sound and text: a page, and an exit code for CI
   pretrain [CONFIG]                 self-supervised pretraining (wav2vec 2.0, HuBERT); under torchrun on many devices
   finetune [CONFIG]                 CTC fine-tuning on transcripts
   lm TEXT|MANIFEST|SHARDS OUTPUT    n-gram language model (Kneser-Ney) as an ARPA file, for decoding
@@ -55,6 +56,7 @@ VERBS: dict[str, Verb] = {
     "manifest": data.manifest,
     "shard": data.shard,
     "verify": data.verify,
+    "audit": data.audit,
     "pretrain": training.pretrain,
     "finetune": training.finetune,
     "lm": recognition.lm,

@@ -5,7 +5,7 @@ from pathlib import Path
 from speechssl.errors import ConfigError
 from speechssl.verbs.arguments import load, positional, wants_help
 
-__all__ = ["corpus", "manifest", "shard", "verify"]
+__all__ = ["audit", "corpus", "manifest", "shard", "verify"]
 
 
 def corpus(words: list[str], overrides: list[str]) -> None:
@@ -74,3 +74,23 @@ def verify(words: list[str], overrides: list[str]) -> int:
         print(f"{problem.item}\t{problem.reason}\t{problem.detail}")
     print(f"{summary.checked} items checked, {len(summary.problems)} problems")
     return 0 if summary.ok else 1
+
+
+def audit(words: list[str], overrides: list[str]) -> int:
+    """Look for faults in a manifest or a folder of audio."""
+    from speechssl.config import AuditConfig
+    from speechssl.data.audit import audit as look
+    from speechssl.progress import progress
+    from speechssl.reports.audit import write_audit
+
+    (source,), cfg = load(AuditConfig, "audit", words, overrides, ["MANIFEST|FOLDER"])
+    with progress("audit", unit="utterances") as advance:
+        found = look(Path(source), cfg, advance)
+    page = write_audit(found, cfg, Path(cfg.output or "audit"))
+    print(page.with_name("audit.txt").read_text(encoding="utf-8").split("\n\n", 1)[0])
+    for finding in found.findings[:20]:
+        print(f"  {finding.severity}\t{finding.check}\t{finding.item}\t{finding.detail}")
+    if len(found.findings) > 20:
+        print(f"  and {len(found.findings) - 20} more in {page.with_name('findings.jsonl')}")
+    print(page)
+    return found.exit_code(cfg.fail_on)
