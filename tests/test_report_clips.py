@@ -100,7 +100,7 @@ def test_shards_on_a_network_are_left_alone(run):
 
 def test_no_configuration_means_the_shards_of_the_run(run):
     (run / "evaluate" / "config.toml").unlink()
-    assert "no shards at shards" in clips(run).note
+    assert f"no shards at {run / 'shards'}" in clips(run).note
     shutil.copytree(run / "audio", run / "shards")
     assert len(clips(run).media) == len(ROWS)
 

@@ -106,7 +106,7 @@ def _shards(evaluation: Evaluation, run: Path) -> tuple[Path | None, str]:
     data = evaluation.config.get("data")
     named = data.get("shards") if isinstance(data, dict) else None
     if not isinstance(named, str) or not named:
-        named = "shards"
+        named = str(run / "shards")
     if "://" in named:
         return None, f"they are at {named}, and a report reads no network."
     for place in (Path(named), run / named, run / Path(named).name):
