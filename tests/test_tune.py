@@ -48,6 +48,8 @@ def test_the_edge_of_the_grid_is_said():
     assert len(warnings) == 2
     assert "--lm-weights" in warnings[0]
     assert "--word-scores" in warnings[1]
+    _, warnings = search_weights(Bowl(2.0, 0.5), replace(cfg, refinements=1))
+    assert warnings == []  # a half step further was tried and was worse
     _, warnings = search_weights(Bowl(0.0, 0.5), replace(cfg, lm_weights=(0.0, 1.0), word_scores=(0.0, 0.5, 1.0)))
     assert warnings == []  # no language model at all is no edge
     with pytest.raises(ConfigError, match="at least one of lm_weights"):

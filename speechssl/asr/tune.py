@@ -94,10 +94,6 @@ def search_weights(measure: Measure, cfg: TuneConfig) -> tuple[list[Point], list
         raise ConfigError("tuning needs at least one of lm_weights and of word_scores")
     known = {(p.lm_weight, p.word_score): p for p in measure([(w, s) for w in weights for s in scores])}
     best = min(known.values(), key=lambda point: point.rank)
-    warnings = []
-    for name, axis, value in (("lm_weights", weights, best.lm_weight), ("word_scores", scores, best.word_score)):
-        if len(axis) > 1 and value in (axis[0], axis[-1]) and not (name == "lm_weights" and value == 0):
-            warnings.append(f"the best of {name} ({value:g}) is at the edge of the grid; widen it with --{_flag(name)}")
     steps = [max(np.diff(axis), default=0.0) for axis in (weights, scores)]
     for _ in range(cfg.refinements):
         steps = [float(step) / 2 for step in steps]
@@ -108,11 +104,20 @@ def search_weights(measure: Measure, cfg: TuneConfig) -> tuple[list[Point], list
         }
         known |= {(p.lm_weight, p.word_score): p for p in measure(sorted(around - known.keys()))}
         best = min(known.values(), key=lambda point: point.rank)
-    return sorted(known.values(), key=lambda point: point.rank), warnings
+    points = sorted(known.values(), key=lambda point: point.rank)
+    return points, list(_edges(points))
 
 
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
+def _edges(points: Sequence[Point]) -> Iterator[str]:
+    """Yield a warning for each weight whose best value is the least or the greatest that was tried."""
+    best = points[0]
+    for flag, value, tried in (
+        ("lm-weights", best.lm_weight, {point.lm_weight for point in points}),
+        ("word-scores", best.word_score, {point.word_score for point in points}),
+    ):
+        floor = flag == "lm-weights" and value == 0  # without the language model: nothing lies beyond
+        if len(tried) > 1 and value in (min(tried), max(tried)) and not floor:
+            yield f"the best value of {flag} ({value:g}) is at the edge of what was tried; widen it with --{flag}"
 
 
 @dataclass(frozen=True)
