@@ -103,3 +103,16 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
 def test_lone_surrogates_are_replaced(tmp_path):
     replace_text(tmp_path / "text", "a\ud800b")
     assert (tmp_path / "text").read_text() == "a?b"
+
+
+def test_rows_remember_the_cost_of_their_alignment(tmp_path):
+    """Aligned with the weights of sclite, a row has more matches and sometimes more errors; it is read back as such."""
+    row = score_row("u", "a b c d e", "d e x y z", cost="sclite")
+    assert (row["cost"], row["S"], row["D"], row["I"]) == ("sclite", 0, 3, 3)
+    write_hypotheses(tmp_path / "hypotheses.jsonl", [row])
+    assert read_hypotheses(tmp_path) == [row]
+    assert "cost" not in score_row("u", "a", "b")
+    with pytest.raises(DataError, match="'cost' must be one of sclite, levenshtein, not 'cheap'"):
+        write_hypotheses(tmp_path / "hypotheses.jsonl", [{**row, "cost": "cheap"}])
+    with pytest.raises(DataError, match="says S \\+ D \\+ I = 6, but its texts give 5"):
+        write_hypotheses(tmp_path / "hypotheses.jsonl", [{**row, "cost": "levenshtein"}])
