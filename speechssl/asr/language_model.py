@@ -62,7 +62,7 @@ def open_graph(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None)
     if not hotwords:
         with tempfile.TemporaryDirectory() as folder:
             plain = _plain(lm, Path(folder)) if lm and arpa else lm
-            return Graph(tokens, None if words is None else spellable(words, tokens, source=source), lm=plain)
+            return Graph(tokens, None if words is None else spellable(words, tokens, source=source), lm=plain, name=lm)
     if words is None:
         raise ConfigError("hotwords need a lexicon, and a language model of tokens has none; use one of words")
     if lm and not arpa:
@@ -80,7 +80,7 @@ def open_graph(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None)
             favour_in(lm, target, hotwords, boost)
         else:
             favour(target, spelled, hotwords, boost)
-        return Graph(tokens, spelled, lm=target, bonus=boost)
+        return Graph(tokens, spelled, lm=target, bonus=boost, name=lm)
 
 
 def search_with(cfg: DecoderConfig, graph: Graph) -> Search:

@@ -71,6 +71,8 @@ class Graph:
     bonus
         Added to the log10 probabilities that look ahead inside words: what a language model with hotwords
         (`speechssl.asr.hotwords`) has taken off the other words.
+    name
+        What errors call the language model, when ``lm`` is a copy of it.
 
     Raises
     ------
@@ -87,10 +89,11 @@ class Graph:
         *,
         lm: Path | None = None,
         bonus: float = 0.0,
+        name: Path | None = None,
     ) -> None:
         self._flashlight = import_flashlight()
         self.tokens = tokens
-        self.lm = lm
+        self._name = name or lm
         self.words: tuple[str, ...] | None = None if words is None else tuple(words)
         if self.words is None:
             if lm is None:
@@ -115,8 +118,8 @@ class Graph:
             said = " ".join(str(error).split())
             reason = re.sub(r"^\S+ in .*? threw \w+(?: because `.*?')?\. ?", "", said)  # without the place in C++
             raise DataError(
-                f"{path}: not a language model that KenLM can read ({reason}); give an ARPA file or a KenLM binary, or "
-                "make one from text with `speechssl lm`"
+                f"{self._name}: not a language model that KenLM can read ({reason}); give an ARPA file or a KenLM "
+                "binary, or make one from text with `speechssl lm`"
             ) from error
 
     def _spell(self, bonus: float) -> Any:
