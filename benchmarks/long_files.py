@@ -126,6 +126,10 @@ def accuracy(recogniser: Recogniser, cfg: TranscribeConfig, data: Path, out: Pat
     for seconds in (2.0, 3.0, 5.0, 7.0, 10.0):
         text = chunked(recogniser, joined, replace(cfg, block_seconds=seconds), out / "joined.wav")
         found[f"blocks of {seconds:g} s"] = rates(text)
+    for shift in (1.3, 2.6):  # the recording's own beginning, so that statistics stay as they are
+        moved = np.r_[joined[: int(shift * RATE)], joined]
+        text = chunked(recogniser, moved, cfg, out / "joined.wav")
+        found[f"blocks of {cfg.block_seconds:g} s, the grid moved by {shift:g} s"] = rates(text)
     return {"seconds": round(len(joined) / RATE, 1), "words": len(ref.split()), "rates": found}
 
 
@@ -209,13 +213,13 @@ def main(data: Path, model: Path, out: Path) -> None:
             measured = part(f"{name}-{decoder}", lambda p=place, d=decoder: memory(model, p, out, d))  # type: ignore[misc]
             runs.append(measured)
     result["memory"] = runs
-    for decoder in ("greedy", "lexicon"):
-        short, long = (run["peak_mib"] for run in runs if run["decoder"] == decoder)
+    for decoder in ("greedy", "lexicon"):  # the last tenth holds the end of the process, which touches library pages
+        short, long = (run["peak_mib_by_tenth_of_the_run"][8] for run in runs if run["decoder"] == decoder)
         result[f"growth_mib_{decoder}"] = round(long - short, 1)
     RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
     assert result["seams"]["differ_from_whole_pass_percent"] < 0.5
-    assert all(result[f"growth_mib_{decoder}"] < 60 for decoder in ("greedy", "lexicon")), "memory grows with length"
+    assert all(result[f"growth_mib_{decoder}"] < 30 for decoder in ("greedy", "lexicon")), "memory grows with length"
 
 
 if __name__ == "__main__":
