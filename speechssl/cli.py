@@ -33,6 +33,7 @@ usage: speechssl VERB ... [--a.b value ...]
   shard MANIFEST OUTPUT [CONFIG]    resample to 16 kHz mono FLAC in webdataset tars with an index
   verify SHARDS                     check shards against their index and checksums
   audit MANIFEST|FOLDER [CONFIG]    hours, duplicates, leaks, faults of sound and text: a page, and an exit code for CI
+  estimate CONFIG                   what a configuration will cost here: memory, time; what to change
   pretrain [CONFIG]                 self-supervised pretraining (wav2vec 2.0, HuBERT); under torchrun on many devices
   finetune [CONFIG]                 CTC fine-tuning on transcripts
   lm TEXT|MANIFEST|SHARDS OUTPUT    n-gram language model (Kneser-Ney) as an ARPA file, for decoding
@@ -57,6 +58,7 @@ VERBS: dict[str, Verb] = {
     "shard": data.shard,
     "verify": data.verify,
     "audit": data.audit,
+    "estimate": training.estimate,
     "pretrain": training.pretrain,
     "finetune": training.finetune,
     "lm": recognition.lm,

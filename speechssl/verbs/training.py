@@ -3,9 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
-from speechssl.verbs.arguments import load, wants_help
+from speechssl.errors import ConfigError
+from speechssl.verbs.arguments import load, positional, wants_help
 
-__all__ = ["demo", "finetune", "pretrain", "run"]
+__all__ = ["demo", "estimate", "finetune", "pretrain", "run"]
 
 
 PROFILED_STEPS = 5
@@ -36,6 +37,52 @@ def finetune(words: list[str], overrides: list[str]) -> None:
     from speechssl.asr.finetune import finetune as train
 
     print(train(cfg))
+
+
+ESTIMATE_HELP = """\
+usage: speechssl estimate CONFIG [--world N] [--json] [--a.b value ...]
+
+Parameters, memory, time of a step and of the whole run, from a short probe on the device at hand.
+CONFIG is a file or preset for `pretrain` or `finetune`; its settings can be overridden as there.
+  --world N   devices that will share each step (1)
+  --json      print JSON, with what was measured
+"""
+
+
+def estimate(words: list[str], overrides: list[str]) -> None:
+    """Say what a configuration will cost on the device at hand."""
+    if wants_help(overrides):
+        print(ESTIMATE_HELP, end="")
+        return
+    import tomllib
+
+    from speechssl.config import FinetuneConfig, PretrainConfig
+    from speechssl.estimate import estimate as measure
+    from speechssl.estimate import estimate_json, estimate_text
+    from speechssl.settings import find_config, load_config
+
+    (name,) = positional(words, ["CONFIG"], "estimate")
+    overrides, as_json = [word for word in overrides if word != "--json"], "--json" in overrides
+    world = 1
+    if "--world" in overrides:
+        place = overrides.index("--world")
+        if not overrides[place + 1 : place + 2] or not overrides[place + 1].isdigit():
+            raise ConfigError("--world needs a number of devices")
+        world = int(overrides[place + 1])
+        overrides = overrides[:place] + overrides[place + 2 :]
+    try:
+        keys = tomllib.loads(find_config(str(name)).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+    if "pretrain" in keys or "finetune" in keys:
+        raise ConfigError(f"{name} is a configuration of `run`; estimate one for `pretrain` or `finetune`")
+    cfg: PretrainConfig | FinetuneConfig
+    if keys.keys() & {"ctc", "tokens", "dev", "augment"}:
+        cfg = load_config(FinetuneConfig, str(name), overrides, prog="speechssl estimate CONFIG")
+    else:
+        cfg = load_config(PretrainConfig, str(name), overrides, prog="speechssl estimate CONFIG")
+    cost = measure(cfg, world=world)
+    print(estimate_json(cost) if as_json else estimate_text(cost))
 
 
 def run(words: list[str], overrides: list[str]) -> None:
