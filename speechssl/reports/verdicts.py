@@ -94,7 +94,7 @@ def caveats(comparison: Comparison, infos: Mapping[str, Mapping[str, Any]], note
             f"{len(comparison.other_references)} utterances were left out because their references differ between the "
             f"systems: {some}{more}."
         )
-    for key, title in (("text", "text normalisation"), ("split", "split")):
+    for key, title in (("text", "text normalisation"), ("split", "split"), ("alignment", "alignment")):
         said = {name: str(info[key]) for name, info in infos.items() if info.get(key)}
         if len(set(said.values())) > 1:
             listed = "; ".join(f"{name}: {value}" for name, value in said.items())
