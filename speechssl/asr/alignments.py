@@ -30,7 +30,7 @@ from speechssl.training.parallel import start_parallel
 __all__ = ["MAX_CELLS", "Passage", "align_all", "align_passage", "passages"]
 
 MAX_CELLS = 2_000_000_000
-"""Frames times states (twice the labels) of one alignment: about 20 minutes of speech at 50 frames a second."""
+"""Frames times states (twice the labels) of one alignment, a byte each: about 20 minutes of speech at 50 Hz."""
 
 
 @dataclass(frozen=True)
