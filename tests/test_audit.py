@@ -1,14 +1,19 @@
 """The audit finds every planted fault, and nothing in clean speech; its verb, files and exit codes."""
 
+import json
 from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
 
+from speechssl.cli import main
 from speechssl.config import AuditConfig
 from speechssl.data.audit import audit
 from speechssl.data.checks import CHECKS
+from speechssl.errors import ConfigError, DataError
+from speechssl.reports.audit import write_audit
 from tests.planted import plant
+from tests.voices import voice, write
 
 
 def synthetic(count):
@@ -71,6 +76,14 @@ def found(planted):
     return audit(planted.manifest, AuditConfig(workers=1))
 
 
+def test_everything_that_was_found_can_be_written(found, tmp_path):
+    cfg = AuditConfig(suspects=0)
+    page = write_audit(found, cfg, tmp_path)
+    assert json.loads((tmp_path / "audit.json").read_text(encoding="utf-8"))["summary"]["checks"]
+    for check in {finding.check for finding in found.findings}:
+        assert f'id="{check}"' in page.read_text(encoding="utf-8")
+
+
 def test_every_planted_fault_is_found(planted, found):
     rows, false = judge(planted, found)
     recall, precision = show(rows)
@@ -82,3 +95,140 @@ def test_every_planted_fault_is_found(planted, found):
     assert recall == 1.0
     assert precision >= 0.95, false
     assert not [item for item in false if CHECKS[item[0]].severity == "error"], false
+
+
+def small(folder, count=4, **changes):
+    """Write a manifest of clean syllables; return its path."""
+    lines = []
+    for number in range(count):
+        wave = voice(2.0 + 0.3 * number, seed=number, pause=0.1 + 0.02 * number)
+        write(folder / f"{number}.wav", wave)
+        row = {"id": f"u{number}", "path": f"{number}.wav", "duration": len(wave) / 16_000, "sample_rate": 16_000,
+               "channels": 1, "text": f"some words {'abcd'[number]}", "speaker": f"s{number}"}  # fmt: skip
+        lines.append(json.dumps(row | changes.get(f"u{number}", {})))
+    (folder / "list.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "list.jsonl"
+
+
+def test_findings_do_not_depend_on_the_number_of_processes(planted):
+    lines = planted.manifest.read_text(encoding="utf-8").splitlines()[-90::2]
+    part = planted.manifest.with_name("part.jsonl")
+    part.write_text("\n".join(lines), encoding="utf-8")
+    one, two = (audit(part, AuditConfig(workers=workers)) for workers in (1, 2))
+    assert one.findings
+    assert one.findings == two.findings
+
+
+def test_exit_codes(tmp_path, capsys):
+    manifest = small(tmp_path)
+    command = ["audit", str(manifest), "--workers", "1", "--output", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "0 errors" in capsys.readouterr().out
+    (tmp_path / "1.wav").write_bytes(b"")
+    assert main(command) == 1
+    assert "empty_file\tu1" in capsys.readouterr().out
+    assert main([*command, "--fail-on", "never"]) == 0
+    assert main([*command, "--ignore", "empty_file"]) == 0
+    assert main([*command, "--ignore", "emty_file"]) == 1
+    assert "no check 'emty_file'" in capsys.readouterr().err
+
+
+def test_files(tmp_path):
+    hostile = '<script>alert(1)</script> "&amp; <img src=x onerror=alert(2)>'
+    manifest = small(tmp_path, u0={"text": hostile, "duration": 9.0}, u1={"duration": 1.0})
+    assert main(["audit", str(manifest), "--workers", "1", "--output", str(tmp_path / "out")]) == 1
+    document = json.loads((tmp_path / "out" / "audit.json").read_text(encoding="utf-8"))
+    assert document["summary"]["utterances"] == 4
+    assert document["summary"]["checks"]["duration_mismatch"] == 2
+    assert document["config"]["fail_on"] == "error"
+    rows = [json.loads(line) for line in (tmp_path / "out" / "findings.jsonl").read_text("utf-8").splitlines()]
+    assert rows == document["findings"]
+    first = next(row for row in rows if row["check"] == "duration_mismatch")
+    assert (first["id"], first["severity"], first["threshold"]) == ("u0", "error", 0.1)
+    assert first["value"] == pytest.approx(7.0)
+    assert first["advice"]
+    text = (tmp_path / "out" / "audit.txt").read_text(encoding="utf-8")
+    assert "duration_mismatch" in text
+    page = (tmp_path / "out" / "audit.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<img src=x" not in page
+    assert "&lt;script&gt;" in page
+    assert "data:image/png" in page
+    assert page.count("<audio") >= 2
+    assert "http:" not in page and "https:" not in page
+
+
+def test_a_clean_corpus_has_no_errors_or_warnings(tmp_path):
+    # A steady tone touches its extremes in every period, as clipped speech does.
+    counts = audit(small(tmp_path), AuditConfig(workers=1, ignore=("clipping",))).counts()
+    assert counts["error"] == counts["warning"] == 0
+
+
+def test_a_folder_needs_no_manifest(tmp_path):
+    small(tmp_path / "corpus" / "train")
+    (tmp_path / "corpus" / "train" / "list.jsonl").unlink()
+    (tmp_path / "corpus" / "train" / "2.txt").write_text("words of the third", encoding="utf-8")
+    (tmp_path / "corpus" / "train" / "bad.wav").write_bytes(b"RIFF1234WAVE")
+    found = audit(tmp_path / "corpus", AuditConfig(workers=1, output=str(tmp_path / "out")))
+    assert [u.text for u, _ in found.pairs] == [None, None, "words of the third", None]
+    assert {u.split for u, _ in found.pairs} == {"train"}
+    assert [f.check for f in found.findings if f.severity == "error"] == ["corrupt"]
+
+
+def test_parts_of_one_file_are_measured_apart(tmp_path):
+    wave = np.concatenate([voice(2, seed=1), np.zeros(32_000, np.float32), voice(2, seed=2)])
+    write(tmp_path / "long.wav", wave)
+    rows = [{"id": f"p{i}", "path": "long.wav", "start": 2.0 * i, "duration": 2.0, "sample_rate": 16_000, "channels": 1}
+            for i in range(4)]  # fmt: skip
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    found = audit(tmp_path / "m.jsonl", AuditConfig(workers=1))
+    assert [m.duration for _, m in found.pairs] == [2.0, 2.0, 2.0, 0.0]
+    assert {(f.check, f.item) for f in found.findings if f.severity == "error"} == {
+        ("silent", "p1"),
+        ("out_of_range", "p3"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no such file"), ("", "no line is an utterance"), ("[1]\n", "expected a JSON object")],
+)
+def test_nothing_to_audit(tmp_path, content, message):
+    path = tmp_path / "m.jsonl"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        audit(path, AuditConfig(workers=1))
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no audio files"):
+        audit(tmp_path, AuditConfig(workers=1))
+
+
+@pytest.mark.parametrize("changes", [{"workers": -1}, {"duplicate_errors": 0.5}, {"rate_ratio": 1.0}])
+def test_impossible_settings(changes):
+    with pytest.raises(ConfigError, match="audit"):
+        AuditConfig(**changes)
+
+
+@pytest.mark.shared_data
+def test_real_speech(shared_data):
+    """Clean read speech gives next to no alarm; telephone audio at 16 kHz is found; broken files are."""
+    lines = (shared_data / "libri_mini" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[::45]
+    rows = [json.loads(line) for line in lines]
+    digits = (shared_data / "fsdd" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[::100]
+    from speechssl.data.audio import AudioLimits
+    from speechssl.data.measure import Job, measure
+    from speechssl.data.sounding import check_sound
+    from speechssl.data.utterance import Utterance
+
+    def warned(folder, row):
+        measured = measure(Job(shared_data / folder / row["audio"], 0.0, None, AudioLimits(), 1))
+        u = Utterance(row["id"], row["audio"], row["duration"], 16_000, 1, text=row["text"])
+        found = check_sound(u, measured, AuditConfig(), whole=True, claimed=True)
+        return [f.check for f in found if f.severity != "note"]
+
+    assert [warned("libri_mini", row) for row in rows] == [[] for _ in rows]
+    told = ["narrowband" in warned("fsdd", json.loads(line)) for line in digits]
+    assert np.mean(told) > 0.9

@@ -24,6 +24,8 @@ _LAG = 4
 _FIRST_BIT = 6  # the lowest bands are one bin wide: their bits flip first, and are no part of a key
 _KEY_BITS = 24
 _ACTIVE_DB = 30.0
+_EMPTY_DB = -72.0
+"""Digital silence lies below, for every band is given a floor of 1e-9."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def fingerprint(power: np.ndarray, *, thin: int = 1) -> Fingerprint:
     summed = np.concatenate([np.zeros((1, _BANDS)), np.cumsum(power, axis=0, dtype=np.float64)])
     smooth = np.maximum(summed[_SMOOTH:] - summed[:-_SMOOTH], 0.0) + 1e-9
     level = 10 * np.log10(smooth.sum(axis=1))
-    active = (level > np.quantile(level, 0.95) - _ACTIVE_DB) & (level > -80)
+    active = (level > np.quantile(level, 0.95) - _ACTIVE_DB) & (level > _EMPTY_DB)
     change = _change(smooth)
     between = _change((smooth[1:] + smooth[:-1]) / 2)
     active = active[_LAG:]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def _gaps(level: np.ndarray, loud: float, quiet: float) -> int:
     for begin, end in runs.tolist():
         if end - begin >= 2 and begin >= 2 and end + 2 <= len(level):
             before, after = level[max(0, begin - 3) : begin].max(), level[end : end + 3].max()
-            found += min(before, after) > max(quiet + 6.0, loud - 30.0)
+            found += int(min(before, after) > max(quiet + 6.0, loud - 30.0))
     return found
 
 
@@ -118,8 +119,8 @@ def edge_hz(power: np.ndarray) -> float | None:
     for band in range(_LOWEST, _WIDEST - 5):
         above = high[band + 4 : _WIDEST]
         fall = high[band - 2 : band + 1].mean() - above.max()
-        flat = high[band + 4] - np.median(high[band + 5 : min(band + 13, _WIDEST)])
-        step = floor[band - 2 : band + 1].mean() - np.median(floor[band + 4 : _WIDEST])
+        flat = high[band + 4] - median(high[band + 5 : min(band + 13, _WIDEST)].tolist())
+        step = floor[band - 2 : band + 1].mean() - median(floor[band + 4 : _WIDEST].tolist())
         empty = floor[band - 2 : band + 1].mean() < _GATED_DB and above.max() < _GATED_DB + 28 and fall >= _CLIFF_DB + 5
         if fall >= best and flat <= _FLAT_DB and (step >= _STEP_DB or empty):
             best, edge = fall, band
