@@ -6,8 +6,10 @@ learning rates to choose from (on dev) and the same updates; both word error rat
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from speechssl.config import RunConfig
 from speechssl.data.synth import SynthConfig
@@ -32,23 +34,34 @@ class DemoConfig:
 
 
 def _table(output: Path) -> str:
-    """Return both arms' word error rates, their intervals and the difference, as text."""
-    from speechssl.evaluation.wer import compare_systems, read_hypotheses
+    """Return both arms' word error rates, their intervals and the difference as text, greedily decoded as well."""
+    from speechssl.evaluation.wer import read_hypotheses, score_row
 
-    lines = [f"{'':22} {'WER':>7}   95 % interval"]
-    wers: dict[str, float | None] = {}
-    for title, name in (("pretrained", "evaluate"), ("from scratch", "evaluate-scratch")):
-        score = json.loads((output / name / "wer.json").read_text(encoding="utf-8"))
-        wers[title] = score["wer"]
-        lines.append(
-            f"{title:22} {_percent(score['wer'])}   {_percent(score['ci_low'])} to {_percent(score['ci_high'])}"
-        )
-        if greedy := score.get("info", {}).get("greedy"):
-            lines.append(f"{'':22} with greedy decoding: {greedy}")
+    folders = {"pretrained": output / "evaluate", "from scratch": output / "evaluate-scratch"}
+    arms = {title: read_hypotheses(folder) for title, folder in folders.items()}
+    info = json.loads((folders["pretrained"] / "wer.json").read_text(encoding="utf-8")).get("info", {})
+    if not all("greedy" in row for rows in arms.values() for row in rows):
+        return _comparison(arms, info.get("decoder", ""))
+    greedy = {
+        title: [score_row(row["id"], row["ref"], row["greedy"], speaker=row.get("speaker")) for row in rows]
+        for title, rows in arms.items()
+    }
+    return _comparison(arms, info.get("decoder", "")) + "\n\n" + _comparison(greedy, "greedy")
+
+
+def _comparison(arms: Mapping[str, Sequence[Mapping[str, Any]]], decoding: str) -> str:
+    """Return the lines of one way of decoding."""
+    from speechssl.evaluation.wer import compare_systems, summarise
+
+    lines = [f"{'':22} {'WER':>7}   95 % interval" + (f" ({decoding})" if decoding else "")]
+    wers = {}
+    for title, rows in arms.items():
+        score = summarise(rows)
+        wers[title] = score.wer
+        lines.append(f"{title:22} {_percent(score.wer)}   {_percent(score.ci_low)} to {_percent(score.ci_high)}")
     if wers["from scratch"] and wers["pretrained"] is not None:
         lines.append(f"{'relative reduction':22} {_percent(1 - wers['pretrained'] / wers['from scratch'])}")
-    scratch, pretrained = (read_hypotheses(output / name) for name in ("evaluate-scratch", "evaluate"))
-    paired = compare_systems(scratch, pretrained)
+    paired = compare_systems(arms["from scratch"], arms["pretrained"])
     if paired is not None:
         lines.append(
             f"{'difference':22} {_percent(paired.difference)}   {_percent(paired.low)} to {_percent(paired.high)} "

@@ -64,3 +64,19 @@ def test_the_table_compares_utterance_by_utterance(tmp_path):
     assert lines["from scratch"][0] == "20.0%"
     assert lines["relative reduction"] == ["75.0%"]
     assert lines["difference"][0] in {"15.0%", "-15.0%"}
+
+
+def test_the_table_compares_greedy_decoding_too_where_another_decoder_was_used(tmp_path):
+    refs = [f"one two three {word}" for word in ("four", "five", "six", "seven", "eight")]
+    for name, wrong in (("evaluate", 2), ("evaluate-scratch", 5)):
+        rows = [
+            {**score_row(f"u{i}", ref, ref), "greedy": ref if i >= wrong else ref.replace("one", "won")}
+            for i, ref in enumerate(refs)
+        ]
+        write_wer(tmp_path / name, rows, {"decoder": "lexicon, beam 100"}, n=100)
+    lexicon, greedy = _table(tmp_path).split("\n\n")
+    assert "(greedy)" in greedy
+    assert "relative reduction       60.0%" in greedy
+    assert "pretrained               10.0%" in greedy
+    assert "(lexicon, beam 100)" in lexicon
+    assert "pretrained                0.0%" in lexicon
