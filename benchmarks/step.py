@@ -78,7 +78,8 @@ def hugging_face(rows: int, samples: int, *, small: bool) -> tuple[Any, Callable
     return model, loss
 
 
-def ours(rows: int, samples: int, *, small: bool, attention_dropout: float, hubert: bool) -> tuple[Any, Any]:
+def ours(rows: int, samples: int, *, small: bool, attention_dropout: float, hubert: bool) -> tuple[Any, Any, Any]:
+    """Return (objective, batch, loss of the batch)."""
     import numpy as np
 
     from speechssl.config import PretrainConfig
@@ -115,7 +116,7 @@ def ours(rows: int, samples: int, *, small: bool, attention_dropout: float, hube
         prepared = task.prepare(batch)
         return task(prepared).sum / prepared.n_targets
 
-    return task, loss
+    return task, batch, loss
 
 
 def torchaudio_hubert(rows: int, samples: int) -> tuple[Any, Callable[[], Any]]:
@@ -154,7 +155,7 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
         from speechssl.training.optim import build_optimizer
 
         dropout = 0.1 if kind == "ours" else 0.0
-        model, loss = ours(rows, samples, small=small, attention_dropout=dropout, hubert=kind == "hubert")
+        model, _, loss = ours(rows, samples, small=small, attention_dropout=dropout, hubert=kind == "hubert")
         optimizer = build_optimizer(list(model.parameters()), OptimConfig(lr=1e-4))
         plain = plain_paths() if kind == "plain" else nullcontext()
     with plain:
@@ -174,6 +175,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--small", action="store_true", help="256 x 12 instead of BASE")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS))
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -219,8 +221,8 @@ def main() -> None:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "command": "python -m benchmarks.step" + " --small" * arguments.small,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / ("step-small.json" if arguments.small else "step.json")
+    arguments.results.mkdir(exist_ok=True)
+    path = arguments.results / ("step-small.json" if arguments.small else "step.json")
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for name, value in sorted(medians.items(), key=lambda item: -item[1]):
         print(f"{name:<24}{value:>8.2f} s")
