@@ -28,7 +28,7 @@ usage: speechssl VERB ... [--a.b value ...]
   run FOLDER [CONFIG]               everything below, stage by stage; resumes where it stopped
   demo [CONFIG] [--smoke]           makes its own corpus, shows what pretraining is worth; --corpus FOLDER: your audio
 
-  corpus list|NAME [FOLDER]         public corpora: what there is; download one, write FOLDER/manifest with its own splits
+  corpus list|NAME [FOLDER]         public corpora: what there is; download one, write its manifest with its own splits
   manifest FOLDER OUTPUT [CONFIG]   find audio and transcripts; write OUTPUT/manifest.jsonl and a ledger of what is bad
   shard MANIFEST OUTPUT [CONFIG]    resample to 16 kHz mono FLAC in webdataset tars with an index
   verify SHARDS                     check shards against their index and checksums

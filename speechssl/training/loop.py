@@ -97,9 +97,9 @@ def train(
         No stored checkpoint is whole, or the last one cannot be written.
     """
     objective.to(parallel.device).train()
-    for module in objective.modules():
-        if isinstance(module, SpeechEncoder):
-            module.recompute = training.recompute
+    for part in objective.modules():
+        if isinstance(part, SpeechEncoder):
+            part.recompute = training.recompute
     parameters = list(objective.parameters())
     optimizer = build_optimizer(param_groups(objective) if param_groups else parameters, optim)
     average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
