@@ -28,6 +28,14 @@ __all__ = ["render_audit", "render_text", "write_audit"]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 _LISTED = 30
 """Findings of one check that the page lists; findings.jsonl has them all."""
+_STYLE = """
+p, figcaption, caption, summary, td { overflow-wrap: anywhere; }
+td { min-width: 5em; }
+td.n { min-width: 0; }
+.suspect { max-width: 760px; margin: 26px 0 34px; break-inside: avoid; }
+.suspect p { margin-bottom: 6px; }
+"""
+"""Texts and paths of a corpus can be one word of any length."""
 _PLOTS = (
     ("seconds", "Seconds"), ("snr_db", "Signal-to-noise ratio (dB)"), ("bandwidth_hz", "Bandwidth (Hz)"),
     ("level_db", "Level of the loud frames (dB)"), ("characters_per_second", "Characters a second of sound"),
@@ -109,7 +117,7 @@ def render_audit(audit: Audit, summary: dict[str, Any], cfg: AuditConfig) -> str
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
-        Html(f"<style>{style}</style>"),
+        Html(f"<style>{style}{_STYLE}</style>"),
     )
     severities = summary["severities"]
     said = f"{severities['error']} errors, {severities['warning']} warnings, {severities['note']} notes"
