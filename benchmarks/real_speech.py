@@ -1,6 +1,6 @@
 """Pretrained against scratch on real speech: AN4 and one hour of LibriSpeech, the table in README.
 
-usage: python benchmarks/real_speech.py DATA OUT     (about half an hour on two CPU cores; resumes)
+usage: python benchmarks/real_speech.py DATA OUT [RATE ...]     (about half an hour on two CPU cores; resumes)
 
 DATA holds the corpora with a `manifest.jsonl` each and `protocols/*.txt` lists of utterance ids. One HuBERT model is
 pretrained on every English training utterance; for each task it is fine-tuned, and so is the same model from random
@@ -46,7 +46,7 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def main(data: Path, out: Path) -> None:
+def main(data: Path, out: Path, rates: tuple[float, ...]) -> None:
     """Run everything that is not done yet, then write and print the results."""
     protocol = data / "protocols"
     if not (out / "corpus" / "manifest.jsonl").exists():
@@ -79,7 +79,7 @@ def main(data: Path, out: Path) -> None:
 
     def scratch(stop):  # type: ignore[no-untyped-def]
         for task in TASKS:
-            tune(f"{TASKS[task][0]}-scratch", arms[task, "scratch"], RATES, out / "sweep", jobs=1, stop=stop)
+            tune(f"{TASKS[task][0]}-scratch", arms[task, "scratch"], rates, out / "sweep", jobs=1, stop=stop)
 
     with Ahead(scratch) as ahead:  # it does not depend on pretraining
         start = time.monotonic()
@@ -88,7 +88,7 @@ def main(data: Path, out: Path) -> None:
         ahead.wait()
     rows = []
     for task, (train, _, test) in TASKS.items():
-        tune(f"{train}-pretrained", arms[task, "pretrained"], RATES, out / "sweep", jobs=2)
+        tune(f"{train}-pretrained", arms[task, "pretrained"], rates, out / "sweep", jobs=2)
         for arm in ("pretrained", "scratch"):
             place = out / f"{train}-{arm}"
             for decoder in ("greedy", "lexicon"):
@@ -119,7 +119,7 @@ def main(data: Path, out: Path) -> None:
         "hardware": f"{processor()}, {os.cpu_count()} cores, no GPU",
         "versions": {name: version(name) for name in ("speechssl", "torch", "torchaudio", "numpy")},
         "python": platform.python_version(),
-        "learning_rates": RATES,
+        "learning_rates": rates,
         "pretraining_seconds_in_this_run": round(pretraining),
         "rows": rows,
     }
@@ -141,6 +141,7 @@ def main(data: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
+    chosen = tuple(float(word) for word in sys.argv[3:]) or RATES
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), chosen)

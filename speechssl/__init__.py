@@ -3,4 +3,4 @@
 Importing the package imports nothing heavy: the command line must answer ``--help`` at once.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

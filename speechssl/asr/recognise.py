@@ -35,10 +35,11 @@ class Recognised:
 
 
 @torch.inference_mode()
-def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor) -> list[Tensor]:
+def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor, *, bf16: bool = False) -> list[Tensor]:
     """Return ``[F, V]`` log-probabilities (CPU, float32) of each row of a padded batch ``wave [B, T]``.
 
-    The same as for each row alone: the model is run in evaluation mode, and padding does not reach valid frames.
+    The same as for each row alone: the model is run in evaluation mode, and padding does not reach valid frames. With
+    ``bf16`` its matrix products are in bfloat16: much faster where the processor has them, and nearly the same.
     """
     device = next(model.parameters()).device
     shortfall = model.encoder.frontend.receptive - wave.shape[1]
@@ -48,7 +49,8 @@ def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor) -> list[Tens
     training = model.training
     model.eval()
     try:
-        log_probs, frame_lengths = model(wave.to(device), lengths.to(device) if padded else None)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            log_probs, frame_lengths = model(wave.to(device), lengths.to(device) if padded else None)
     finally:
         model.train(training)
     counts = [log_probs.shape[1]] * len(wave) if frame_lengths is None else frame_lengths.clamp(min=0).tolist()
@@ -57,14 +59,14 @@ def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor) -> list[Tens
 
 
 def recognise(
-    model: CtcModel, batches: Iterable[Batch], *, rejected: Callable[[list[Entry]], None]
+    model: CtcModel, batches: Iterable[Batch], *, rejected: Callable[[list[Entry]], None], bf16: bool = False
 ) -> Iterator[Recognised]:
     """Yield every utterance of the batches; stand-ins for unreadable audio are reported to ``rejected`` instead."""
     for batch in batches:
         if batch.rejected:
             rejected(list(batch.rejected))
         texts = batch.texts or (None,) * len(batch.ids)
-        rows = frame_log_probs(model, batch.wave, batch.lengths)
+        rows = frame_log_probs(model, batch.wave, batch.lengths, bf16=bf16)
         for index, log_probs in enumerate(rows):
             if batch.weights[index] > 0:
                 wave = batch.wave[index, : int(batch.lengths[index])]

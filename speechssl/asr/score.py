@@ -76,7 +76,10 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
     known = len(ledger.entries)
     rows: list[dict[str, Any]] = []
     batches = evaluation_batches(corpus, cfg.data, workers=chosen.workers, rank=parallel.rank, world=parallel.world)
-    items = ((item, item.log_probs) for item in recognise(model, batches, rejected=ledger.extend))
+    items = (
+        (item, item.log_probs)
+        for item in recognise(model, batches, rejected=ledger.extend, bf16=cfg.precision == "bf16")
+    )
     frame = model.encoder.hop / SAMPLE_RATE
     for item, found in decode_all(items, cfg.decoder, tokens, model=Path(cfg.model)):
         rows.append(_row(cfg, item, found, utterance=chosen.utterances[item.id], tokens=tokens, frame=frame))
