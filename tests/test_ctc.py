@@ -332,3 +332,16 @@ def test_model_without_a_head_says_what_to_do(tmp_path) -> None:
     save_model(tmp_path / "other", encoder=made.encoder, extra=head, tokens=TOKENS)
     with pytest.raises(DataError, match="3 tokens, the vocabulary has 6"):
         load_recogniser(tmp_path / "other")
+
+
+@pytest.mark.parametrize("stem", sorted(STEMS))
+def test_recognition_in_bfloat16_is_near_float32(stem: str) -> None:
+    recogniser = model(stem)
+    data = batch([9000, 5000], ["a", "a"])
+    exact = frame_log_probs(recogniser, data.wave, data.lengths)
+    rough = frame_log_probs(recogniser, data.wave, data.lengths, bf16=True)
+    for a, b in zip(rough, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert not torch.equal(a, b)
+        torch.testing.assert_close(a, b, atol=0.1, rtol=0.05)
+        torch.testing.assert_close(a.exp().sum(1), torch.ones(len(a)), atol=1e-4, rtol=0)
