@@ -20,7 +20,7 @@ from speechssl.data.ledger import read_ledger
 from speechssl.data.utterance import Utterance
 from speechssl.errors import CheckpointError, ConfigError, DataError
 from speechssl.evaluation.rarity import read_train_words
-from speechssl.evaluation.wer import read_hypotheses
+from speechssl.evaluation.wer import raw_text, read_hypotheses, score_utterance
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles.wer import distance
@@ -175,6 +175,17 @@ def test_rows_say_when_how_sure_and_of_what(model: Path, shards: Path, tmp_path:
     assert any(row["fields"]["snr_db"] for row in rows.values())
     text = (tmp_path / "config.toml").read_text()
     assert '[decoder]\nkind = "beam"' in text
+
+
+def test_the_rate_of_the_raw_texts_stands_beside(model: Path, shards: Path, tmp_path: Path) -> None:
+    evaluate(settings(model, shards, tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "hypotheses.jsonl").read_text(encoding="utf-8").splitlines()]
+    raw = [score_utterance(row["ref_raw"], row["hyp_raw"]) for row in rows]
+    errors, words = sum(item.errors for item in raw), sum(item.N for item in raw)
+    said = json.loads((tmp_path / "wer.json").read_text(encoding="utf-8"))["info"]["raw text"]
+    assert said.startswith(f"WER {100 * errors / words:.2f} % as it was (NFC only)")
+    assert said.endswith(f"N {words}")
+    assert raw_text([{"id": "a", "ref": "x", "hyp": "x"}]) is None
 
 
 def test_fields_are_single_values() -> None:

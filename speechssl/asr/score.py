@@ -25,7 +25,7 @@ from speechssl.data.quality import snr_db
 from speechssl.data.stream import evaluation_batches
 from speechssl.data.utterance import Utterance
 from speechssl.errors import ConfigError, DataError
-from speechssl.evaluation.wer import WerReport, greedy_score, score_row, summarise, write_wer
+from speechssl.evaluation.wer import WerReport, greedy_score, raw_text, score_row, summarise, write_wer
 from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel
 
@@ -142,6 +142,7 @@ def _write(
         "shards": cfg.data.shards,
         "decoder": describe(cfg.decoder),
         "text": f"normalisation {tokens.normalise!r}",
+        "raw text": raw_text(rows) or "not kept",
         "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.items()) or "none",
     }
     if cfg.decoder.kind != "greedy":

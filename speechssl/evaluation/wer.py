@@ -35,12 +35,27 @@ __all__ = [
     "compare_systems",
     "greedy_score",
     "normal_text",
+    "raw_text",
     "read_hypotheses",
     "score_row",
     "score_utterance",
     "summarise",
     "write_wer",
 ]
+
+
+def raw_text(rows: Iterable[Mapping[str, Any]]) -> str | None:
+    """Return the word error rate of the texts before normalisation (``ref_raw``, ``hyp_raw``), in words.
+
+    None when no row has them. Case and punctuation that the recogniser does not write count as errors here.
+    """
+    kept = [row for row in rows if "ref_raw" in row and "hyp_raw" in row]
+    raw = [score_row(row["id"], row["ref_raw"], row["hyp_raw"]) for row in kept]
+    if not raw:
+        return None
+    total = {name: sum(row[name] for row in raw) for name in ("S", "D", "I", "N")}
+    rate = f"{100 * (total['S'] + total['D'] + total['I']) / total['N']:.2f} %" if total["N"] else "none"
+    return f"WER {rate} as it was (NFC only): " + ", ".join(f"{name} {value}" for name, value in total.items())
 
 
 def greedy_score(rows: Iterable[Mapping[str, Any]], *, n: int = 2_000, seed: int = 1) -> WerReport | None:
