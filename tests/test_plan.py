@@ -31,6 +31,14 @@ class Lengths:
     def __post_init__(self):
         self.ids = self.ids or [f"u{i:04d}" for i in range(len(self.samples))]
         self.n_shards = int(self.shard_of.max(initial=0)) + 1
+        self.first_rows = np.searchsorted(self.shard_of, np.arange(self.n_shards + 1))
+        self.lazy = False
+
+    def lengths(self, first, last):
+        return self.samples[self.first_rows[first] : self.first_rows[last]]
+
+    def row(self, i):
+        return SimpleNamespace(id=self.ids[i], samples=int(self.samples[i]))
 
     def utterances(self):
         return {name: SimpleNamespace(text=None if name in self.unlabelled else "x") for name in self.ids}

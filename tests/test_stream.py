@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from speechssl.config import AugmentConfig, DataConfig
 from speechssl.data.augment import augmenter
 from speechssl.data.batch import Batch
-from speechssl.data.corpus import Corpus, open_corpus
+from speechssl.data.corpus import Corpus, open_corpus, open_lazily
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream, evaluation_batches
 from speechssl.data.tolerance import TooManyBadError
@@ -85,6 +86,45 @@ def test_workers_resuming_and_ranks_change_nothing(corpus):
                 assert same(batch, expected[step][rank])
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_threads_change_nothing(corpus, workers):
+    """Any number of loader threads, a jump forward and back, and two ranks give what one process gives in a row."""
+    with stream_of(corpus) as plain:
+        expected = [plain.step(step) for step in range(14)]
+    threaded = replace(CFG, workers=workers, loader="threads")
+    with stream_of(corpus, threaded, start=3) as stream:
+        for step in [3, 4, 5, 4, *range(14)]:
+            assert all(same(a, b) for a, b in zip(stream.step(step), expected[step], strict=True))
+    for rank in (0, 1):
+        with stream_of(corpus, threaded, rank=rank, world=2) as stream:
+            assert all(same(stream.step(step)[0], expected[step][rank]) for step in range(14))
+
+
+def test_threads_of_a_large_corpus_give_the_batches_of_a_small_one(corpus):
+    """The same folder, opened by its lengths: indexes are read by the threads that need them."""
+    lazy = open_lazily(corpus.source, corpus.listing, ())
+    with stream_of(corpus) as plain, stream_of(lazy, replace(CFG, workers=2, loader="threads")) as stream:
+        for step in range(14):
+            assert all(same(a, b) for a, b in zip(stream.step(step), plain.step(step), strict=True))
+    with stream_of(lazy, replace(CFG, workers=1)) as stream:
+        assert same(stream.step(0)[0], stream_of(corpus).step(0)[0])
+
+
+def test_an_index_that_is_gone_is_an_error_of_the_batch_that_needs_it(shards, tmp_path):
+    for path in shards.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    whole = open_corpus(tmp_path)
+    corpus = open_lazily(whole.source, whole.listing, ())
+    (tmp_path / "shard-000001.idx").unlink()
+    for workers, kind in ((0, "threads"), (2, "threads"), (1, "processes")):
+        with (
+            stream_of(corpus, replace(CFG, workers=workers, loader=kind)) as stream,
+            pytest.raises(DataError, match=r"shard-000001.idx: this shard is missing"),
+        ):
+            for step in range(10):
+                stream.step(step)
+
+
 def test_global_random_state_is_untouched(corpus):
     torch.manual_seed(5)
     random.seed(5)
@@ -133,9 +173,9 @@ def test_empty_transcripts_give_empty_targets(corpus):
     assert batch.target_lengths.tolist() == [0] * len(batch.ids)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_gives_everybody_once_with_texts(corpus, workers):
-    cfg = replace(CFG, max_seconds=30.0)
+@pytest.mark.parametrize(("workers", "kind"), [(0, "processes"), (1, "processes"), (2, "threads")])
+def test_evaluation_gives_everybody_once_with_texts(corpus, workers, kind):
+    cfg = replace(CFG, max_seconds=30.0, loader=kind)
     batches = list(evaluation_batches(corpus, cfg, workers=workers))
     ids = [name for batch in batches for name in batch.ids]
     assert sorted(ids) == sorted(corpus.ids)
@@ -171,11 +211,11 @@ def broken(shards, tmp_path):
     return tmp_path, {row.id for row in rows[: len(rows) // 2]}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_bad_rows_are_silence_without_weight_and_are_listed(broken, workers):
+@pytest.mark.parametrize(("workers", "kind"), [(0, "processes"), (2, "processes"), (2, "threads")])
+def test_bad_rows_are_silence_without_weight_and_are_listed(broken, workers, kind):
     folder, bad = broken
     corpus = open_corpus(folder)
-    cfg = replace(CFG, workers=workers, max_bad_fraction=0.5)
+    cfg = replace(CFG, workers=workers, loader=kind, max_bad_fraction=0.5)
     listed = []
     with stream_of(corpus, cfg) as stream:
         plan = Plan.pretrain(corpus, cfg, 1, align=320)
@@ -215,15 +255,15 @@ class Trap:
 
     corpus: Corpus
     what: str
-    row: int
+    at: int
 
     def __getattr__(self, name):
         if name == "corpus":
             raise AttributeError(name)
         return getattr(self.corpus, name)
 
-    def read(self, i, start=0, frames=None):
-        if i == self.row:
+    def read(self, i, start=0, frames=None, *, out=None):
+        if i == self.at:
             if self.what == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.what == "hang":
@@ -231,7 +271,7 @@ class Trap:
             if self.what == "data":
                 raise DataError("/x: the message of the worker")
             raise TypeError("a fault of the program")
-        return self.corpus.read(i, start, frames)
+        return self.corpus.read(i, start, frames, out=out)
 
 
 def trapped(corpus, what, **changes):
@@ -255,15 +295,36 @@ def test_a_loader_that_dies_or_hangs_is_an_error_within_seconds(corpus, what, ch
         assert stream._loader._iterator is None
 
 
-def test_a_stream_goes_on_after_an_error(corpus):
-    with trapped(corpus, "data") as stream:
+def test_threads_that_hang_are_an_error_and_do_not_hold_the_program(corpus):
+    with trapped(corpus, "hang", loader="threads", timeout=1.5) as stream:
+        stream.step(0)
+        began = time.monotonic()
+        with pytest.raises(DataError, match=r"no batch came from the loader for 1.5 s .*batch 3 \(shard-00000\d.tar"):
+            for step in range(1, 4):
+                stream.step(step)
+    assert time.monotonic() - began < 10
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("loader-"))
+
+
+def test_closing_leaves_no_thread_behind(corpus):
+    with stream_of(corpus, replace(CFG, workers=2, loader="threads")) as stream:
+        stream.step(0)
+        threads = list(stream._loader._threads)
+        assert len(threads) == 2
+    assert not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_stream_goes_on_after_an_error(corpus, kind):
+    with trapped(corpus, "data", loader=kind) as stream:
         with pytest.raises(DataError, match=r"^/x: the message of the worker$"):
             stream.step(3)
         assert stream.step(0)
 
 
-def test_a_fault_of_the_program_is_not_taken_for_bad_data(corpus):
-    with trapped(corpus, "bug") as stream, pytest.raises(TypeError, match="a fault of the program"):
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_fault_of_the_program_is_not_taken_for_bad_data(corpus, kind):
+    with trapped(corpus, "bug", loader=kind) as stream, pytest.raises(TypeError, match="a fault of the program"):
         for step in range(4):
             stream.step(step)
 

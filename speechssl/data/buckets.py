@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Cut", "bucket_of", "deal", "edges"]
+__all__ = ["Cut", "bucket_of", "deal", "edges", "edges_of", "rounded"]
 
 CANDIDATES = 512
 """Edges are chosen among at most this many quantiles of the lengths."""
@@ -32,8 +32,16 @@ def edges(lengths: np.ndarray, n_buckets: int, *, align: int = 1, crop: bool) ->
     -------
     int64 array, strictly increasing, of at most ``n_buckets`` edges
     """
-    rounded = lengths // align * align if crop else -(-lengths // align) * align
-    values, counts = np.unique(rounded, return_counts=True)
+    return edges_of(*np.unique(rounded(lengths, align, crop=crop), return_counts=True), n_buckets, crop=crop)
+
+
+def rounded(lengths: np.ndarray, align: int, *, crop: bool) -> np.ndarray:
+    """Return the lengths as multiples of ``align``: down with ``crop``, else up."""
+    return lengths // align * align if crop else -(-lengths // align) * align
+
+
+def edges_of(values: np.ndarray, counts: np.ndarray, n_buckets: int, *, crop: bool) -> np.ndarray:
+    """Return what ``edges`` does, from the rounded lengths that occur (increasing) and how often each does."""
     if len(values) > CANDIDATES:
         ranks = np.searchsorted(
             np.cumsum(counts), np.arange(CANDIDATES) * int(counts.sum()) // CANDIDATES, side="right"

@@ -12,19 +12,25 @@ import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from speechssl.data import archive
-from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord, parse_index
+from speechssl.data.catalogue import Catalogue, LazyRows, StoredRows, read_index
+from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord
+from speechssl.data.lengths import FILE_NAME, LengthTable
 from speechssl.data.manifest import Utterance, read_manifest, safe_id
 from speechssl.data.payload import EXTENSIONS, decode_payload, encoding_of
 from speechssl.data.remote import Source, source_of
 from speechssl.errors import AudioError, DataError
 
-__all__ = ["Corpus", "open_corpus"]
+__all__ = ["Corpus", "open_corpus", "open_lazily"]
+
+LARGE = 1_000_000
+"""Utterances above which a corpus is opened without reading its indexes."""
 
 OPEN_FILES = 64
 """Shards that one process keeps open."""
@@ -34,7 +40,10 @@ READ_ATTEMPTS = 3
 def open_corpus(
     location: str | Path, *, cache: str = "", splits: Sequence[str] = (), ids: Iterable[str] | None = None
 ) -> "Corpus":
-    """Open shards, looking at every index and for every tar.
+    """Open shards, looking at every index and for every tar; of a large corpus at neither.
+
+    A corpus of more than ``LARGE`` utterances is opened by its ``lengths.bin``, and its indexes are read as they are
+    needed: what is missing or damaged is then an error when it is met. A list of ids needs every index.
 
     Parameters
     ----------
@@ -54,21 +63,32 @@ def open_corpus(
     """
     source = source_of(location, cache)
     listing = Listing.from_bytes(source.listing(), where=f"{source.name}/summary.json")
+    if listing.utterances > LARGE and listing.splits and ids is None:
+        return open_lazily(source, listing, splits)
 
-    def load(number_and_record: tuple[int, ShardRecord]) -> ShardIndex:
-        number, record = number_and_record
-        source.require(f"{record.name}.tar")
-        source.require(f"{record.name}.idx")
-        path = source.local(f"{record.name}.idx", size=record.idx_bytes, crc32=record.idx_crc32)
-        index = parse_index(path.read_bytes(), where=str(path), shard=number)
-        if (len(index.rows), index.tar_crc32) != (record.utterances, record.tar_crc32):
-            raise DataError(f"{path}: this index belongs to other shards; copy the whole folder again")
-        return index
+    def load(number: int) -> ShardIndex:
+        source.require(f"{listing.shards[number].name}.tar")
+        return read_index(source, listing, number)
 
     with ThreadPoolExecutor(8) as pool:
-        rows = [row for index in pool.map(load, enumerate(listing.shards)) for row in index.rows]
+        rows = [row for index in pool.map(load, range(len(listing.shards))) for row in index.rows]
     taken = _select(rows, splits, ids, source.name)
-    return Corpus(source, listing, taken)
+    return Corpus(source, listing, StoredRows(taken, len(listing.shards)))
+
+
+def open_lazily(source: Source, listing: Listing, splits: Sequence[str]) -> "Corpus":
+    """Open shards by their ``lengths.bin`` alone: the same utterances under the same numbers.
+
+    Raises
+    ------
+    DataError
+        The file is missing or damaged, or no utterance is left.
+    """
+    path = source.local(FILE_NAME, size=5 * listing.utterances, crc32=listing.lengths_crc32)
+    rows = LazyRows(source, listing, LengthTable.of(path, listing), splits)
+    if not rows.first_rows[-1]:
+        raise _nothing(splits, listing.splits, source.name)
+    return Corpus(source, listing, rows)
 
 
 def _select(rows: list[IndexRow], splits: Sequence[str], ids: Iterable[str] | None, where: str) -> list[IndexRow]:
@@ -82,9 +102,13 @@ def _select(rows: list[IndexRow], splits: Sequence[str], ids: Iterable[str] | No
         return taken
     taken = [row for row in rows if not splits or (row.split or "train") in splits]
     if not taken:
-        there = ", ".join(sorted({row.split or "train" for row in rows})) or "none"
-        raise DataError(f"{where}: no utterance of split {', '.join(splits) or 'any'}; splits in these shards: {there}")
+        raise _nothing(splits, {row.split or "train" for row in rows}, where)
     return taken
+
+
+def _nothing(splits: Iterable[str], there: Iterable[str], where: str) -> DataError:
+    found = ", ".join(sorted(there)) or "none"
+    return DataError(f"{where}: no utterance of split {', '.join(splits) or 'any'}; splits in these shards: {found}")
 
 
 class Corpus:
@@ -92,44 +116,60 @@ class Corpus:
 
     Attributes
     ----------
-    ids : list[str]
-    samples : int64 array, length of each utterance at 16 kHz
-    shard_of : int32 array, position of each utterance's shard
     n_shards : int, shards in the folder, those without any chosen utterance included
+    first_rows : int64 array [n_shards + 1], number of each shard's first row, then of all rows
     """
 
-    def __init__(self, source: Source, listing: Listing, rows: Sequence[IndexRow]) -> None:
+    def __init__(self, source: Source, listing: Listing, rows: Catalogue) -> None:
         self.source = source
         self.listing = listing
-        self.ids = [row.id for row in rows]
-        self.samples = np.array([row.samples for row in rows], dtype=np.int64)
-        self.shard_of = np.array([row.shard for row in rows], dtype=np.int32)
         self.n_shards = len(listing.shards)
-        self._offset = np.array([row.offset for row in rows], dtype=np.int64)
-        self._size = np.array([row.size for row in rows], dtype=np.int64)
-        self._crc32 = np.array([row.crc32 for row in rows], dtype=np.uint32)
-        self._split = [row.split for row in rows]
+        self.first_rows = rows.first_rows
+        self._rows = rows
         self._utterances: dict[str, Utterance] | None = None
         self._encoding = encoding_of(listing.settings, source.name)
         self._files = _OpenFiles()
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return int(self.first_rows[-1])
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of all utterances (of a large corpus: read from every index when first asked for)."""
+        return self._rows.columns()[0]
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """Length of every utterance in samples at 16 kHz, int64."""
+        return self._rows.lengths(0, self.n_shards)
+
+    @cached_property
+    def shard_of(self) -> np.ndarray:
+        """Position of every utterance's shard, int32."""
+        return np.repeat(np.arange(self.n_shards, dtype=np.int32), np.diff(self.first_rows))
+
+    @property
+    def lazy(self) -> bool:
+        """Whether indexes are read as they are needed."""
+        return isinstance(self._rows, LazyRows)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind open files and texts: a worker process opens its own."""
-        return self.__dict__ | {"_files": None, "_utterances": None}
+        """Leave behind open files, texts and whole columns: a worker process makes its own when it needs them."""
+        state = self.__dict__ | {"_files": None, "_utterances": None}
+        return {name: value for name, value in state.items() if name not in {"ids", "samples", "shard_of"}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state | {"_files": _OpenFiles()})
 
     def row(self, i: int) -> IndexRow:
-        """Return the index row of utterance ``i``."""
-        numbers = (self.shard_of, self._offset, self._size, self.samples, self._crc32)
-        shard, offset, size, samples, crc32 = (int(array[i]) for array in numbers)
-        return IndexRow(self.ids[i], shard, offset, size, samples, crc32, self._split[i])
+        """Return the index row of utterance ``i``; DataError when it lies in an index that cannot be read."""
+        return self._rows.row(i)
 
-    def read_bytes(self, i: int) -> bytes:
+    def lengths(self, first: int, last: int) -> np.ndarray:
+        """Return the samples (int64) of each utterance in the shards ``first`` to ``last``."""
+        return self._rows.lengths(first, last)
+
+    def read_bytes(self, i: int) -> bytes | memoryview:
         """Return the stored bytes of utterance ``i`` (FLAC or WAV), after checking its tar header and its checksum.
 
         Raises
@@ -139,20 +179,25 @@ class Corpus:
         """
         row = self.row(i)
         shard = self.listing.shards[row.shard]
-        head = archive.header(f"{row.id}.{EXTENSIONS[self._encoding]}", row.size)
+        head = archive.quick_header(f"{row.id}.{EXTENSIONS[self._encoding]}", row.size)
         where = f"{shard.name}.tar at byte {row.offset}"
         data = self._pread(row, shard, row.offset - len(head), len(head) + row.size)
         if len(data) < len(head) + row.size:
             raise AudioError(row.id, "truncated_shard", f"{where}: the shard ends too early")
         if data[: len(head)] != head:
             raise AudioError(row.id, "damaged_header", where)
-        payload = data[len(head) :]
+        payload = memoryview(data)[len(head) :]
         if zlib.crc32(payload) != row.crc32:
             raise AudioError(row.id, "damaged_payload", where)
         return payload
 
-    def read(self, i: int, start: int = 0, frames: int | None = None) -> np.ndarray:
+    def read(self, i: int, start: int = 0, frames: int | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
         """Return samples ``start`` to ``start + frames`` (to the end, when None) of utterance ``i``.
+
+        Parameters
+        ----------
+        out
+            Contiguous float32 array of that length to write to; a new one when None.
 
         Returns
         -------
@@ -163,12 +208,13 @@ class Corpus:
         AudioError
             As ``read_bytes``, or ``undecodable``, or ``length_mismatch`` with the index.
         """
-        samples = int(self.samples[i])
-        wanted = samples - start if frames is None else frames
-        if start < 0 or wanted < 0 or start + wanted > samples:
-            raise ValueError(f"{self.ids[i]}: samples {start} to {start + wanted} of {samples}")
-        payload = self.read_bytes(i)
-        return decode_payload(payload, self._encoding, item=self.ids[i], samples=samples, start=start, count=wanted)
+        row = self.row(i)
+        wanted = row.samples - start if frames is None else frames
+        if start < 0 or wanted < 0 or start + wanted > row.samples:
+            raise ValueError(f"{row.id}: samples {start} to {start + wanted} of {row.samples}")
+        wave = np.empty(wanted, dtype=np.float32) if out is None else out
+        decode_payload(self.read_bytes(i), self._encoding, item=row.id, samples=row.samples, start=start, out=wave)
+        return wave
 
     def utterances(self) -> dict[str, Utterance]:
         """Return the manifest's entries of these utterances by id (read when first asked for)."""
@@ -183,8 +229,9 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """Return a hash of ids, lengths and checksums: equal exactly when the audio is."""
-        digest = hashlib.blake2b("\n".join(self.ids).encode(), digest_size=16)
-        digest.update(self.samples.astype("<i8").tobytes() + self._crc32.astype("<u4").tobytes())
+        ids, samples, crc32 = self._rows.columns()
+        digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=16)
+        digest.update(samples.astype("<i8").tobytes() + crc32.astype("<u4").tobytes())
         return digest.hexdigest()
 
     def _pread(self, row: IndexRow, shard: ShardRecord, offset: int, size: int) -> bytes:

@@ -113,7 +113,7 @@ def _parse_row(line: str, shard: int) -> IndexRow:
     return row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardRecord:
     """One shard in the listing."""
 
@@ -137,6 +137,10 @@ class Listing:
     manifest_bytes: int
     manifest_crc32: int
     settings: dict[str, Any] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+    """Names of the splits, as numbered in ``lengths.bin``."""
+    lengths_crc32: int = 0
+    """Of ``lengths.bin``; the folder has none when ``splits`` is empty."""
     version: int = 1
 
     def to_bytes(self) -> bytes:
@@ -147,13 +151,15 @@ class Listing:
     def from_bytes(cls, data: bytes, *, where: str) -> Self:
         """Parse the file; DataError when it is not a listing."""
         try:
-            fields = json.loads(data)
+            # A record as soon as it is read: a hundred thousand dictionaries would take three times the memory.
+            fields = json.loads(data, object_hook=lambda found: ShardRecord(**found) if "idx_crc32" in found else found)
             if fields["version"] != 1:
                 raise ValueError(f"version {fields['version']}, this program reads version 1")
-            listing = cls(**{**fields, "shards": tuple(ShardRecord(**record) for record in fields["shards"])})
+            fields |= {"shards": tuple(fields["shards"]), "splits": tuple(fields.get("splits", ()))}
+            listing = cls(**fields)
             for record in listing.shards:
-                if not VALID_SHARD.fullmatch(record.name):
-                    raise ValueError(f"shard name {record.name!r}")
+                if not isinstance(record, ShardRecord) or not VALID_SHARD.fullmatch(record.name):
+                    raise ValueError(f"shard {getattr(record, 'name', record)!r}")
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{where}: not the summary of a folder of shards ({error}); run `speechssl shard` again"

@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader, Dataset
 from speechssl.config import DataConfig
 from speechssl.data.batch import Batch
 from speechssl.data.orphans import end_with_main
+from speechssl.data.threads import ThreadLoader
 from speechssl.errors import DataError, SpeechsslError
 
-__all__ = ["BatchLoader"]
+__all__ = ["BatchLoader", "batch_loader"]
 
 POLL = 2.0
 """Seconds between looks at whether the loader processes are alive."""
@@ -177,6 +178,19 @@ class BatchLoader:
                     "killed for lack of memory, or /dev/shm is full. Lower data.workers or data.batch_seconds, or give "
                     "the container more shared memory, then resume"
                 ) from error
+
+
+def batch_loader(
+    read: Callable[[int], Batch],
+    cfg: DataConfig,
+    *,
+    number: Callable[[int], int],
+    where: Callable[[int], str],
+    stop: int | None = None,
+) -> "BatchLoader | ThreadLoader":
+    """Return the loader that ``cfg.loader`` names; parameters as of ``BatchLoader``."""
+    kind = ThreadLoader if cfg.loader == "threads" and cfg.workers else BatchLoader
+    return kind(read, cfg, number=number, where=where, stop=stop)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -7,24 +7,29 @@ Utterances are mixed within windows of consecutive shards (reading stays nearly 
 batches in a window and of utterances over batches changes each epoch.
 """
 
-from bisect import bisect_right
-from collections import OrderedDict
+import threading
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
 from speechssl.config import DataConfig
-from speechssl.data.buckets import Cut, bucket_of, deal, edges
+from speechssl.data.buckets import Cut, bucket_of, deal, edges_of, rounded
+from speechssl.data.catalogue import spans
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import generator, key
 from speechssl.data.ledger import Entry
+from speechssl.data.selection import Selection
 from speechssl.errors import DataError
 
 __all__ = ["Plan", "PlannedBatch"]
 
 RATE = 16_000
 CACHED_WINDOWS = 4
+COUNTABLE = 1 << 22
+"""Lengths (in steps of ``align``) up to which they are counted in a table rather than sorted."""
 SORTED_BATCHES = 8
 """Fine-tuning sorts this many shuffled batches of a bucket by length before it cuts them."""
 
@@ -41,71 +46,69 @@ class PlannedBatch:
     """T: length of every row (pretraining), or of the longest row."""
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Utterances of consecutive shards: fixed pools, dealt anew each epoch."""
+class _Dealt(NamedTuple):
+    """One batch of a window: row numbers and lengths of its utterances, and the edge they share."""
 
-    number: int
-    pools: tuple[np.ndarray, ...]
-    """Row numbers in each cut's own bucket."""
-    cuts: tuple[Cut, ...]
-
-    @property
-    def n_batches(self) -> int:
-        return sum(len(cut.sizes) for cut in self.cuts)
+    edge: int
+    rows: np.ndarray
+    lengths: np.ndarray
 
 
 class Plan:
     """The batches of a training or evaluation; make one with ``pretrain``, ``finetune`` or ``sequential``.
 
+    What it keeps is the number of utterances in each bucket of each window; which ones they are is read from the corpus
+    when a batch of the window is asked for. So a plan of any corpus is small.
+
     Attributes
     ----------
     batches_per_epoch : int
-    dropped : list[Entry], utterances left out, each with its reason
     edges : int64 array of bucket edges in samples
+    n_rows, n_samples : int, utterances used and their length together
+    dropped : list[Entry], utterances left out, each with its reason
+    dropped_counts : Counter[str], how many of them by reason
     """
 
     def __init__(
         self,
         corpus: Corpus,
-        rows: np.ndarray,
-        dropped: list[Entry],
         cfg: DataConfig,
+        chosen: Selection,
         *,
         kind: Literal["pretrain", "finetune", "evaluate"],
         seed: int = 0,
         align: int = 1,
     ) -> None:
-        if not len(rows):
-            reasons = ", ".join(sorted({entry.reason for entry in dropped})) or "the corpus is empty"
+        self.kind = kind
+        self._corpus, self._chosen = corpus, chosen
+        self._seed, self._align = seed, align
+        self._crop = kind == "pretrain"
+        self._order_of: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._cache: OrderedDict[tuple[int, int], list[_Dealt]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._batch_samples = round(cfg.batch_seconds * RATE)
+        self._longest = round(cfg.max_seconds * RATE) if self._crop else None
+        self._step = max(1, cfg.window_shards)
+        self.n_rows = self.n_samples = 0
+        self.dropped_counts: Counter[str] = Counter()
+        values, counts = self._survey()
+        if not self.n_rows:
+            reasons = ", ".join(sorted(self.dropped_counts)) or "the corpus is empty"
             raise DataError(
                 f"no utterance is left for {kind} ({reasons}); change data.min_seconds, max_seconds or splits"
             )
-        self.dropped = dropped
-        self.kind = kind
-        self._ids, self._samples = corpus.ids, corpus.samples
-        self._seed, self._align = seed, align
-        self._crop = kind == "pretrain"
-        self._orders: dict[int, tuple[list[int], list[int]]] = {}
-        self._cache: OrderedDict[tuple[int, int], list[tuple[int, np.ndarray]]] = OrderedDict()
-        batch_samples = round(cfg.batch_seconds * RATE)
-        lengths = self._samples[rows]
-        if kind == "pretrain":
-            lengths = np.minimum(lengths, round(cfg.max_seconds * RATE))
-        self.edges = edges(lengths, cfg.buckets, align=align, crop=self._crop)
+        self.edges = edges_of(values, counts, cfg.buckets, crop=self._crop)
+        self._fixed: list[list[int]] = []
         if kind == "evaluate":
-            self._fixed = _by_length(rows, lengths, batch_samples)
-            self._windows: list[_Window] = []
+            rows = self.rows
+            self._fixed = _by_length(rows, corpus.samples[rows], self._batch_samples)
             self.batches_per_epoch = len(self._fixed)
             return
-        self._fixed = []
-        buckets = bucket_of(lengths, self.edges, crop=self._crop)
-        window_of = corpus.shard_of[rows] // max(1, cfg.window_shards)
-        self._windows = [
-            self._window(number, rows[window_of == number], buckets[window_of == number], batch_samples)
-            for number in np.unique(window_of).tolist()
-        ]
-        self.batches_per_epoch = sum(window.n_batches for window in self._windows)
+        counted = self._count()
+        self._windows = np.flatnonzero(counted.any(axis=1))
+        self._counts = counted[self._windows]
+        self._sizes = np.array([sum(len(cut.sizes) for cut in self._cuts(i)) for i in range(len(self._windows))])
+        self.batches_per_epoch = int(self._sizes.sum())
 
     @classmethod
     def pretrain(cls, corpus: Corpus, cfg: DataConfig, seed: int, *, align: int) -> Self:
@@ -114,107 +117,169 @@ class Plan:
         Every utterance that is not in ``dropped`` appears exactly once in each epoch. Edges and crop starts are
         multiples of ``align`` samples (the encoder's hop), so that frames of a crop are frames of the utterance.
         """
-        rows, dropped = _within(corpus, max(cfg.min_seconds, align / RATE), None, "pretrain")
-        return cls(corpus, rows, dropped, cfg, kind="pretrain", seed=seed, align=align)
+        chosen = Selection("pretrain", max(cfg.min_seconds, align / RATE), None)
+        return cls(corpus, cfg, chosen, kind="pretrain", seed=seed, align=align)
 
     @classmethod
     def finetune(cls, corpus: Corpus, cfg: DataConfig, seed: int) -> Self:
         """Plan whole utterances with transcripts in padded batches of similar length."""
-        rows, dropped = _within(corpus, cfg.min_seconds, cfg.max_seconds, "finetune")
         known = corpus.utterances()
-        labelled = [row for row in rows.tolist() if known[corpus.ids[row]].text is not None]
-        silent = sorted(set(rows.tolist()) - set(labelled))
-        dropped += [Entry("finetune", corpus.ids[row], "no_transcript", action="dropped") for row in silent]
-        return cls(corpus, np.array(labelled, dtype=np.int64), dropped, cfg, kind="finetune", seed=seed)
+        labelled = np.array([known[name].text is not None for name in corpus.ids], dtype=bool)
+        chosen = Selection("finetune", cfg.min_seconds, cfg.max_seconds, labelled)
+        return cls(corpus, cfg, chosen, kind="finetune", seed=seed)
 
     @classmethod
     def sequential(cls, corpus: Corpus, cfg: DataConfig) -> Self:
         """Plan whole utterances, the longest first, each exactly once, in padded batches and a fixed order."""
-        rows, dropped = _within(corpus, cfg.min_seconds, cfg.max_seconds, "evaluate")
-        return cls(corpus, rows, dropped, cfg, kind="evaluate")
+        return cls(corpus, cfg, Selection("evaluate", cfg.min_seconds, cfg.max_seconds), kind="evaluate")
 
     @property
     def n_batches(self) -> int:
         """Batches in one pass."""
         return self.batches_per_epoch
 
+    @property
+    def rows(self) -> np.ndarray:
+        """Numbers of the utterances used, int64, in shard order."""
+        return np.concatenate([self._used(first, last)[0] for first, last in spans(self._corpus.first_rows)])
+
+    @cached_property
+    def dropped(self) -> list[Entry]:
+        """An entry for each utterance left out; one for each reason where that would mean to read many indexes."""
+        return self._chosen.entries(self._corpus)
+
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cache": OrderedDict(), "_orders": {}}
+        state = self.__dict__ | {"_cache": OrderedDict(), "_order_of": None}
+        return {name: value for name, value in state.items() if name not in {"dropped", "_lock"}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def micro(self, k: int) -> PlannedBatch:
-        """Return micro-batch ``k`` of the training, counted from 0 over all epochs and ranks."""
+        """Return micro-batch ``k`` of the training, counted from 0 over all epochs and ranks.
+
+        Raises
+        ------
+        DataError
+            Of a corpus whose indexes are read as they are needed: one of them is missing or damaged.
+        """
         epoch, place = divmod(k, self.batches_per_epoch)
         if self.kind == "evaluate":
             rows = self._fixed[place]
-            return PlannedBatch(epoch, tuple(rows), (0,) * len(rows), int(self._samples[rows].max()))
+            return PlannedBatch(epoch, tuple(rows), (0,) * len(rows), int(self._corpus.samples[rows].max()))
         order, ends = self._order(epoch)
-        position = bisect_right(ends, place)
-        window = self._windows[order[position]]
-        batches = self._dealt(epoch, window)
-        edge, rows_array = batches[place - ends[position] + window.n_batches]
-        rows = rows_array.tolist()
-        starts = tuple(self._start(epoch, row, edge) for row in rows)
-        samples = edge if self._crop else int(self._samples[rows].max())
-        return PlannedBatch(epoch, tuple(rows), starts, samples)
+        position = int(np.searchsorted(ends, place, side="right"))
+        window = int(order[position])
+        dealt = self._dealt(epoch, window)[place - int(ends[position] - self._sizes[window])]
+        rows, lengths = dealt.rows.tolist(), dealt.lengths.tolist()
+        starts = tuple(self._start(epoch, row, length, dealt.edge) for row, length in zip(rows, lengths, strict=True))
+        return PlannedBatch(epoch, tuple(rows), starts, dealt.edge if self._crop else max(lengths))
 
-    def _window(self, number: int, rows: np.ndarray, buckets: np.ndarray, batch_samples: int) -> _Window:
-        counts = np.bincount(buckets, minlength=len(self.edges)).tolist()
-        cuts = tuple(deal(counts, self.edges, batch_samples, crop=self._crop))
-        return _Window(number, tuple(rows[buckets == cut.bucket] for cut in cuts), cuts)
+    def _used(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return numbers and lengths of the utterances used of the shards ``first`` to ``last``."""
+        start = int(self._corpus.first_rows[first])
+        lengths = self._corpus.lengths(first, last)
+        kept = np.flatnonzero(self._chosen.kept(lengths, start))
+        return kept + start, lengths[kept]
 
-    def _order(self, epoch: int) -> tuple[list[int], list[int]]:
+    def _usable(self, lengths: np.ndarray) -> np.ndarray:
+        return lengths if self._longest is None else np.minimum(lengths, self._longest)
+
+    def _survey(self) -> tuple[np.ndarray, np.ndarray]:
+        """Count what is used and what is left out; return the rounded lengths with their counts."""
+        found = []
+        for first, last in spans(self._corpus.first_rows):
+            every = self._corpus.lengths(first, last)
+            kept = self._chosen.kept(every, int(self._corpus.first_rows[first]))
+            lengths = every[kept]
+            self.n_rows += len(lengths)
+            self.n_samples += int(lengths.sum())
+            self.dropped_counts.update(self._chosen.reasons(every, kept))
+            found.append(_tally(rounded(self._usable(lengths), self._align, crop=self._crop) // self._align))
+        values, places = np.unique(np.concatenate([value for value, _ in found]), return_inverse=True)
+        counts = np.zeros(len(values), dtype=np.int64)
+        np.add.at(counts, places, np.concatenate([count for _, count in found]))
+        return values * self._align, counts
+
+    def _count(self) -> np.ndarray:
+        """Return the utterances used in each bucket of each window, int64 [windows, buckets]."""
+        first_rows, step, n_buckets = self._corpus.first_rows, self._step, len(self.edges)
+        counts = []
+        for first, last in spans(first_rows, step=step):
+            rows, lengths = self._used(first, last)
+            windows = [*range(first, last, step), last]
+            window_of = np.repeat(np.arange(len(windows) - 1), np.diff(np.searchsorted(rows, first_rows[windows])))
+            cells = window_of * n_buckets + bucket_of(self._usable(lengths), self.edges, crop=self._crop)
+            counts.append(np.bincount(cells, minlength=(len(windows) - 1) * n_buckets).reshape(-1, n_buckets))
+        return np.concatenate(counts)
+
+    def _cuts(self, window: int) -> list[Cut]:
+        return deal(self._counts[window].tolist(), self.edges, self._batch_samples, crop=self._crop)
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the order of windows in an epoch, and the number of batches up to the end of each."""
-        if epoch not in self._orders:
-            order = _shuffled(np.arange(len(self._windows)), "windows", self._seed, epoch).tolist()
-            self._orders = {epoch: (order, np.cumsum([self._windows[i].n_batches for i in order]).tolist())}
-        return self._orders[epoch]
+        known = self._order_of
+        if known is None or known[0] != epoch:
+            order = _shuffled(np.arange(len(self._windows)), "windows", self._seed, epoch)
+            known = self._order_of = (epoch, order, np.cumsum(self._sizes[order]))
+        return known[1:]
 
-    def _dealt(self, epoch: int, window: _Window) -> list[tuple[int, np.ndarray]]:
-        """Return the (edge, rows) of every batch of a window in one epoch."""
-        name = (epoch, window.number)
-        if name in self._cache:
-            self._cache.move_to_end(name)
-            return self._cache[name]
-        batches: list[tuple[int, np.ndarray]] = []
+    def _dealt(self, epoch: int, window: int) -> list[_Dealt]:
+        """Return every batch of a window in one epoch."""
+        name = (epoch, window)
+        with self._lock:
+            if name in self._cache:
+                self._cache.move_to_end(name)
+                return self._cache[name]
+        number = int(self._windows[window])
+        first = number * self._step
+        rows, lengths = self._used(first, min(first + self._step, self._corpus.n_shards))
+        buckets = bucket_of(self._usable(lengths), self.edges, crop=self._crop)
+        batches: list[_Dealt] = []
         carried = np.empty(0, dtype=np.int64)
-        for cut, pool in zip(window.cuts, window.pools, strict=True):
-            mixed = _shuffled(pool, "pool", self._seed, epoch, window.number, cut.bucket)
+        for cut in self._cuts(window):
+            pool = np.flatnonzero(buckets == cut.bucket)
+            mixed = _shuffled(pool, "pool", self._seed, epoch, number, cut.bucket)
             if not self._crop:
-                mixed = self._grouped(mixed, SORTED_BATCHES * max(cut.sizes, default=1))
+                mixed = _grouped(mixed, lengths, SORTED_BATCHES * max(cut.sizes, default=1))
             pieces = np.split(np.concatenate([carried, mixed]), np.cumsum(cut.sizes).astype(int))
             carried = pieces.pop()
-            batches += [(int(self.edges[cut.bucket]), piece) for piece in pieces]
-        order = _shuffled(np.arange(len(batches)), "batches", self._seed, epoch, window.number)
-        self._cache[name] = [batches[i] for i in order.tolist()]
-        if len(self._cache) > CACHED_WINDOWS:
-            self._cache.popitem(last=False)
-        return self._cache[name]
+            edge = int(self.edges[cut.bucket])
+            batches += [_Dealt(edge, rows[piece], lengths[piece]) for piece in pieces]
+        order = _shuffled(np.arange(len(batches)), "batches", self._seed, epoch, number)
+        ordered = [batches[i] for i in order.tolist()]
+        with self._lock:
+            self._cache[name] = ordered
+            if len(self._cache) > CACHED_WINDOWS:
+                self._cache.popitem(last=False)
+        return ordered
 
-    def _grouped(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """Return the rows sorted by length within groups of ``size``: a batch is then padded less than its bucket."""
-        groups = np.arange(len(rows)) // size
-        return rows[np.lexsort((self._samples[rows], groups))]
+    def _start(self, epoch: int, row: int, length: int, edge: int) -> int:
+        if not self._crop or length - edge < self._align:
+            return 0
+        places = (length - edge) // self._align + 1
+        return key("crop", self._seed, epoch, self._corpus.row(row).id) % places * self._align
 
-    def _start(self, epoch: int, row: int, edge: int) -> int:
-        places = (int(self._samples[row]) - edge) // self._align + 1 if self._crop else 1
-        return key("crop", self._seed, epoch, self._ids[row]) % places * self._align
+
+def _tally(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the values that occur, increasing, and how often each does."""
+    if not len(values) or int(values.max()) > COUNTABLE:
+        return np.unique(values, return_counts=True)
+    counts = np.bincount(values)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
+
+
+def _grouped(pool: np.ndarray, lengths: np.ndarray, size: int) -> np.ndarray:
+    """Return the pool sorted by length within groups of ``size``: a batch is then padded less than its bucket."""
+    groups = np.arange(len(pool)) // size
+    return pool[np.lexsort((lengths[pool], groups))]
 
 
 def _shuffled(values: np.ndarray, *parts: str | int) -> np.ndarray:
     """Return the values in an order keyed by the parts; raw PCG64 output, which no numpy release may change."""
     return values[np.argsort(generator(*parts).bit_generator.random_raw(len(values)), kind="stable")]
-
-
-def _within(corpus: Corpus, low: float, high: float | None, stage: str) -> tuple[np.ndarray, list[Entry]]:
-    """Return the rows whose length is allowed, and an entry for each of the others."""
-    short = corpus.samples < round(low * RATE)
-    long = corpus.samples > round(high * RATE) if high is not None else np.zeros(len(short), dtype=bool)
-    dropped = []
-    for row in np.flatnonzero(short | long).tolist():
-        reason, limit = ("too_short", low) if short[row] else ("too_long", high)
-        detail = f"{corpus.samples[row] / RATE:.2f} s, the limit is {limit:g} s"
-        dropped.append(Entry(stage, corpus.ids[row], reason, detail, action="dropped"))
-    return np.flatnonzero(~(short | long)), dropped
 
 
 def _by_length(rows: np.ndarray, lengths: np.ndarray, batch_samples: int) -> list[list[int]]:

@@ -26,6 +26,7 @@ from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.keys import key
 from speechssl.data.ledger import Entry, Ledger
+from speechssl.data.lengths import FILE_NAME, pack_lengths
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.orphans import end_with_main
 from speechssl.data.payload import EXTENSIONS, Encoding, encode_payload
@@ -190,12 +191,22 @@ def _publish(
     lines = b"".join(archive.utterance_json(known[row.id]) for row in rows)
     hours = sum(row.samples for row in rows) / SAMPLE_RATE / 3600
     settings = {"name": cfg.name, "encoding": cfg.encoding, "channels": cfg.channels, "sample_rate": SAMPLE_RATE}
+    lengths, splits = pack_lengths(rows)
     listing = Listing(
-        tuple(records), len(rows), hours, ledger.counts(), len(lines), zlib.crc32(lines), settings | {"seed": cfg.seed}
+        shards=tuple(records),
+        utterances=len(rows),
+        hours=hours,
+        rejected=ledger.counts(),
+        manifest_bytes=len(lines),
+        manifest_crc32=zlib.crc32(lines),
+        settings=settings | {"seed": cfg.seed},
+        splits=splits,
+        lengths_crc32=zlib.crc32(lengths),
     )
     output = jobs[0].folder
     manifest = output / "manifest.jsonl"
     manifest.unlink(missing_ok=True)
+    write_atomic(output / FILE_NAME, lengths)
     write_atomic(output / "summary.json", listing.to_bytes())
     write_atomic(manifest, lines)
     return ShardSummary(len(records), len(rows), hours, ledger.counts())

@@ -1,6 +1,6 @@
-"""Plan and corpus in, batches out, through loader processes that each build whole batches.
+"""Plan and corpus in, batches out, through loader processes or threads that each build whole batches.
 
-Nothing here depends on the number of processes, and no global random state is touched: a batch is a function of its
+Nothing here depends on their kind or number, and no global random state is touched: a batch is a function of its
 number. A row that cannot be read becomes silence with weight 0 and an entry for the ledger; too many stop the run.
 
 Loader processes come from a fork server: it is a clean process, so threads of this one (BLAS, CUDA, TensorBoard) cannot
@@ -19,7 +19,7 @@ from speechssl.config import DataConfig
 from speechssl.data.batch import Batch
 from speechssl.data.corpus import Corpus
 from speechssl.data.ledger import Entry
-from speechssl.data.loading import BatchLoader
+from speechssl.data.loading import batch_loader
 from speechssl.data.plan import Plan
 from speechssl.data.tolerance import Tolerance, TooManyBadError
 from speechssl.errors import AudioError, ConfigError
@@ -40,30 +40,44 @@ class BatchReader:
     def __call__(self, k: int) -> Batch:
         """Return micro-batch ``k``, without texts."""
         planned = self.plan.micro(k)
-        ids = tuple(self.corpus.ids[row] for row in planned.rows)
+        rows = [self.corpus.row(row) for row in planned.rows]
+        ids = tuple(row.id for row in rows)
         crop = planned.samples if self.plan.kind == "pretrain" else None
-        waves, weights, rejected = [], [], []
-        for row, start, name in zip(planned.rows, planned.starts, ids, strict=True):
+        counts = [crop or row.samples for row in rows]
+        # numpy, not torch: a large torch.zeros or copy_ would start torch's own threads inside each loader thread.
+        batch = (
+            np.zeros((len(rows), max(counts)), np.float32) if crop is None else np.empty((len(rows), crop), np.float32)
+        )
+        weights, rejected, changed = np.ones(len(rows), np.float32), [], []
+        for i, (number, start, count) in enumerate(zip(planned.rows, planned.starts, counts, strict=True)):
+            wave = batch[i, :count]
             try:
-                wave = self.corpus.read(row, start, crop)
+                self.corpus.read(number, start, count, out=wave)
                 if self.augment is not None:
-                    wave = self.augment(wave, planned.epoch, name)
-                weights.append(1.0)
+                    changed.append(self.augment(wave, planned.epoch, ids[i]))
             except AudioError as error:
-                wave = np.zeros(crop or int(self.corpus.samples[row]), dtype=np.float32)
-                weights.append(0.0)
-                rejected.append(Entry(self.plan.kind, name, error.reason, error.detail, action="dropped"))
-            waves.append(wave)
-        lengths = torch.tensor([len(wave) for wave in waves])
-        batch = torch.zeros(len(waves), int(lengths.max()))
-        for into, wave in zip(batch, waves, strict=True):
-            into[: len(wave)] = torch.from_numpy(wave)
-        starts, kept = torch.tensor(planned.starts), torch.tensor(weights)
-        return Batch(batch, lengths, starts, kept, ids, planned.epoch, rejected=tuple(rejected))
+                wave[:] = 0.0
+                changed.append(wave)
+                weights[i] = 0.0
+                rejected.append(Entry(self.plan.kind, ids[i], error.reason, error.detail, action="dropped"))
+        if self.augment is not None:
+            counts = [len(wave) for wave in changed]
+            batch = np.zeros((len(rows), max(counts)), np.float32)
+            for into, wave in zip(batch, changed, strict=True):
+                into[: len(wave)] = wave
+        return Batch(
+            torch.from_numpy(batch),
+            torch.tensor(counts),
+            torch.tensor(planned.starts),
+            torch.from_numpy(weights),
+            ids,
+            planned.epoch,
+            rejected=tuple(rejected),
+        )
 
     def where(self, k: int) -> str:
         """Return the shards that hold batch ``k``, for messages."""
-        shards = {int(self.corpus.shard_of[row]) for row in self.plan.micro(k).rows}
+        shards = set((np.searchsorted(self.corpus.first_rows, self.plan.micro(k).rows, side="right") - 1).tolist())
         names = ", ".join(f"{self.corpus.listing.shards[shard].name}.tar" for shard in sorted(shards))
         return f"batch {k} ({names} of {self.corpus.source.name})"
 
@@ -127,7 +141,7 @@ class Stream:
             return step * batches_per_step + place * world + rank
 
         reader = BatchReader(corpus, plan, augment)
-        self._loader = BatchLoader(reader, cfg, number=number, where=reader.where)
+        self._loader = batch_loader(reader, cfg, number=number, where=reader.where)
         self._loader.expect(start * self._share)
 
     def step(self, step: int) -> list[Batch]:
@@ -203,7 +217,7 @@ def evaluation_batches(
     tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
     numbers = range(rank, plan.n_batches, world)
     reader, cfg = BatchReader(corpus, plan), replace(cfg, workers=workers)
-    loader = BatchLoader(reader, cfg, number=numbers.__getitem__, where=reader.where, stop=len(numbers))
+    loader = batch_loader(reader, cfg, number=numbers.__getitem__, where=reader.where, stop=len(numbers))
     try:
         for i in range(len(numbers)):
             batch = loader.get(i)

@@ -23,9 +23,15 @@ Result = TypeVar("Result")
 class Audio(Protocol):
     """What unit discovery asks of a corpus (``data.corpus.Corpus``)."""
 
-    ids: list[str]
-    samples: np.ndarray
-    """[N] int64, length of each utterance."""
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all utterances."""
+        ...
+
+    @property
+    def samples(self) -> np.ndarray:
+        """[N] int64, length of each utterance."""
+        ...
 
     def read(self, row: int) -> np.ndarray:
         """Return [T] float32 at 16 kHz, or raise AudioError; threads may call it."""

@@ -8,7 +8,6 @@ it was stopped: finished iterations, finished units and finished updates are not
 import os
 import shutil
 import sys
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,6 @@ class Phase:
     encoder: SpeechEncoder
     corpus: Corpus
     plan: Plan
-    rows: list[int]
-    """Utterances that the plan uses."""
     run: RunFolder
     parallel: Parallel
 
@@ -141,7 +138,7 @@ def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: P
                     own,
                     index,
                     corpus=corpus,
-                    rows=phase.rows,
+                    rows=phase.plan.rows.tolist(),
                     encoder=phase.encoder,
                     previous=previous,
                     run=iteration,
@@ -166,16 +163,14 @@ def _open(
     torch.manual_seed(key("encoder", seed))
     encoder = load_encoder(Path(init), cfg.model) if init else SpeechEncoder(cfg.model)
     plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop)
-    dropped = {entry.item for entry in plan.dropped}
-    rows = [row for row, item in enumerate(corpus.ids) if item not in dropped]
     run.record(plan.dropped)
-    return Phase(cfg, title, seed, init, encoder, corpus, plan, rows, run, parallel)
+    return Phase(cfg, title, seed, init, encoder, corpus, plan, run, parallel)
 
 
 def _train(phase: Phase, objective: Objective, info: dict[str, Any]) -> Path:
     """Train one phase and write its model folder, with ``info`` beside what every model says of itself."""
     cfg, parallel = phase.cfg, phase.parallel
-    hours = float(phase.corpus.samples[phase.rows].sum()) / SAMPLE_RATE / 3600
+    hours = phase.plan.n_samples / SAMPLE_RATE / 3600
     _say(parallel, _outlook(phase, objective, hours))
     stream = Stream(
         phase.corpus,
@@ -205,7 +200,7 @@ def _train(phase: Phase, objective: Objective, info: dict[str, Any]) -> Path:
             "seed": cfg.seed,
             "init": phase.init,
             "averaged": cfg.training.ema_decay > 0,
-            "utterances": len(phase.rows),
+            "utterances": phase.plan.n_rows,
             "hours": round(hours, 4),
         }
         save_model(target, encoder=phase.encoder, extra=heads, info=facts | info)
@@ -232,10 +227,9 @@ def _outlook(phase: Phase, objective: Objective, hours: float) -> str:
     """Return what is about to happen, in one line."""
     cfg, plan = phase.cfg, phase.plan
     per_step = cfg.data.batches_per_step
-    reasons = Counter(entry.reason for entry in plan.dropped)
-    dropped = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    dropped = ", ".join(f"{count} {reason}" for reason, count in plan.dropped_counts.most_common())
     return (
-        f"{phase.title}: {hours:.2f} h in {len(phase.rows):,} utterances"
+        f"{phase.title}: {hours:.2f} h in {phase.plan.n_rows:,} utterances"
         + (f" (left out: {dropped})" if dropped else "")
         + f"; {cfg.training.steps:,} steps of up to {per_step * cfg.data.batch_seconds:g} s, "
         f"{cfg.training.steps * per_step / plan.batches_per_epoch:.1f} epochs; "

@@ -1,0 +1,128 @@
+"""Numbered batches, built ahead of time by threads: nothing is copied between processes.
+
+In: a function from numbers to batches, safe to call from several threads. Out: batches in order, or the error that
+building one raised; a DataError when none comes. The heavy parts (reading, checksums, FLAC, conversion) run without
+the interpreter lock, so two threads use two cores.
+"""
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from speechssl.config import DataConfig
+from speechssl.data.batch import Batch
+from speechssl.errors import DataError
+
+__all__ = ["ThreadLoader"]
+
+PREFETCH = 2
+"""Batches ahead for each thread."""
+PATIENCE = 5.0
+"""Seconds that ``close`` waits for a batch in progress. Threads are daemons: one that hangs does not keep the program
+alive."""
+
+Tasks = queue.SimpleQueue[tuple[int, Future[Batch]] | None]
+
+
+class ThreadLoader:
+    """Gives batch ``i`` of a sequence; asked in order, it has prepared the next ones.
+
+    Parameters as of ``BatchLoader``.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[int], Batch],
+        cfg: DataConfig,
+        *,
+        number: Callable[[int], int],
+        where: Callable[[int], str],
+        stop: int | None = None,
+    ) -> None:
+        self._read, self._number, self._where, self._stop = read, number, where, stop
+        self._workers, self._timeout = cfg.workers, cfg.timeout
+        self._ahead: deque[Future[Batch]] = deque()
+        self._next = 0
+        self._tasks: Tasks | None = None
+        self._threads: list[threading.Thread] = []
+
+    def get(self, i: int) -> Batch:
+        """Return the ``i``-th batch.
+
+        Raises
+        ------
+        DataError
+            There was none for ``timeout`` seconds; or what building it raised.
+        """
+        self.expect(i)
+        future = self._ahead.popleft()
+        self._next = i + 1
+        self._fill()
+        try:
+            return future.result(self._timeout)
+        except BaseException as error:
+            hanging = not future.done()
+            self._stop_threads(wait=not hanging)
+            if hanging and isinstance(error, TimeoutError):
+                raise DataError(
+                    f"no batch came from the loader for {self._timeout:g} s (data.timeout), waiting for "
+                    f"{self._where(self._number(i))}: the disk or network hangs, or is slower than that. "
+                    "Resume once it answers"
+                ) from error
+            raise
+
+    def expect(self, i: int) -> None:
+        """Start preparing batch ``i`` and those after it, unless that is under way."""
+        if self._tasks is None or i != self._next:
+            self.close()
+            self._next = i
+            self._tasks = queue.SimpleQueue()
+            self._threads = [
+                threading.Thread(target=_work, args=(self._read, self._tasks), name=f"loader-{n}", daemon=True)
+                for n in range(self._workers)
+            ]
+            for thread in self._threads:
+                thread.start()
+        self._fill()
+
+    def close(self) -> None:
+        """Stop the threads, those in the midst of a batch after it."""
+        self._stop_threads(wait=True)
+
+    def _fill(self) -> None:
+        assert self._tasks is not None
+        while len(self._ahead) < PREFETCH * self._workers:
+            i = self._next + len(self._ahead)
+            if self._stop is not None and i >= self._stop:
+                return
+            future: Future[Batch] = Future()
+            self._ahead.append(future)
+            self._tasks.put((self._number(i), future))
+
+    def _stop_threads(self, *, wait: bool) -> None:
+        threads, self._threads = self._threads, []
+        tasks, self._tasks = self._tasks, None
+        for future in self._ahead:
+            future.cancel()
+        self._ahead.clear()
+        if tasks is not None:
+            for _ in threads:
+                tasks.put(None)
+        for thread in threads:
+            if wait:
+                thread.join(PATIENCE)
+
+
+def _work(read: Callable[[int], Batch], tasks: Tasks) -> None:
+    """Build batches until told to stop."""
+    while (task := tasks.get()) is not None:
+        number, future = task
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(read(number))
+        except BaseException as error:  # travels to the main thread, whatever it is
+            future.set_exception(error)
+        del future, task  # a thread that waits must not keep the last batch in memory
