@@ -28,7 +28,7 @@ class Planted:
     utterances: int = 0
 
 
-class _Builder:
+class Builder:
     def __init__(self, folder: Path, speech: Sequence[tuple[np.ndarray, str, str]]) -> None:
         self.folder, self.speech, self.next = folder, speech, 0
         self.rows: list[dict] = []
@@ -68,7 +68,7 @@ def narrow(wave: np.ndarray, rate: int = 8_000) -> np.ndarray:
 
 def plant(folder: Path, speech: Sequence[tuple[np.ndarray, str, str]], *, clean: int = 60) -> Planted:
     """Write the corpus. ``speech``: distinct clean (wave, text, speaker), about 140 + ``clean`` of them."""
-    b = _Builder(folder, speech)
+    b = Builder(folder, speech)
     rng = np.random.default_rng(5)
 
     def level(wave):
@@ -145,7 +145,7 @@ def plant(folder: Path, speech: Sequence[tuple[np.ndarray, str, str]], *, clean:
     return b.planted
 
 
-def _plant_files(b: _Builder) -> None:
+def _plant_files(b: Builder) -> None:
     def damaged(check, change):
         wave, text, who = b.take()
         row = b.add(wave, text, who, checks=[check], how={"format": "WAV"})
@@ -168,7 +168,7 @@ def _plant_files(b: _Builder) -> None:
         b.add(wave, text, who, checks=["header_mismatch"], sample_rate=rate, channels=channels)
 
 
-def _plant_copies(b: _Builder, rng: np.random.Generator) -> None:
+def _plant_copies(b: Builder, rng: np.random.Generator) -> None:
     for how in ({"format": "WAV"}, {"format": "FLAC"}, {"format": "WAV", "subtype": "FLOAT"}):
         wave, text, who = b.take()
         wave = np.rint(wave * 32_768).astype(np.float32) / 32_768
@@ -206,7 +206,7 @@ def level_of(wave: np.ndarray) -> float:
     return float(np.sqrt(np.mean(wave**2)))
 
 
-def _plant_texts(b: _Builder) -> None:
+def _plant_texts(b: Builder) -> None:
     def written(check, change, *also):
         wave, text, who = b.take()
         row = b.add(wave, change(text), who, checks=[check])

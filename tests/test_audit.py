@@ -15,24 +15,26 @@ from speechssl.reports.audit import write_audit
 from tests.planted import plant
 from tests.voices import voice, write
 
+VOICES = ("f1", "m1", "f2", "m2", "f3", "m4", "Annie", "steph")
 
-def synthetic(count):
+
+def synthetic(count, *, seed=11, variants=VOICES, rate=130):
     """Distinct sentences by synthetic voices, at about 18 to 20 characters a second or fewer, with a room's noise."""
+    pytest.importorskip("espeakng_loader", reason="the synthesiser is not installed: pip install 'speechssl[demo]'")
     from speechssl.data.espeak import Espeak
     from speechssl.data.synth_text import sentences
 
-    espeak, stream = Espeak(), sentences(11)
+    espeak, stream = Espeak(), sentences(seed)
     made = []
-    variants = ("f1", "m1", "f2", "m2", "f3", "m4", "Annie", "steph")
     for number in range(count):
         who = number % len(variants)
         if number % 5 == 0:
             espeak.set_voice(
-                f"en-us+{variants[number // 5 % len(variants)]}", rate=130 + number % 17, pitch=40 + number % 20
+                f"en-us+{variants[number // 5 % len(variants)]}", rate=rate + number % 17, pitch=40 + number % 20
             )
         text = next(stream)
         wave = espeak.say(text).astype(np.float32) / 32_768
-        noise = np.random.default_rng(number).standard_normal(len(wave) + 4_000).astype(np.float32)
+        noise = np.random.default_rng((seed, number)).standard_normal(len(wave) + 4_000).astype(np.float32)
         wave = np.concatenate([np.zeros(2_000, np.float32), wave, np.zeros(2_000, np.float32)])
         made.append((0.5 * wave + 1e-4 * noise, text, f"s{who}"))
     return made

@@ -28,6 +28,8 @@ class AuditConfig:
     max_channels: int = 16
     max_file_hours: float = 6.0
     """Longer files are refused before they are decoded."""
+    hang_minutes: float = 30.0
+    """A file whose decoding takes longer is given up (with two processes or more: one alone has nobody to watch it)."""
     min_seconds: float = 0.1
     max_seconds: float = 30.0
     """Utterances outside are too_short, too_long."""
@@ -78,6 +80,8 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if self.workers < 0 or self.suspects < 0 or self.suspect_seconds <= 0 or self.frame_samples < 1:
             raise ConfigError("audit: workers and suspects must not be negative, seconds and samples must be positive")
+        if self.hang_minutes <= 0:
+            raise ConfigError("audit: hang_minutes must be positive; 30 is enough for recordings of six hours")
         if not 0 < self.duplicate_errors < 0.38:
             raise ConfigError("audit: duplicate_errors must lie in 0..0.38; unrelated recordings differ in more bits")
         if not 0 < self.duplicate_overlap <= 1 or not 0 <= self.minority_share < 1 or self.rate_ratio <= 1:

@@ -6,6 +6,8 @@ summary. Each recording is decoded once, in parallel; the findings do not depend
 
 from __future__ import annotations
 
+import faulthandler
+import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -77,7 +79,7 @@ def audit(source: Path, cfg: AuditConfig, progress: Callable[[int, int], None] |
         Job(inventory.path(u), u.start, None if all_of_it else u.duration or None, limits, thin)
         for u, all_of_it in zip(utterances, whole, strict=True)
     ]
-    pairs = list(zip(utterances, _measure_all(jobs, cfg.workers, progress), strict=True))
+    pairs = list(zip(utterances, _measure_all(jobs, cfg, progress), strict=True))
     findings = list(inventory.findings)
     for (u, m), all_of_it in zip(pairs, whole, strict=True):
         findings += check_sound(u, m, cfg, whole=all_of_it, claimed=inventory.claimed)
@@ -92,12 +94,13 @@ def audit(source: Path, cfg: AuditConfig, progress: Callable[[int, int], None] |
 
 
 def _measure_all(
-    jobs: Sequence[Job], workers: int, progress: Callable[[int, int], None] | None
+    jobs: Sequence[Job], cfg: AuditConfig, progress: Callable[[int, int], None] | None
 ) -> Iterator[Measurement]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or cores
+    workers = cfg.workers or cores
     chunks = [jobs[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
-    measured = map(_measure_chunk, chunks) if workers == 1 else _in_processes(chunks, workers)
+    alone = ([measure(job) for job in chunk] for chunk in chunks)
+    measured = alone if workers == 1 else _in_processes(chunks, workers, 60 * cfg.hang_minutes)
     done = 0
     for chunk in measured:
         done += len(chunk)
@@ -106,8 +109,17 @@ def _measure_all(
         yield from chunk
 
 
-def _measure_chunk(jobs: Sequence[Job]) -> list[Measurement]:
-    return [measure(job) for job in jobs]
+def _measure_chunk(jobs: Sequence[Job], seconds: float) -> list[Measurement]:
+    """Measure in a process that ends itself when one file takes longer: a decoder that hangs cannot be interrupted."""
+    measured = []
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        for job in jobs:
+            faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
+            try:
+                measured.append(measure(job))
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+    return measured
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
@@ -120,23 +132,24 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_main)
 
 
-def _in_processes(chunks: Sequence[Sequence[Job]], workers: int) -> Iterator[list[Measurement]]:
+def _in_processes(chunks: Sequence[Sequence[Job]], workers: int, seconds: float) -> Iterator[list[Measurement]]:
     """Yield the measurements of each chunk in order; a file that kills its process is named, and the rest goes on."""
-    done = 0
+    done, look = 0, functools.partial(_measure_chunk, seconds=seconds)
     while done < len(chunks):
         try:
             with _pool(min(workers, len(chunks) - done)) as pool:
-                for measured in pool.map(_measure_chunk, chunks[done:]):
+                for measured in pool.map(look, chunks[done:]):
                     done += 1
                     yield measured
         except BrokenProcessPool:
             done += 1
-            yield [_measure_apart(job) for job in chunks[done - 1]]
+            yield [_measure_apart(job, seconds) for job in chunks[done - 1]]
 
 
-def _measure_apart(job: Job) -> Measurement:
+def _measure_apart(job: Job, seconds: float) -> Measurement:
     try:
         with _pool(1) as pool:
-            return pool.submit(measure, job).result()
+            return pool.submit(_measure_chunk, [job], seconds).result()[0]
     except BrokenProcessPool:
-        return Measurement("decoder_crash", "the process that decoded it died; is the file damaged?")
+        detail = f"the process that decoded it died, or took more than {seconds:g} s; is the file damaged?"
+        return Measurement("decoder_crash", detail)

@@ -19,8 +19,9 @@ _FULLEST = 48
 """Keys that more recordings share say nothing (hum, a tone)."""
 _VOTES = 2
 _FEWEST_FRAMES = 8
-_LONG = 100
-"""Active frames; of less than two seconds, fewer bits may differ: words of one voice are alike."""
+_SHORT, _LONG = 50, 100
+"""Active frames; of less than two seconds fewer bits may differ, of less than one fewer still: words of one voice are
+alike (repetitions of a digit differ in 16 % of the bits or more)."""
 _OFFSET = 1 << 20
 
 
@@ -69,7 +70,8 @@ def near_duplicates(prints: Sequence[Fingerprint], *, most_errors: float, least_
     for a, b, shifts in _candidates(prints):
         found = [(*compare(prints[a], prints[b], shift), shift) for shift in shifts]
         good = [entry for entry in found if entry[1] >= least_overlap]
-        bound = most_errors if min(prints[a].active.sum(), prints[b].active.sum()) >= _LONG else 0.8 * most_errors
+        frames = min(int(prints[i].active.sum()) for i in (a, b))
+        bound = most_errors * (1.0 if frames >= _LONG else 0.8 if frames >= _SHORT else 0.6)
         if good and min(good)[0] <= bound:
             errors, overlap, shift = min(good)
             sizes = sorted((len(prints[a].words), len(prints[b].words)))

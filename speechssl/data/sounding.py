@@ -50,7 +50,7 @@ def check_sound(u: Utterance, m: Measurement, cfg: AuditConfig, *, whole: bool, 
         yield found("low_rate", m.sample_rate, cfg.low_rate_hz, f"{m.sample_rate:,} Hz")
     yield from _channels(u, m, cfg)
     sound = m.activity
-    loud = sound.loud_db if sound is not None else -120.0
+    loud = sound.loud_db if sound is not None else max(m.channel_db, default=-120.0)
     if loud < cfg.silent_db and (m.channels == 1 or max(m.channel_db) < cfg.silent_db - 6):
         yield found("silent", loud, cfg.silent_db, f"the loudest frames have {loud:.0f} dB")
         return
@@ -105,7 +105,7 @@ def _channels(u: Utterance, m: Measurement, cfg: AuditConfig) -> Iterator[Findin
 
 
 def _spectral(u: Utterance, m: Measurement, cfg: AuditConfig) -> Iterator[Finding]:
-    if m.snr_db is not None and m.snr_db < cfg.snr_db:
+    if m.snr_db is not None and m.snr_db < cfg.snr_db and m.duration > 1.0:  # a word alone leaves no moment of noise
         yield Finding("low_snr", u.id, u.path, round(m.snr_db, 1), cfg.snr_db, f"{m.snr_db:.1f} dB")
     if m.bandwidth is not None and m.bandwidth < cfg.bandwidth_hz and m.sample_rate >= _WIDE_RATE:
         detail = f"nothing above {m.bandwidth:,.0f} Hz in a file at {m.sample_rate:,} Hz"

@@ -32,6 +32,8 @@ _GATED_DB = -108.0
 _LOWEST = 10  # bands: no telephone ends below 2.5 kHz
 _WIDEST = 30  # bands: above 7.5 kHz every file at 16 kHz ends
 _FLOOR = 1e-13
+_FEWEST_HUM = 12
+"""Frames of a quarter of a second: in fewer a steady voice is taken for the mains."""
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,12 @@ def hum_power(frames: np.ndarray) -> np.ndarray:
 
 
 def hum_db(power: np.ndarray, size: int) -> tuple[float, float] | None:
-    """Return (50 or 60, prominence in decibels) of the mains, whichever stands out more; None for under two seconds.
+    """Return (50 or 60, prominence in decibels) of the mains, whichever stands out more; None for under three seconds.
 
     At each frequency the quietest fifth of the frames counts: a voice pauses and moves, the mains do not. The
     prominence is that of the second strongest of the first six harmonics over the median around it.
     """
-    if len(power) < 7:
+    if len(power) < _FEWEST_HUM:
         return None
     quiet = np.quantile(power, 0.2, axis=0) + 1e-14
     spacing = RATE / size

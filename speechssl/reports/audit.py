@@ -33,6 +33,7 @@ p, figcaption, caption, summary, td { overflow-wrap: anywhere; }
 td { min-width: 5em; }
 td.n { min-width: 0; }
 .suspect { max-width: 760px; margin: 26px 0 34px; break-inside: avoid; }
+@media (max-width: 640px) { tbody th { max-width: 10em; } }
 .suspect p { margin-bottom: 6px; }
 """
 """Texts and paths of a corpus can be one word of any length."""
@@ -155,8 +156,9 @@ def _corpus(summary: dict[str, Any]) -> list[Html]:
     for key, label in _PLOTS:
         bars = [(a, b, float(n)) for a, b, n in summary[key].get("histogram", [])]
         chart = bar_chart(bars, x_label=label, y_label="Utterances")
-        if chart is not None:
-            caption = f"Median {summary[key]['p50']:g}; 5 % to 95 %: {summary[key]['p5']:g} to {summary[key]['p95']:g}."
+        if chart is not None and summary[key]["p0"] < summary[key]["p100"]:
+            middle, low, high = (f"{summary[key][share]:,.4g}" for share in ("p50", "p5", "p95"))
+            caption = f"{label}. Median {middle}; 5 % to 95 %: {low} to {high}."
             plots.append(el("figure", chart, el("figcaption", caption)))
     parts.append(el("div", plots, class_="figures"))
     letters = "  ".join(f"{char!r} {count(n)}" for char, n in list(summary["alphabet"].items())[:120])
