@@ -42,3 +42,12 @@ def test_sidecars_hold_the_manifest_line_and_the_transcript(text, n):
     assert len(files) == n
     assert from_row(json.loads(files["a.json"])) == utterance
     assert text is None or files["a.txt"].decode() == text
+
+
+@given(
+    st.one_of(st.text("abc-_.09", min_size=1, max_size=130), st.text(min_size=1, max_size=40)),
+    st.one_of(st.integers(0, 1 << 36), st.sampled_from([8**11 - 1, 8**11])),
+)
+def test_the_quick_header_is_the_header(name, size):
+    name = name.encode("utf-8", "ignore").decode().replace("\0", "") or "x"
+    assert archive.quick_header(name, size) == archive.header(name, size)

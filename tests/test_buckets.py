@@ -84,3 +84,22 @@ def test_no_row_moves_to_a_bucket_of_less_than_half_or_more_than_twice_its_lengt
             assert edge <= own <= 2 * edge if crop else own <= edge <= 2 * own
         origin = origin[sum(cut.sizes) :]
     assert not origin
+
+
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=8, unique=True),
+    st.sampled_from([1, 7, 320]),
+    st.lists(st.integers(1, 20_000), min_size=1, max_size=300),
+    st.booleans(),
+)
+def test_a_bucket_is_the_nearest_edge_on_the_right_side(places, align, lengths, crop):
+    """Few lengths are searched, many are looked up; both against a loop."""
+    found_edges = np.sort(np.array(places)) * align
+    usable = [n for n in lengths if (n >= found_edges[0] if crop else n <= found_edges[-1])]
+    for values in (usable, usable * 400):
+        if not values:
+            continue
+        found = bucket_of(np.array(values[-2000:]), found_edges, crop=crop).tolist()
+        for length, bucket in zip(values[-2000:], found, strict=True):
+            sides = [i for i, edge in enumerate(found_edges) if (edge <= length if crop else edge >= length)]
+            assert bucket == (sides[-1] if crop else sides[0])

@@ -1,0 +1,327 @@
+"""Loader: hours of audio delivered as batches to the training process, ours against webdataset, FLAC and PCM shards.
+
+usage: python benchmarks/loader.py [--data FOLDER] [--seconds 4] [--rounds 5] [--batches 10000] [--audio HOURS]
+
+Contenders, each in a process of its own, in turns:
+  readme        webdataset's README: `.shuffle(1000).decode(wds.torch_audio)`, batches of 16, 0 and 2 workers;
+                torchaudio.load needs torchcodec and FFmpeg's libraries; without them it is left out
+  soundfile     webdataset with `soundfile.read(..., dtype="float32")`, shuffle, batches of 16 (0, 1 and 2 workers)
+  processes, threads   ours, pretraining batches of 87.5 s, 1 and 2 workers; `plain`: ours with 0 workers
+What counts is seconds of useful audio that reached the main process as tensors [B, T] (without padding; of ours,
+without what is cropped away), from the third batch on, in wall time and in processor time of all its processes.
+Audio: real speech of the speech pack (libri_mini) when there, else synthetic, as the result says.
+Writes benchmarks/results/loader.json.
+"""
+
+import argparse
+import datetime
+import io
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+RESULTS = Path(__file__).parent / "results" / "loader.json"
+RATE = 16_000
+PEERS = ("readme-0", "readme-2", "soundfile-0", "soundfile-1", "soundfile-2")
+OURS = ("plain-0", "processes-1", "processes-2", "threads-1", "threads-2")
+ENCODINGS = ("flac", "pcm16")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = os.environ.get("SPEECHSSL_DATA") or ROOT.parent / "shared" / "data"
+    parser.add_argument("--data", type=Path, default=Path(default))
+    parser.add_argument("--audio", type=float, default=0.6, help="hours in the shards")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time of one measurement")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batches", type=int, default=10_000, help="batches of the memory run; 0 for none")
+    parser.add_argument("--only", default="", help="comma-separated contenders; all by default")
+    parser.add_argument("--measure", nargs=3, metavar=("CONTENDER", "ENCODING", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory", nargs=2, metavar=("CONTENDER", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(*arguments.measure, seconds=arguments.seconds)))
+    elif arguments.memory:
+        print(json.dumps(memory(*arguments.memory, batches=arguments.batches)))
+    else:
+        compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    chosen = [name for name in arguments.only.split(",") if name] or [*PEERS, *OURS]
+    if not torchcodec():
+        chosen = [name for name in chosen if not name.startswith("readme")]
+    with tempfile.TemporaryDirectory() as place:
+        audio = make_shards(Path(place), arguments.data, arguments.audio)
+        figures: dict[str, list[dict]] = {}
+        load = [os.getloadavg()[0]]
+        for turn in range(arguments.rounds):
+            for name, encoding in itertools.product(chosen, ENCODINGS):
+                seconds = ["--seconds", str(arguments.seconds)]
+                done = call(["--measure", name, encoding, str(Path(place) / encoding), *seconds])
+                figures.setdefault(f"{name} {encoding}", []).append(done)
+                print(turn, name, encoding, done, flush=True)
+            load.append(os.getloadavg()[0])
+            table = {name: summary(runs) for name, runs in figures.items()}
+            result = {"what": "hours of 16 kHz audio delivered as batches to the training process", "audio": audio}
+            result |= machine(load) | {"rounds": turn + 1, "seconds": arguments.seconds, "contenders": table}
+            result |= {"ratios": ratios(figures)}
+            if not torchcodec():
+                result["left_out"] = "readme: torchaudio.load needs torchcodec, which cannot be imported here"
+            write(result)
+        if arguments.batches:
+            shards, batches = str(Path(place) / "pcm16"), ["--batches", str(arguments.batches)]
+            names = [name for name in ("processes-2", "threads-2") if name in chosen]
+            result["memory"] = {name: call(["--memory", name, shards, *batches]) for name in names}
+            print(result["memory"])
+            write(result)
+    for name, row in table.items():
+        print(f"{name:22} {row['hours_per_second']:8.3f} h/s {row['hours_per_cpu_second']:8.3f} h/cpu s")
+    print(json.dumps(result["ratios"], indent=1))
+
+
+def write(result: dict) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def call(options: list[str]) -> dict:
+    command = [sys.executable, str(Path(__file__)), *options]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def summary(runs: list[dict]) -> dict:
+    """Medians over the rounds, and the rounds."""
+    wall = [run["hours"] / run["wall"] for run in runs]
+    cpu = [run["hours"] / run["cpu"] for run in runs]
+    return {
+        "hours_per_second": round(statistics.median(wall), 4),
+        "hours_per_cpu_second": round(statistics.median(cpu), 4),
+        "rounds": [round(value, 4) for value in wall],
+    }
+
+
+def ratios(figures: dict[str, list[dict]]) -> dict:
+    """Medians over rounds of ratios within a round, of wall time and of processor time."""
+
+    def ratio(ours: tuple[str, ...], theirs: tuple[str, ...], encoding: str, kind: str) -> float | None:
+        def best(names: tuple[str, ...]) -> list[float]:
+            speeds = [
+                [run["hours"] / run[kind] for run in figures[f"{name} {encoding}"]]
+                for name in names
+                if f"{name} {encoding}" in figures
+            ]
+            return max(speeds, key=statistics.median) if speeds else []
+
+        pairs = list(zip(best(ours), best(theirs), strict=False))
+        return round(statistics.median(a / b for a, b in pairs), 2) if pairs else None
+
+    readme, soundfile = ("readme-0", "readme-2"), ("soundfile-0", "soundfile-1", "soundfile-2")
+    two = ("processes-2", "threads-2")
+    return {
+        f"{name}, {kind} time": ratio(ours, theirs, encoding, kind)
+        for kind in ("wall", "cpu")
+        for name, ours, theirs, encoding in [
+            ("FLAC: best of ours with 2 against the best webdataset + soundfile", two, soundfile, "flac"),
+            ("PCM: best of ours with 2 against the webdataset README", two, readme, "pcm16"),
+            ("PCM: best of ours with 2 against the best webdataset + soundfile", two, soundfile, "pcm16"),
+            ("FLAC: 2 threads against 1", ("threads-2",), ("threads-1",), "flac"),
+            ("FLAC: 2 processes against 1", ("processes-2",), ("processes-1",), "flac"),
+            ("PCM: 2 threads against 1", ("threads-2",), ("threads-1",), "pcm16"),
+            ("PCM: 2 processes against 1", ("processes-2",), ("processes-1",), "pcm16"),
+        ]
+    }
+
+
+def machine(load: list[float]) -> dict:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return {
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
+        "processor": next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": [round(value, 1) for value in load],
+        "python": platform.python_version(),
+        "versions": {name: installed(name) for name in ("torch", "webdataset", "soundfile", "torchcodec", "miniaudio")},
+    }
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def torchcodec() -> bool:
+    return not subprocess.run([sys.executable, "-c", "import torchcodec"], check=False, capture_output=True).returncode
+
+
+def make_shards(place: Path, data: Path, hours: float) -> dict:
+    """Make FLAC and PCM shards of the same speech in ``place``; return what it is."""
+    import soundfile
+
+    from speechssl.config import ShardConfig
+    from speechssl.data.audio import decode
+    from speechssl.data.manifest import Utterance, write_manifest
+    from speechssl.data.shards import shard_manifest
+
+    source = data / "libri_mini"
+    utterances, total = [], 0.0
+    (place / "audio").mkdir()
+    for name, wave in speech(source, decode) if source.exists() else synthetic():
+        soundfile.write(place / "audio" / f"{name}.flac", wave, RATE, subtype="PCM_16")
+        utterances.append(Utterance(name, f"audio/{name}.flac", len(wave) / RATE, RATE, 1, split="train"))
+        total += len(wave) / RATE / 3600
+        if total > hours:
+            break
+    write_manifest(place / "manifest.jsonl", utterances)
+    sizes = {}
+    for encoding in ENCODINGS:
+        cfg = ShardConfig(shard_seconds=360.0, encoding=encoding, workers=1)
+        shard_manifest(place / "manifest.jsonl", place / encoding, cfg)
+        sizes[encoding] = sum(path.stat().st_size for path in (place / encoding).glob("*.tar"))
+    kind = "libri_mini of the speech pack (real read speech, decoded from Opus)" if source.exists() else "synthetic"
+    return {"kind": kind, "hours": round(total, 3), "utterances": len(utterances), "bytes": sizes}
+
+
+def speech(source: Path, decode) -> Iterator[tuple[str, np.ndarray]]:
+    lines = (source / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    for i, line in enumerate(lines[::4]):
+        row = json.loads(line)
+        yield f"utt{i:05d}", decode(source / row["audio"], item=row["id"])
+
+
+def synthetic() -> Iterator[tuple[str, np.ndarray]]:
+    """Noise in a slowly changing envelope: FLAC makes about half of it, as of speech."""
+    for i in itertools.count():
+        random = np.random.Generator(np.random.PCG64(i))
+        n = int(random.uniform(2, 16) * RATE)
+        envelope = np.interp(np.arange(n), np.arange(0, n + 3200, 3200), random.exponential(0.05, n // 3200 + 2))
+        white = random.standard_normal(n + 8)
+        wave = sum(white[k : n + k] for k in range(8)) * envelope / 8
+        yield f"utt{i:05d}", wave.clip(-1, 1).astype(np.float32)
+
+
+def measure(name: str, encoding: str, folder: str, *, seconds: float) -> dict:
+    """Return the hours that a contender delivers in about ``seconds``, wall time, processor time of all processes."""
+    batches = contender(name, encoding, folder, seconds_per_batch=87.5)
+    for _ in range(2):
+        next(batches)
+    hours, cpu, began = 0.0, cpu_of_tree(), time.perf_counter()
+    while (wall := time.perf_counter() - began) < seconds:
+        hours += next(batches) / 3600
+    return {"hours": hours, "wall": wall, "cpu": cpu_of_tree() - cpu}
+
+
+def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float) -> Iterator[float]:
+    """Yield the seconds of audio in each batch."""
+    import torch
+
+    torch.set_num_threads(1)
+    kind, workers = name.rsplit("-", 1)
+    if kind in {"readme", "soundfile"}:
+        yield from webdataset_batches(kind, int(workers), "flac" if encoding == "flac" else "wav", folder)
+        return
+    from speechssl.config import DataConfig
+    from speechssl.data.corpus import open_corpus
+    from speechssl.data.plan import Plan
+    from speechssl.data.stream import Stream
+
+    chosen = {} if kind == "plain" else {"loader": kind}
+    cfg = DataConfig(shards=folder, workers=int(workers), batch_seconds=seconds_per_batch, **chosen)
+    corpus = open_corpus(folder)
+    plan = Plan.pretrain(corpus, cfg, 0, align=320)
+    with Stream(corpus, plan, cfg, seed=0, batches_per_step=1) as stream:
+        for step in itertools.count():
+            (batch,) = stream.step(step)
+            yield batch.wave.numel() / RATE
+
+
+def webdataset_batches(kind: str, workers: int, extension: str, folder: str) -> Iterator[float]:
+    import soundfile
+    import torch
+    import webdataset as wds
+
+    def collate(rows: list) -> tuple:
+        waves = [torch.as_tensor(wave).reshape(-1) for wave, *_ in rows]
+        batch = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        return batch, torch.tensor([len(wave) for wave in waves])
+
+    def decode(sample: dict) -> tuple:
+        return soundfile.read(io.BytesIO(sample[extension]), dtype="float32")
+
+    def first(sample: tuple) -> tuple:
+        return sample[0]
+
+    urls = sorted(map(str, Path(folder).glob("*.tar")))
+    data = wds.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(1000, initial=16)
+    if kind == "readme":
+        data = data.decode(wds.torch_audio).to_tuple(extension).map(first)
+    else:
+        data = data.map(decode)
+    data = data.batched(16, collation_fn=collate)
+    for _, lengths in wds.WebLoader(data, num_workers=workers, batch_size=None):
+        yield float(lengths.sum()) / RATE
+
+
+def memory(name: str, folder: str, *, batches: int) -> dict:
+    """Return the memory of this process and its children (MB, private and shared once) over many batches."""
+    source, marks = contender(name, "pcm16", folder, seconds_per_batch=20.0), []
+    for i in range(batches + 1):
+        next(source)
+        if i % max(1, batches // 10) == 0:
+            marks.append(round(proportional_size() / 1e6, 1))
+    return {"batches": batches, "megabytes": marks}
+
+
+def tree() -> list[int]:
+    """Return this process and all that descend from it (a fork server's children included)."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue  # it ended just now
+    found = [os.getpid()]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def cpu_of_tree() -> float:
+    total = 0
+    for process in tree():
+        try:
+            fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+        except OSError:
+            continue
+        total += sum(int(fields[i]) for i in (11, 12, 13, 14))
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def proportional_size() -> int:
+    total = 0
+    for process in tree():
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        total += next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    return total
+
+
+if __name__ == "__main__":
+    main()
