@@ -157,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--utterances", type=int, default=1_000, help="of each shard")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--start", nargs=3, metavar=("FOLDER", "EPOCHS", "TORCH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.start:
@@ -169,7 +170,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         simulate(Path(folder), arguments.shards, arguments.utterances)
         load = [os.getloadavg()[0]]
-        for turn in range(2):
+        for turn in range(arguments.rounds):
             for name, place, torch in [
                 ("first batch", "0", "0"),
                 ("a batch in epoch 3", "3.62", "0"),

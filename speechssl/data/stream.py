@@ -76,7 +76,9 @@ class BatchReader:
         )
 
     def where(self, k: int) -> str:
-        """Return the shards that hold batch ``k``, for messages."""
+        """Return the shards that hold batch ``k``, for messages; reads nothing: the disk may be what hangs."""
+        if self.corpus.lazy:
+            return f"batch {k} of {self.corpus.source.name}"
         shards = set((np.searchsorted(self.corpus.first_rows, self.plan.micro(k).rows, side="right") - 1).tolist())
         names = ", ".join(f"{self.corpus.listing.shards[shard].name}.tar" for shard in sorted(shards))
         return f"batch {k} ({names} of {self.corpus.source.name})"
