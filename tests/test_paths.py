@@ -110,7 +110,7 @@ def curve(task, steps, precision):
     for step in range(steps):
         task.begin_step(step)
         torch.manual_seed(step)
-        prepared = task.prepare(speech(2, step))
+        prepared = task.prepare(speech(1, step))
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = task(prepared)
         (loss.sum / prepared.n_targets).backward()

@@ -282,7 +282,7 @@ def trapped(corpus, what, **changes):
 
 @pytest.mark.parametrize(("what", "changes", "message"), [
     ("die", {}, r"a loader process died .*waiting for batch [1-3] \(shard-00000\d.tar.*lack of memory"),
-    ("hang", {"timeout": 8.0}, r"no batch came from the loader for 8 s .*waiting for batch 3 \(shard-00000\d.tar"),
+    ("hang", {"timeout": 6.0}, r"no batch came from the loader for 6 s .*waiting for batch 3 \(shard-00000\d.tar"),
 ])  # fmt: skip
 def test_a_loader_that_dies_or_hangs_is_an_error_within_seconds(corpus, what, changes, message):
     with trapped(corpus, what, **changes) as stream:
