@@ -36,7 +36,7 @@ class ShardConfig:
     shard_seconds: float = 3600.0
     """Audio in one shard."""
     encoding: Literal["flac", "pcm16"] = "flac"
-    """pcm16: WAV, twice the bytes and about a hundred times faster to read. The samples are the same."""
+    """pcm16: WAV, twice the bytes, and several times faster to read. The samples are the same."""
     channels: Literal["mean", "first"] = "mean"
     """How several channels become one."""
     seed: int = 0

@@ -1,6 +1,6 @@
 """What a shard holds for one utterance: 16-bit samples at 16 kHz, as FLAC or as they are in a WAV file.
 
-In: samples to bytes, bytes to samples. FLAC is half the size; PCM is read about a hundred times faster. Both are
+In: samples to bytes, bytes to samples. FLAC is half the size; PCM is read several times faster. Both are
 lossless, so the encoding of the shards does not change a training run by a bit.
 """
 
