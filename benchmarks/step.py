@@ -1,10 +1,10 @@
 """One training step on a CPU against its peers: ours and theirs alternate, each in a process of its own.
 
-usage: python -m benchmarks.step [--rounds 5] [--seconds 5] [--rows 4] [--small]
+usage: python -m benchmarks.step [--set wav2vec2|hubert|paths] [--rounds 5] [--seconds 5] [--rows 4] [--small]
 
 A step is forward, backward and AdamW on ``rows`` x ``seconds`` of noise, one thread; its cost is the process CPU time,
 which other programs on the machine disturb less than the clock. Every round makes one step of each contender; the
-medians and the ratios of medians are printed and written to benchmarks/results/step.json (step-small.json).
+medians and the ratios of medians are printed and written to benchmarks/results/step-SET.json (step-SET-small.json).
 
 Contenders: ``hf-*`` is transformers.Wav2Vec2ForPreTraining with its own masks and negatives; ``ours-*`` the objective
 with the same dropouts, ``preset-*`` the same without attention dropout, ``plain-*`` our textbook paths;
@@ -28,10 +28,12 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-CONTENDERS = (
-    "hf-fp32", "hf-bf16", "ours-fp32", "ours-bf16", "preset-fp32", "preset-bf16", "plain-bf16",
-    "torchaudio-hubert-bf16", "hubert-bf16",
-)  # fmt: skip
+SETS = {
+    "wav2vec2": ("hf-fp32", "hf-bf16", "ours-fp32", "ours-bf16", "preset-bf16"),
+    "hubert": ("torchaudio-hubert-bf16", "hubert-bf16"),
+    "paths": ("plain-bf16", "preset-bf16", "preset-fp32"),
+}
+"""What runs at a time: five BASE models with their optimisers take about 20 GB."""
 RATIOS = (
     ("hf-fp32", "ours-fp32"), ("hf-fp32", "ours-bf16"), ("hf-bf16", "ours-bf16"), ("hf-fp32", "preset-bf16"),
     ("hf-bf16", "preset-bf16"), ("plain-bf16", "preset-bf16"), ("torchaudio-hubert-bf16", "hubert-bf16"),
@@ -176,7 +178,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--small", action="store_true", help="256 x 12 instead of BASE")
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--only", nargs="*", default=list(CONTENDERS))
+    parser.add_argument("--set", choices=SETS, default="wav2vec2")
+    parser.add_argument("--only", nargs="*", default=None)
     parser.add_argument("--contender", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     samples = round(arguments.seconds * 16_000)
@@ -184,7 +187,7 @@ def main() -> None:
         contend(arguments.contender, arguments.rows, samples, small=arguments.small)
         return
     size = ["--rows", str(arguments.rows), "--seconds", str(arguments.seconds)] + ["--small"] * arguments.small
-    names = [name for name in arguments.only if not (arguments.small and "hubert" in name)]
+    names = [name for name in arguments.only or SETS[arguments.set] if not (arguments.small and "hubert" in name)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     processes = {
         name: subprocess.Popen(
@@ -219,10 +222,10 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "torchaudio", "transformers")},
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m benchmarks.step" + " --small" * arguments.small,
+        "command": f"python -m benchmarks.step --set {arguments.set}" + " --small" * arguments.small,
     }
     arguments.results.mkdir(exist_ok=True)
-    path = arguments.results / ("step-small.json" if arguments.small else "step.json")
+    path = arguments.results / f"step-{arguments.set}{'-small' * arguments.small}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for name, value in sorted(medians.items(), key=lambda item: -item[1]):
         print(f"{name:<24}{value:>8.2f} s")

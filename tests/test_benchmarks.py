@@ -42,7 +42,7 @@ def test_the_step_benchmark_alternates_its_contenders(tmp_path):
         *names,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    result = json.loads((tmp_path / "step-small.json").read_text())
+    result = json.loads((tmp_path / "step-wav2vec2-small.json").read_text())
     assert {name: len(times) for name, times in result["rounds"].items()} == dict.fromkeys(names, 2)
     ratio = result["seconds"]["plain-bf16"] / result["seconds"]["preset-bf16"]
     assert result["ratios"]["plain-bf16 / preset-bf16"] == pytest.approx(ratio, rel=0.1)
