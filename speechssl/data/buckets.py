@@ -74,8 +74,8 @@ def edges_of(values: np.ndarray, counts: np.ndarray, n_buckets: int, *, crop: bo
 
 def bucket_of(lengths: np.ndarray, bucket_edges: np.ndarray, *, crop: bool) -> np.ndarray:
     """Return each length's bucket: the largest edge not above it (``crop``), or the smallest not below it."""
-    # An edge is a multiple of their greatest common divisor, so lengths can be compared in units of that: a table of the
-    # units is twenty times as fast as a search when there are many lengths.
+    # An edge is a multiple of their greatest common divisor, so lengths can be compared in units of that: a table of
+    # the units is twenty times as fast as a search when there are many lengths.
     unit = int(np.gcd.reduce(bucket_edges))
     units = lengths // unit if crop else -(-lengths // unit)
     longest = int(units.max(initial=0))

@@ -26,8 +26,8 @@ ATTEMPTS = 3
 CACHED_ROWS = 100_000
 """Index rows that a lazy catalogue keeps (about 400 bytes each)."""
 SPAN = 1 << 17
-"""Utterances looked at together when all of a corpus is gone through: what is computed of them stays in the cache of the
-processor."""
+"""Utterances looked at together when all of a corpus is gone through: what is computed of them stays in the cache of
+the processor."""
 
 
 class Catalogue(Protocol):
