@@ -7,7 +7,6 @@ with spectrogram and player; a content security policy forbids scripts and reque
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ from speechssl.errors import AudioError
 from speechssl.evaluation.hypotheses import replace_text
 from speechssl.reports.audio import player, spectrogram
 from speechssl.reports.charts import bar_chart
+from speechssl.reports.head import document_head
 from speechssl.reports.html import Child, Html, el
 from speechssl.reports.tables import count, table
 
 __all__ = ["render_audit", "render_text", "write_audit"]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:"
 _LISTED = 30
 """Findings of one check that the page lists; findings.jsonl has them all."""
 _STYLE = """
@@ -109,17 +108,7 @@ def _ordered(summary: dict[str, Any]) -> list[tuple[str, int]]:
 
 def render_audit(audit: Audit, summary: dict[str, Any], cfg: AuditConfig) -> str:
     """Return the page."""
-    style = resources.files("speechssl.reports").joinpath("report.css").read_text(encoding="utf-8")
-    title = f"{summary['source']} – speechssl audit"
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", title),
-        Html(f"<style>{style}{_STYLE}</style>"),
-    )
+    head = document_head(f"{summary['source']} – speechssl audit", style=_STYLE)
     severities = summary["severities"]
     said = f"{severities['error']} errors, {severities['warning']} warnings, {severities['note']} notes"
     size = (

@@ -7,7 +7,6 @@ escaped, and a content security policy forbids scripts and requests on top.
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import resources
 
 from speechssl import __version__
 from speechssl.evaluation.changes import WordChange
@@ -18,6 +17,7 @@ from speechssl.evaluation.table import percent
 from speechssl.reports.aligned import change_key, change_list
 from speechssl.reports.charts import interval_chart
 from speechssl.reports.differences import difference_chart, difference_mark, reach
+from speechssl.reports.head import document_head
 from speechssl.reports.html import Child, Html, el
 from speechssl.reports.sentences import probability_text
 from speechssl.reports.systems import System
@@ -26,7 +26,6 @@ from speechssl.reports.verdicts import p_text, pair_sentence, points, verdict
 
 __all__ = ["render_comparison"]
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _GROUPS = 24
 _SENTENCES = 6
 """Pairs above which only the table says how they compare."""
@@ -56,23 +55,9 @@ def render_comparison(
     loud = "loud" if not comparison.whole else None
     notes = el("aside", el("h2", "Notes"), el("ul", [el("li", c) for c in caveats]), class_=loud) if caveats else None
     body = [el("section", el("h2", name), parts, id=anchor) for anchor, name, parts in sections]
+    head = document_head(f"{title} – speechssl compare", "compare.css", sound=False)
     main = el("main", header, notes, body, el("footer", f"Made by speechssl {__version__}."))
-    return f"<!DOCTYPE html>\n{el('html', _head(title), el('body', main), lang='en')}\n"
-
-
-def _head(title: str) -> Html:
-    files = resources.files("speechssl.reports")
-    style = "".join(files.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", "compare.css"))
-    return el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", f"{title} – speechssl compare"),
-        Html('<link rel="icon" href="data:,"/>'),  # or a browser asks the server for one
-        Html(f"<style>{style}</style>"),
-    )
+    return f"<!DOCTYPE html>\n{el('html', head, el('body', main), lang='en')}\n"
 
 
 def _result(comparison: Comparison) -> _Section:

@@ -7,7 +7,6 @@ that even a fault in escaping could not do harm.
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from importlib import resources
 
 from speechssl.reports.breakdowns import calibration_part, group_tables, rare_words
 from speechssl.reports.charts import bar_chart
@@ -16,6 +15,7 @@ from speechssl.reports.collect import RunRecord, Training
 from speechssl.reports.curves import finetuning_figures, pretraining_figures, training_label
 from speechssl.reports.facts import Facts
 from speechssl.reports.figure import Figure, figure
+from speechssl.reports.head import document_head
 from speechssl.reports.html import Html, el, join
 from speechssl.reports.reproduction import reproduction
 from speechssl.reports.results import results
@@ -33,9 +33,6 @@ from speechssl.reports.utterances import alignment_key, utterance_list
 
 __all__ = ["render_page"]
 
-_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data:; base-uri 'none'; form-action 'none'"
-)
 _FINDINGS = 20
 """Health findings of a training that are shown."""
 _LEGEND = (
@@ -59,18 +56,7 @@ def render_page(record: RunRecord, facts: Facts, made: datetime) -> str:
         )
         if any(part is not None for part in section[2])
     ]
-    style = resources.files("speechssl.reports").joinpath("report.css").read_text(encoding="utf-8")
-    title = f"{record.title} – speechssl report"
-    head = el(
-        "head",
-        el("meta", charset="utf-8"),
-        el("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        el("meta", name="color-scheme", content="light dark"),
-        el("title", title),
-        el("link", rel="icon", href="data:,"),  # or a browser asks the server for one
-        Html(f"<style>{style}</style>"),
-    )
+    head = document_head(f"{record.title} – speechssl report")
     contents = el("nav", [el("a", title, href=f"#{anchor}") for anchor, title, _ in sections], aria_label="Contents")
     header = el(
         "header",
