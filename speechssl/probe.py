@@ -4,15 +4,12 @@ In: one JSON line on standard input (configuration, rows, samples, updates). Out
 once for each size; a process of its own, because peak memory is a property of a process.
 """
 
-import ctypes
 import json
-import os
 import resource
 import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,8 +45,6 @@ class Probe:
     """Median time of clipping and optimiser."""
     peak_bytes: int
     """Highest memory of the process (CPU) or of the allocator on the device (GPU)."""
-    resting_bytes: int
-    """Memory with weights, gradients and moments, and no batch."""
     parameters: int
     fits: bool = True
     """False when the device ran out of memory; the other numbers are then meaningless."""
@@ -104,35 +99,12 @@ def _batch(rows: int, samples: int, *, labelled: bool) -> Batch:
     )
 
 
-class _Memory:
-    """Peak memory of this process (Linux: resettable) or of the device's allocator."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def resting(self) -> int:
-        """Return what is held now, after handing back what is not."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-            return torch.cuda.memory_allocated()
-        _trim()
-        pages = int(Path("/proc/self/statm").read_text().split()[1]) if Path("/proc/self/statm").exists() else 0
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    def peak(self) -> int:
-        """Return the highest so far."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_reserved()
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _trim() -> None:
-    """Hand free memory back to the system where the C library can."""
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        return
+def _peak(device: torch.device) -> int:
+    """Return the highest memory so far: of this process, or of the allocator on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, updates: int) -> Probe:
@@ -151,7 +123,6 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
     if training.compile:
         objective.compile()
     batch = _batch(rows, samples, labelled=isinstance(cfg, FinetuneConfig))
-    memory = _Memory(device)
     micro, update = [], []
     try:
         for step in range(updates + 1):
@@ -172,14 +143,13 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
             update.append(time.perf_counter() - between)
             del loss, prepared
     except torch.OutOfMemoryError:
-        return Probe(rows, samples, 0.0, 0.0, 0, 0, 0, fits=False)
+        return Probe(rows, samples, 0.0, 0.0, 0, 0, fits=False)
     return Probe(
         rows=rows,
         samples=samples,
         micro_seconds=statistics.median(micro[1:]),
         update_seconds=statistics.median(update[1:]),
-        peak_bytes=memory.peak(),
-        resting_bytes=memory.resting(),
+        peak_bytes=_peak(device),
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
     )
 

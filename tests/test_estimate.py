@@ -20,7 +20,7 @@ def fake(monkeypatch, *, memory, base=1 * GB, row=GB // 2, micro=0.1, update=0.0
     def probe(cfg, rows, samples):
         return {
             "rows": rows, "samples": samples, "micro_seconds": 0.05 + micro * rows, "update_seconds": update,
-            "peak_bytes": base + row * rows, "resting_bytes": base, "parameters": 5_000_000,
+            "peak_bytes": base + row * rows, "parameters": 5_000_000,
             "fits": base + row * rows < memory,
         }  # fmt: skip
 
