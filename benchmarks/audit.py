@@ -1,6 +1,6 @@
 """The audit: does it find what was planted, and how many hours of audio does one core check in an hour?
 
-    python benchmarks/audit.py [--data FOLDER] [--hours 0.5]
+usage: python -m benchmarks.audit [--data FOLDER] [--hours 0.5]
 
 Writes benchmarks/results/audit.json. Time is processor time of this process (one worker), everything included:
 decoding, measuring, fingerprints, the search for duplicates, the checks of texts. Files: real speech (libri_mini of the
@@ -13,25 +13,20 @@ speech (libri_dev of the speech pack, which no threshold was chosen with either)
 
 import argparse
 import json
-import platform
-import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from speechssl.config import AuditConfig  # noqa: E402
-from speechssl.data.audio import decode  # noqa: E402
-from speechssl.data.audit import audit  # noqa: E402
-from tests.heldout import SEED, plant_heldout  # noqa: E402
-from tests.planted import plant  # noqa: E402
-from tests.test_audit import judge, show, synthetic  # noqa: E402
+from benchmarks.machine import ROOT, write
+from speechssl.config import AuditConfig
+from speechssl.data.audio import decode
+from speechssl.data.audit import audit
+from tests.heldout import SEED, plant_heldout
+from tests.planted import plant
+from tests.test_audit import judge, show, synthetic
 
 COUNT = 260
 """Recordings that the held-out corpora are made of."""
@@ -78,10 +73,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--hours", type=float, default=0.5)
     arguments = parser.parse_args()
-    result: dict = {
-        "date": date.today().isoformat(), "python": platform.python_version(), "numpy": np.__version__,
-        "libsndfile": soundfile.__libsndfile_version__, "processor": processor(),
-    }  # fmt: skip
+    result: dict = {"libsndfile": soundfile.__libsndfile_version__}
     with tempfile.TemporaryDirectory() as place:
         result["planted"] = detection(plant(Path(place) / "planted", synthetic(210)))
         voices = ("m3", "f4", "m5", "f5", "m7", "m6", "Andy", "linda")
@@ -122,13 +114,7 @@ def main() -> None:
         (folder / "list.jsonl").write_text("\n".join(lines), encoding="utf-8")
         result["short"] = speed(folder / "list.jsonl")
         print("short", result["short"])
-    target = ROOT / "benchmarks" / "results" / "audit.json"
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    write("audit.json", result, "numpy")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Greedy, beam, lexicon and language model on real speech: word error rates, and the speed of the search on one core.
 
-usage: python benchmarks/decoding.py DATA OUT     (OUT: the folder that real_speech.py has filled with models; resumes)
+usage: python -m benchmarks.decoding DATA OUT     (OUT: the folder that real_speech.py has filled with models; resumes)
 
 The language models are estimated from training transcripts; their weight and the word score are chosen on dev; test is
 decoded once with each decoder. The search is then timed against torchaudio's ctc_decoder with the same settings on the
@@ -8,21 +8,18 @@ same log-probabilities, in turns, in processor time of this process; the hypothe
 Results go to benchmarks/results/decoding.json with hardware, versions and date.
 """
 
-import datetime
 import json
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.machine import write
 from speechssl.asr.arpa import read_words
 from speechssl.asr.ctc import load_recogniser
 from speechssl.asr.decode import greedy, prefix_beam
@@ -37,7 +34,6 @@ from speechssl.asr.tune import tune
 from speechssl.config import DecoderConfig, EvaluateConfig, LmConfig, TuneConfig
 from speechssl.evaluation.wer import compare_systems, read_hypotheses, summarise
 
-RESULTS = Path(__file__).parent / "results" / "decoding.json"
 BEAM = 50
 TASKS = {
     "AN4": ("an4-train", "an4-dev", "an4-test", ("an4-train",)),
@@ -197,14 +193,6 @@ def race(values: list[Tensor], seconds: float, tokens: Tokens, lm: Path, cfg: De
     return result
 
 
-def processor() -> str:
-    """Return the processor's name."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def main(data: Path, out: Path) -> None:
     """Run both tasks, write and print the tables."""
     torch.set_num_threads(1)
@@ -214,16 +202,8 @@ def main(data: Path, out: Path) -> None:
         new, fast = Bench(data, out, task).run()
         rows += new
         speeds += fast
-    result = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{processor()}, {os.cpu_count()} cores, one used",
-        "versions": {name: version(name) for name in ("speechssl", "torch", "torchaudio", "flashlight-text", "numpy")},
-        "python": platform.python_version(),
-        "rows": rows,
-        "speed": speeds,
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = {"what": "one core", "rows": rows, "speed": speeds}
+    write("decoding.json", result, "torchaudio", "flashlight-text", "numpy")
     print("| task | decoder | test WER (95 % interval) | against greedy, paired |\n|---|---|---|---|")
     for row in rows:
         difference = row.get("difference_to_greedy")

@@ -14,17 +14,13 @@ loader    share of the time that `pretrain` waits for data, FLAC and PCM shards 
 """
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +28,7 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmarks.machine import hardware, write
 from benchmarks.step import hugging_face, ours
 from speechssl.config import DataConfig, PretrainConfig, ShardConfig
 from speechssl.data.manifest import Utterance, write_manifest
@@ -41,7 +38,6 @@ from speechssl.training.log import read_metrics
 from speechssl.training.optim import build_optimizer
 from speechssl.training.pretrain import pretrain
 
-RESULT = Path(__file__).parent / "results" / "gpu.json"
 GFLOP_A_SECOND = 45.2
 """Of BASE: forward and backward for a second of audio in rows of 12 s."""
 
@@ -200,11 +196,8 @@ def main() -> None:
             kind: loader_wait(device, kind, 3 if toy else 60, 20.0 if toy else 300.0)
             for kind in (("pcm16",) if toy else ("flac", "pcm16"))
         },
-        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "hardware": torch.cuda.get_device_name() if device.type == "cuda" else hardware(),
         "cores": os.cpu_count(),
-        "versions": {name: version(name) for name in ("torch", "torchaudio", "transformers")},
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m benchmarks.gpu",
     }
     print(f"{result['hardware']}: {rate:.1f} TFLOP/s in bf16 matrix products; batch {result['batch']}")
     print(f"{'':<28}{'ms':>9}{'h/s':>8}{'of rate':>9}{'GB':>7}")
@@ -218,8 +211,7 @@ def main() -> None:
     print("parity with the CPU:", ", ".join(f"{name} {value:.1e}" for name, value in result["parity"].items()))
     print("loader wait:", ", ".join(f"{name} {value:.1%}" for name, value in result["loader_wait"].items()))
     if not toy:
-        RESULT.parent.mkdir(exist_ok=True)
-        RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write("gpu.json", result, "torchaudio", "transformers")
 
 
 if __name__ == "__main__":

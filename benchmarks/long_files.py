@@ -13,16 +13,13 @@ accuracy   word and character error rate of one long recording made of all AN4 t
 memory     resident memory of `speechssl transcribe` in a process of its own on 10 minutes and on 3 hours of real speech
 """
 
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ import numpy as np
 import soundfile
 import torch
 
-from benchmarks.real_speech import processor
+from benchmarks.machine import write
 from speechssl.asr.decode import greedy
 from speechssl.asr.longform import block_frames
 from speechssl.asr.recognise import frame_log_probs
@@ -41,7 +38,6 @@ from speechssl.errors import AudioError
 from speechssl.evaluation.wer import score_utterance
 from tests.oracles.local import encode_whole
 
-RESULTS = Path(__file__).parent / "results" / "long_files.json"
 LONG_SECONDS = 25.0
 RATE = 16_000
 
@@ -197,10 +193,7 @@ def main(data: Path, model: Path, out: Path) -> None:
         return found
 
     result: dict[str, Any] = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{processor()}, one thread, no GPU",
-        "versions": {name: version(name) for name in ("speechssl", "torch", "numpy", "soundfile")},
-        "python": platform.python_version(),
+        "what": "one thread",
         "block_seconds": cfg.block_seconds,
         "seams": part("seams", lambda: seams(recogniser, cfg, data, out)),
         "accuracy": part("accuracy", lambda: accuracy(recogniser, cfg, data, out)),
@@ -216,7 +209,7 @@ def main(data: Path, model: Path, out: Path) -> None:
     for decoder in ("greedy", "lexicon"):  # the last tenth holds the end of the process, which touches library pages
         short, long = (run["peak_mib_by_tenth_of_the_run"][8] for run in runs if run["decoder"] == decoder)
         result[f"growth_mib_{decoder}"] = round(long - short, 1)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write("long_files.json", result, "numpy", "soundfile")
     print(json.dumps(result, indent=1))
     assert result["seams"]["differ_from_whole_pass_percent"] < 0.5
     assert all(result[f"growth_mib_{decoder}"] < 30 for decoder in ("greedy", "lexicon")), "memory grows with length"

@@ -1,6 +1,6 @@
 """Plan at scale: the first batch of a hundred million utterances in a hundred thousand shards, and a batch far later.
 
-usage: python benchmarks/plan.py [--shards 100000] [--utterances 1000]
+usage: python -m benchmarks.plan [--shards 100000] [--utterances 1000]
 
 The folder is simulated: ``summary.json`` and ``lengths.bin`` are real files of the full size, an index is generated the
 moment it is asked for (from a key, so always the same), and there is no audio. Each start is a process of its own: it
@@ -21,10 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
 STARTED = time.perf_counter(), time.process_time()
-RESULTS = Path(__file__).parent / "results" / "plan.json"
 RATE = 16_000
 
 
@@ -164,7 +161,7 @@ def main() -> None:
         folder, place, torch = arguments.start
         print(json.dumps(start(folder, arguments.utterances, float(place), torch=torch == "1")))
         return
-    from benchmarks.loader import machine
+    from benchmarks.machine import ROOT, write
 
     runs: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -176,17 +173,15 @@ def main() -> None:
                 ("a batch in epoch 3", "3.62", "0"),
                 ("first batch, torch imported", "0", "1"),
             ]:
-                command = [sys.executable, __file__, "--start", folder, place, torch]
+                command = [sys.executable, "-m", "benchmarks.plan", "--start", folder, place, torch]
                 command += ["--utterances", str(arguments.utterances)]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
                 runs.setdefault(name, []).append(json.loads(done.stdout))
                 print(turn, name, runs[name][-1], flush=True)
             load.append(os.getloadavg()[0])
         sizes = {name: (Path(folder) / name).stat().st_size for name in ("summary.json", "lengths.bin")}
     result = {"what": f"{arguments.shards:,} shards of {arguments.utterances:,} utterances, simulated", "bytes": sizes}
-    result |= machine(load) | {"starts": runs}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write("plan.json", result | {"load": [round(value, 1) for value in load], "starts": runs}, "numpy")
 
 
 if __name__ == "__main__":

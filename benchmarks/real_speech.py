@@ -1,6 +1,6 @@
 """Pretrained against scratch on real speech: AN4 and one hour of LibriSpeech, the table in README.
 
-usage: python benchmarks/real_speech.py DATA OUT [RATE ...]     (about half an hour on two CPU cores; resumes)
+usage: python -m benchmarks.real_speech DATA OUT [RATE ...]     (about half an hour on two CPU cores; resumes)
 
 DATA holds the corpora with a `manifest.jsonl` each and `protocols/*.txt` lists of utterance ids. One HuBERT model is
 pretrained on every English training utterance; for each task it is fine-tuned, and so is the same model from random
@@ -9,16 +9,13 @@ Results go to benchmarks/results/real_speech.json with hardware, versions, date 
 does not list them, they were 1e-3 and 2e-3).
 """
 
-import datetime
 import json
-import os
-import platform
 import sys
 import time
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.machine import write
 from speechssl.asr.score import evaluate
 from speechssl.config import DecoderConfig, EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
 from speechssl.data.manifest import build_manifest
@@ -33,17 +30,6 @@ TASKS = {
     "AN4": ("an4-train", "an4-dev", "an4-test"),
     "LibriSpeech 1 h": ("libri-1h", "libri-dev", "libri-test"),
 }
-RESULTS = Path(__file__).parent / "results" / "real_speech.json"
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    for line in (
-        Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    ):
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def main(data: Path, out: Path, rates: tuple[float, ...]) -> None:
@@ -115,16 +101,11 @@ def main(data: Path, out: Path, rates: tuple[float, ...]) -> None:
                     }
                 )
     result = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "hardware": f"{processor()}, {os.cpu_count()} cores, no GPU",
-        "versions": {name: version(name) for name in ("speechssl", "torch", "torchaudio", "numpy")},
-        "python": platform.python_version(),
         "learning_rates": rates,
         "pretraining_seconds_in_this_run": round(pretraining),
         "rows": rows,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write("real_speech.json", result, "torchaudio", "numpy")
     print(
         "| task | decoder | pretrained WER (95 % interval) | from scratch | paired difference |\n|---|---|---|---|---|"
     )

@@ -12,10 +12,7 @@ with the same dropouts, ``preset-*`` the same without attention dropout, ``plain
 """
 
 import argparse
-import datetime
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -23,11 +20,11 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.machine import RESULTS, write
+
 SETS = {
     "wav2vec2": ("hf-fp32", "hf-bf16", "ours-fp32", "ours-bf16", "preset-bf16"),
     "hubert": ("torchaudio-hubert-bf16", "hubert-bf16"),
@@ -217,29 +214,13 @@ def main() -> None:
         "seconds": {name: round(value, 3) for name, value in medians.items()},
         "ratios": {name: round(value, 2) for name, value in ratios.items()},
         "rounds": times,
-        "load": os.getloadavg(),
-        "hardware": f"{platform.processor() or platform.machine()}, {cpu_name()}, {os.cpu_count()} cores",
-        "versions": {name: version(name) for name in ("torch", "torchaudio", "transformers")},
-        "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": f"python -m benchmarks.step --set {arguments.set}" + " --small" * arguments.small,
     }
-    arguments.results.mkdir(exist_ok=True)
-    path = arguments.results / f"step-{arguments.set}{'-small' * arguments.small}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    name = f"step-{arguments.set}{'-small' * arguments.small}.json"
+    write(arguments.results.resolve() / name, result, "torchaudio", "transformers")
     for name, value in sorted(medians.items(), key=lambda item: -item[1]):
         print(f"{name:<24}{value:>8.2f} s")
     for name, value in ratios.items():
         print(f"{name:<44}{value:>6.2f} x")
-
-
-def cpu_name() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.step import cpu_name
+from benchmarks.machine import hardware
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.decode import best_path, collapse
 from speechssl.asr.recognise import frame_log_probs
@@ -165,7 +165,7 @@ def main() -> None:
         "frames_changed_by_bf16": round(changed, 5),
         "rounds": times,
         "load": os.getloadavg(),
-        "hardware": f"{cpu_name()}, {os.cpu_count()} cores",
+        "hardware": hardware(),
         "versions": {name: version(name) for name in ("torch", "transformers")},
         "python": platform.python_version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -7,12 +7,27 @@ import sys
 
 import pytest
 
+from benchmarks import machine
+
 
 def run(*words, **environment):
     return subprocess.run(
         [sys.executable, "-m", *words],
         capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
+
+
+def test_a_result_says_where_when_and_how(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x.py", "--rows", "3", "--data", str(tmp_path)])
+    path = machine.write(tmp_path / "new" / "x.json", {"what": "a figure", "load": "kept"}, "numpy", "no-such-package")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert (found["what"], found["load"]) == ("a figure", "kept")
+    assert found["versions"]["torch"].startswith("2.11")
+    assert found["versions"]["no-such-package"] is None
+    assert found["date"] == machine.today()
+    assert found["command"].endswith("--rows 3 --data PATH")
+    assert str(tmp_path) not in path.read_text(encoding="utf-8")
+    assert f"{len(os.sched_getaffinity(0))} cores" in found["hardware"]
 
 
 @pytest.mark.slow
