@@ -27,7 +27,7 @@ def shared_data() -> Path:
     folder = Path(os.environ.get("SPEECHSSL_DATA") or Path(__file__).parent.parent.parent / "shared" / "data")
     if not (folder / "README.md").exists():
         pytest.skip(f"no speech pack at {folder}: set SPEECHSSL_DATA")
-    return folder
+    return folder.resolve()  # manifests name files by their real paths
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@ import math
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from speechssl.reports.axes import LONGEST, Series, linear_scale, log_scale, thin, tick_label
@@ -89,6 +89,9 @@ def test_one_point_is_a_dot():
 
 
 @settings(max_examples=50)
+@example(values=[0.0, 5e-324], log=False)
+@example(values=[1.0, 1.0000000000000002], log=False)
+@example(values=[-1e30, -9.999999999999999e29], log=False)
 @given(values=st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=400), log=st.booleans())
 def test_any_curve_is_well_formed_and_inside_its_frame(values, log):
     drawing = line_chart([Series("s", range(len(values)), values)], x_label="x", y_label="y", log=log)

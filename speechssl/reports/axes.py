@@ -50,9 +50,10 @@ def linear_scale(values: Sequence[float], start: float, end: float, *, n: int = 
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
-    if not high > low:
-        pad = abs(low) * 0.05 or 0.5
-        low, high = (low, low + 2 * pad) if zero or low == 0 else (low - pad, high + pad)
+    magnitude = max(abs(low), abs(high), 1e-300)
+    if high - low < magnitude * 1e-9:  # ticks have twelve digits: nearer values could not be told apart
+        pad = magnitude * 0.05 if magnitude > 1e-300 else 0.5
+        low, high = (low, low + 2 * pad) if zero or magnitude == 1e-300 else (low - pad, high + pad)
     raw = (high - low) / n
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
