@@ -61,6 +61,15 @@ def test_a_part_is_the_same_samples(shards):
         corpus.read(4, 1, len(whole))
 
 
+def test_stored_samples_and_float32_are_the_same_numbers(shards):
+    corpus = open_corpus(shards)
+    stored, scaled = np.empty(5000, np.int16), np.full(5000, np.nan, np.float32)
+    assert corpus.read(4, 1234, 5000, out=stored) is stored
+    assert corpus.read(4, 1234, 5000, out=scaled) is scaled
+    assert stored.any()
+    assert np.array_equal(scaled, stored.astype(np.float64) / 32768)
+
+
 def test_splits(shards):
     counts = {split: len(open_corpus(shards, splits=(split,))) for split in ("train", "dev", "test")}
     assert counts == {"train": 24, "dev": 3, "test": 3}

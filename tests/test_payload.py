@@ -15,11 +15,11 @@ from speechssl.errors import AudioError, DataError
 from tests.chirps import chirp_manifest
 
 WAVE = (np.random.default_rng(0).normal(0, 0.2, 5000)).astype(np.float32)
-EXACT = np.clip(np.rint(WAVE * 32768), -32768, 32767).astype(np.float32) / 32768
+EXACT = np.clip(np.rint(WAVE * 32768), -32768, 32767).astype(np.int16)
 
 
 def decode(data, encoding, *, item, samples, start, count):
-    out = np.full(count, np.nan, dtype=np.float32)
+    out = np.full(count, -1, dtype=np.int16)
     decode_payload(data, encoding, item=item, samples=samples, start=start, out=out)
     return out
 
@@ -42,12 +42,11 @@ def encoding(request, monkeypatch):
 def test_samples_come_back_exactly(encoding, start, count):
     data = encode_payload(WAVE, encoding)
     out = decode(data, encoding, item="x", samples=5000, start=start, count=count)
-    assert out.dtype == np.float32
     assert np.array_equal(out, EXACT[start : start + count])
     assert encode_payload(WAVE, encoding) == data
     samples, rate = soundfile.read(io.BytesIO(data), dtype="int16")  # and any program reads the member
     assert rate == 16_000
-    assert np.array_equal(samples, np.int16(EXACT * 32768))
+    assert np.array_equal(samples, EXACT)
 
 
 def test_a_length_that_is_not_the_index_s(encoding):
@@ -62,6 +61,13 @@ def test_cut_and_spoilt_payloads(encoding):
         with pytest.raises(AudioError) as caught:
             decode(bad, encoding, item="utt", samples=5000, start=0, count=5000)
         assert caught.value.reason in {"undecodable", "length_mismatch"}
+
+
+def test_flac_of_more_than_16_bits_is_not_rounded_in_silence(monkeypatch):
+    data = io.BytesIO()
+    soundfile.write(data, WAVE, 16_000, format="FLAC", subtype="PCM_24")
+    with pytest.raises(AudioError, match="24 bits"):
+        decode(data.getvalue(), "flac", item="x", samples=5000, start=0, count=5000)
 
 
 def test_a_header_that_claims_more_than_there_is_costs_no_memory(encoding):

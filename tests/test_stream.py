@@ -61,8 +61,10 @@ def test_rows_are_the_crops_that_the_plan_names(corpus):
             assert batch.epoch == planned.epoch
             assert not batch.padded
             assert batch.wave.shape == (len(batch.ids), planned.samples)
-            assert batch.wave.dtype == torch.float32
-            for name, start, wave in zip(batch.ids, batch.starts.tolist(), batch.wave, strict=True):
+            assert batch.wave.dtype == torch.int16
+            waves = batch.to("cpu").wave
+            assert waves.dtype == torch.float32
+            for name, start, wave in zip(batch.ids, batch.starts.tolist(), waves, strict=True):
                 number = int(name.split("-")[1])
                 expected = chirp(number, SECONDS[number])[start : start + planned.samples]
                 np.testing.assert_allclose(wave.numpy(), expected, atol=1 / 32768)
@@ -146,6 +148,7 @@ def test_finetuning_batches_have_targets_and_texts_and_follow_the_augmented_leng
     seen = set()
     for step in range(plan.batches_per_epoch):
         (batch,) = stream.step(step)
+        assert batch.wave.dtype == torch.float32
         assert batch.wave.shape[1] == int(batch.lengths.max())
         for i, name in enumerate(batch.ids):
             number = int(name.split("-")[1])
@@ -161,9 +164,21 @@ def test_finetuning_batches_have_targets_and_texts_and_follow_the_augmented_leng
     with_workers = Stream(corpus, plan, replace(cfg, workers=1), **options)
     with with_workers:
         assert same(with_workers.step(0)[0], stream.step(0)[0])
-    plain = Stream(corpus, plan, cfg, seed=1, batches_per_step=1, with_text=True).step(0)[0]
-    assert plain.targets is None
-    assert plain.texts
+
+
+def test_finetuning_without_augmentation_has_stored_samples_and_zeros_after_them(corpus):
+    plan = Plan.finetune(corpus, replace(CFG, max_seconds=30.0), 1)
+    stream = Stream(corpus, plan, CFG, seed=1, batches_per_step=1, with_text=True)
+    batches = [stream.step(step)[0] for step in range(plan.batches_per_epoch)]
+    assert any(batch.padded for batch in batches)
+    for batch in batches:
+        assert batch.wave.dtype == torch.int16
+        assert batch.targets is None
+        assert batch.texts
+        for name, wave, length in zip(batch.ids, batch.wave, batch.lengths.tolist(), strict=True):
+            expected = corpus.read(corpus.ids.index(name))
+            assert np.array_equal(wave[:length].numpy(), expected * 32768)
+            assert not wave[length:].any()
 
 
 def test_empty_transcripts_give_empty_targets(corpus):

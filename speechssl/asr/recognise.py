@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.asr.ctc import CtcModel
-from speechssl.data.batch import Batch
+from speechssl.data.batch import Batch, full_scale
 from speechssl.data.ledger import Entry
 
 __all__ = ["Recognised", "frame_log_probs", "recognise"]
@@ -38,8 +38,9 @@ class Recognised:
 def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor, *, bf16: bool = False) -> list[Tensor]:
     """Return ``[F, V]`` log-probabilities (CPU, float32) of each row of a padded batch ``wave [B, T]``.
 
-    The same as for each row alone: the model is run in evaluation mode, and padding does not reach valid frames. With
-    ``bf16`` its matrix products are in bfloat16: much faster where the processor has them, and nearly the same.
+    Samples are int16, or float32 with full scale 1. The result is the same as for each row alone: the model is run in
+    evaluation mode, and padding does not reach valid frames. With ``bf16`` its matrix products are in bfloat16: much
+    faster where the processor has them, and nearly the same.
     """
     device = next(model.parameters()).device
     shortfall = model.encoder.frontend.receptive - wave.shape[1]
@@ -50,7 +51,7 @@ def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor, *, bf16: boo
     model.eval()
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            log_probs, frame_lengths = model(wave.to(device), lengths.to(device) if padded else None)
+            log_probs, frame_lengths = model(full_scale(wave.to(device)), lengths.to(device) if padded else None)
     finally:
         model.train(training)
     counts = [log_probs.shape[1]] * len(wave) if frame_lengths is None else frame_lengths.clamp(min=0).tolist()
@@ -69,5 +70,5 @@ def recognise(
         rows = frame_log_probs(model, batch.wave, batch.lengths, bf16=bf16)
         for index, log_probs in enumerate(rows):
             if batch.weights[index] > 0:
-                wave = batch.wave[index, : int(batch.lengths[index])]
+                wave = full_scale(batch.wave[index, : int(batch.lengths[index])])
                 yield Recognised(batch.ids[index], texts[index], wave, log_probs)

@@ -1,4 +1,8 @@
-"""The batch: what the data side hands to an objective. One frozen record of tensors, moved to a device in one call."""
+"""The batch: what the data side hands to an objective. One frozen record of tensors, moved to a device in one call.
+
+Samples stay the 16-bit integers that the shards hold until they are on the device: half the bytes to build, to pass
+between processes and to copy.
+"""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
@@ -8,7 +12,9 @@ from torch import Tensor
 
 from speechssl.data.ledger import Entry
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "full_scale"]
+
+FULL_SCALE = 32768
 
 
 @dataclass(frozen=True)
@@ -16,7 +22,8 @@ class Batch:
     """One micro-batch of utterances (or crops of them), all rows in the order of ``ids``."""
 
     wave: Tensor
-    """[B, T] float32 samples at 16 kHz, zero after each row's length."""
+    """[B, T] samples at 16 kHz, zero after each row's length: int16 as they come from the loader; float32 with full
+    scale 1 when they were augmented, and in any case after ``to``. Models and objectives see float32."""
     lengths: Tensor
     """[B] int64, valid samples in each row."""
     starts: Tensor
@@ -45,10 +52,15 @@ class Batch:
         return float((self.lengths.float() * self.weights).sum()) / 16_000
 
     def to(self, device: torch.device | str) -> Self:
-        """Return the batch with every tensor on ``device``."""
+        """Return the batch with every tensor on ``device``, the samples as float32 (converted there)."""
         moved: dict[str, Any] = {
             field.name: value.to(device, non_blocking=True)
             for field in fields(self)
             if isinstance(value := getattr(self, field.name), Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **moved | {"wave": full_scale(moved["wave"])})
+
+
+def full_scale(wave: Tensor) -> Tensor:
+    """Return int16 samples as float32 with full scale 1, exactly, on the device where they are; others unchanged."""
+    return wave.float().mul_(1 / FULL_SCALE) if wave.dtype == torch.int16 else wave

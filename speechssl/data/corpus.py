@@ -197,11 +197,12 @@ class Corpus:
         Parameters
         ----------
         out
-            Contiguous float32 array of that length to write to; a new one when None.
+            Contiguous array of that length to write to, int16 (the samples as they are stored) or float32 (with full
+            scale 1); a new one of float32 when None.
 
         Returns
         -------
-        float32 array [T] at 16 kHz
+        array [T] at 16 kHz: ``out``, or float32
 
         Raises
         ------
@@ -213,7 +214,10 @@ class Corpus:
         if start < 0 or wanted < 0 or start + wanted > row.samples:
             raise ValueError(f"{row.id}: samples {start} to {start + wanted} of {row.samples}")
         wave = np.empty(wanted, dtype=np.float32) if out is None else out
-        decode_payload(self.read_bytes(i), self._encoding, item=row.id, samples=row.samples, start=start, out=wave)
+        stored = wave if wave.dtype == np.int16 else np.empty(wanted, dtype=np.int16)
+        decode_payload(self.read_bytes(i), self._encoding, item=row.id, samples=row.samples, start=start, out=stored)
+        if stored is not wave:
+            np.multiply(stored, np.float32(1 / 32768), out=wave, dtype=np.float32)
         return wave
 
     def utterances(self) -> dict[str, Utterance]:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from speechssl.config import DataConfig
 from speechssl.data.batch import Batch
 from speechssl.data.orphans import end_with_main
+from speechssl.data.supply import Supply
 from speechssl.data.threads import ThreadLoader
 from speechssl.errors import DataError, SpeechsslError
 
@@ -45,47 +46,25 @@ class _Batches(Dataset[Batch | SpeechsslError]):
             return error
 
 
+@dataclass(frozen=True)
 class _Numbers:
-    """The numbers from some place on; endless unless ``stop`` is given."""
+    """The numbers of a supply from some place on."""
 
-    def __init__(self, number: Callable[[int], int], start: int, stop: int | None) -> None:
-        self.number, self.start, self.stop = number, start, stop
+    supply: Supply
+    start: int
 
     def __iter__(self) -> Iterator[int]:
         i = self.start
-        while self.stop is None or i < self.stop:
-            yield self.number(i)
+        while self.supply.stop is None or i < self.supply.stop:
+            yield self.supply.number(i)
             i += 1
 
 
 class BatchLoader:
-    """Gives batch ``i`` of a sequence; asked in order, it has prepared the next ones.
+    """Gives batch ``i`` of a supply; asked in order, it has prepared the next ones."""
 
-    Parameters
-    ----------
-    read
-        Builds the batch of a number; picklable.
-    cfg
-        ``workers`` (0: batches are built in this process when asked for) and ``timeout``.
-    number
-        Number of the sequence's ``i``-th batch.
-    where
-        Says what a number's batch is read from, for messages.
-    stop
-        Length of the sequence; None for an endless one.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[int], Batch],
-        cfg: DataConfig,
-        *,
-        number: Callable[[int], int],
-        where: Callable[[int], str],
-        stop: int | None = None,
-    ) -> None:
-        self._read, self._number, self._where, self._stop = read, number, where, stop
-        self._workers, self._timeout = cfg.workers, cfg.timeout
+    def __init__(self, supply: Supply) -> None:
+        self._supply = supply
         self._next = 0
         self._iterator: Any = None
 
@@ -97,8 +76,8 @@ class BatchLoader:
         DataError
             A loader process died, or gave nothing for ``timeout`` seconds.
         """
-        if self._workers == 0:
-            return self._read(self._number(i))
+        if self._supply.workers == 0:
+            return self._supply.read(self._supply.number(i))
         self.expect(i)
         try:
             batch = self._wait(i)
@@ -113,7 +92,7 @@ class BatchLoader:
 
     def expect(self, i: int) -> None:
         """Start preparing batch ``i`` and those after it, unless that is under way."""
-        if self._workers and (self._iterator is None or i != self._next):
+        if self._supply.workers and (self._iterator is None or i != self._next):
             self.close()
             self._next = i
             self._iterator = self._start(i)
@@ -133,12 +112,12 @@ class BatchLoader:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["speechssl.data.stream"])
         loader = DataLoader(
-            _Batches(self._read),
+            _Batches(self._supply.read),
             batch_size=None,
-            sampler=_Numbers(self._number, i, self._stop),
-            num_workers=self._workers,
+            sampler=_Numbers(self._supply, i),
+            num_workers=self._supply.workers,
             collate_fn=_unchanged,
-            timeout=min(POLL, self._timeout),
+            timeout=min(POLL, self._supply.timeout),
             worker_init_fn=_settle,
             multiprocessing_context=context,
             prefetch_factor=PREFETCH,
@@ -162,19 +141,15 @@ class BatchLoader:
                 return next(self._iterator)
             except (RuntimeError, OSError, EOFError) as error:
                 if isinstance(error, RuntimeError) and "timed out after" in str(error):
-                    if time.monotonic() - began < self._timeout:
+                    if time.monotonic() - began < self._supply.timeout:
                         continue  # the iterator is still good: its processes were alive a moment ago
                     self._iterator.hanging = True
-                    raise DataError(
-                        f"no batch came from the loader for {self._timeout:g} s (data.timeout), waiting for "
-                        f"{self._where(self._number(i))}: the disk or network hangs, or is slower than that. "
-                        "Resume once it answers"
-                    ) from error
+                    raise self._supply.late(i) from error
                 time.sleep(0.2)  # a broken connection may be noticed before the death that broke it
                 if all(worker.is_alive() for worker in self._iterator._workers):
                     raise
                 raise DataError(
-                    f"a loader process died ({error}), waiting for {self._where(self._number(i))}: usually it was "
+                    f"a loader process died ({error}), waiting for {self._supply.place(i)}: usually it was "
                     "killed for lack of memory, or /dev/shm is full. Lower data.workers or data.batch_seconds, or give "
                     "the container more shared memory, then resume"
                 ) from error
@@ -187,10 +162,10 @@ def batch_loader(
     number: Callable[[int], int],
     where: Callable[[int], str],
     stop: int | None = None,
-) -> "BatchLoader | ThreadLoader":
-    """Return the loader that ``cfg.loader`` names; parameters as of ``BatchLoader``."""
-    kind = ThreadLoader if cfg.loader == "threads" and cfg.workers else BatchLoader
-    return kind(read, cfg, number=number, where=where, stop=stop)
+) -> BatchLoader | ThreadLoader:
+    """Return the loader that ``cfg.loader`` names, with ``cfg.workers``; the other parameters as of ``Supply``."""
+    supply = Supply(read, number, where, stop, cfg.workers, cfg.timeout)
+    return ThreadLoader(supply) if cfg.loader == "threads" and cfg.workers else BatchLoader(supply)
 
 
 def _unchanged(batch: Any) -> Any:

@@ -45,26 +45,25 @@ class BatchReader:
         crop = planned.samples if self.plan.kind == "pretrain" else None
         counts = [crop or row.samples for row in rows]
         # numpy, not torch: a large torch.zeros or copy_ would start torch's own threads inside each loader thread.
-        batch = (
-            np.zeros((len(rows), max(counts)), np.float32) if crop is None else np.empty((len(rows), crop), np.float32)
-        )
-        weights, rejected, changed = np.ones(len(rows), np.float32), [], []
-        for i, (number, start, count) in enumerate(zip(planned.rows, planned.starts, counts, strict=True)):
-            wave = batch[i, :count]
+        batch = np.empty((len(rows), max(counts)), np.int16 if self.augment is None else np.float32)
+        waves = [into[:count] for into, count in zip(batch, counts, strict=True)]
+        weights, rejected = np.ones(len(rows), np.float32), []
+        for i, (number, start, wave) in enumerate(zip(planned.rows, planned.starts, waves, strict=True)):
             try:
-                self.corpus.read(number, start, count, out=wave)
+                self.corpus.read(number, start, len(wave), out=wave)
                 if self.augment is not None:
-                    changed.append(self.augment(wave, planned.epoch, ids[i]))
+                    waves[i] = self.augment(wave, planned.epoch, ids[i])
             except AudioError as error:
-                wave[:] = 0.0
-                changed.append(wave)
+                wave[:] = 0
                 weights[i] = 0.0
                 rejected.append(Entry(self.plan.kind, ids[i], error.reason, error.detail, action="dropped"))
         if self.augment is not None:
-            counts = [len(wave) for wave in changed]
-            batch = np.zeros((len(rows), max(counts)), np.float32)
-            for into, wave in zip(batch, changed, strict=True):
+            counts = [len(wave) for wave in waves]
+            batch = np.empty((len(rows), max(counts)), np.float32)
+            for into, wave in zip(batch, waves, strict=True):
                 into[: len(wave)] = wave
+        for into, count in zip(batch, counts, strict=True):
+            into[count:] = 0
         return Batch(
             torch.from_numpy(batch),
             torch.tensor(counts),

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 
-from speechssl.config import DataConfig
 from speechssl.data.batch import Batch
-from speechssl.errors import DataError
+from speechssl.data.supply import Supply
 
 __all__ = ["ThreadLoader"]
 
@@ -27,22 +26,10 @@ Tasks = queue.SimpleQueue[tuple[int, Future[Batch]] | None]
 
 
 class ThreadLoader:
-    """Gives batch ``i`` of a sequence; asked in order, it has prepared the next ones.
+    """Gives batch ``i`` of a supply; asked in order, it has prepared the next ones."""
 
-    Parameters as of ``BatchLoader``.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[int], Batch],
-        cfg: DataConfig,
-        *,
-        number: Callable[[int], int],
-        where: Callable[[int], str],
-        stop: int | None = None,
-    ) -> None:
-        self._read, self._number, self._where, self._stop = read, number, where, stop
-        self._workers, self._timeout = cfg.workers, cfg.timeout
+    def __init__(self, supply: Supply) -> None:
+        self._supply = supply
         self._ahead: deque[Future[Batch]] = deque()
         self._next = 0
         self._tasks: Tasks | None = None
@@ -61,16 +48,12 @@ class ThreadLoader:
         self._next = i + 1
         self._fill()
         try:
-            return future.result(self._timeout)
+            return future.result(self._supply.timeout)
         except BaseException as error:
             hanging = not future.done()
             self._stop_threads(wait=not hanging)
             if hanging and isinstance(error, TimeoutError):
-                raise DataError(
-                    f"no batch came from the loader for {self._timeout:g} s (data.timeout), waiting for "
-                    f"{self._where(self._number(i))}: the disk or network hangs, or is slower than that. "
-                    "Resume once it answers"
-                ) from error
+                raise self._supply.late(i) from error
             raise
 
     def expect(self, i: int) -> None:
@@ -80,8 +63,8 @@ class ThreadLoader:
             self._next = i
             self._tasks = queue.SimpleQueue()
             self._threads = [
-                threading.Thread(target=_work, args=(self._read, self._tasks), name=f"loader-{n}", daemon=True)
-                for n in range(self._workers)
+                threading.Thread(target=_work, args=(self._supply.read, self._tasks), name=f"loader-{n}", daemon=True)
+                for n in range(self._supply.workers)
             ]
             for thread in self._threads:
                 thread.start()
@@ -93,13 +76,13 @@ class ThreadLoader:
 
     def _fill(self) -> None:
         assert self._tasks is not None
-        while len(self._ahead) < PREFETCH * self._workers:
+        while len(self._ahead) < PREFETCH * self._supply.workers:
             i = self._next + len(self._ahead)
-            if self._stop is not None and i >= self._stop:
+            if self._supply.stop is not None and i >= self._supply.stop:
                 return
             future: Future[Batch] = Future()
             self._ahead.append(future)
-            self._tasks.put((self._number(i), future))
+            self._tasks.put((self._supply.number(i), future))
 
     def _stop_threads(self, *, wait: bool) -> None:
         threads, self._threads = self._threads, []

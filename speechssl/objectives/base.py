@@ -55,7 +55,10 @@ class Objective(nn.Module):
         self.chance = {}
 
     def prepare(self, batch: Batch) -> Prepared:
-        """Draw masks and targets for a CPU batch. Rows with weight 0 get no targets."""
+        """Draw masks and targets for a CPU batch, whose samples may be int16. Rows with weight 0 get no targets.
+
+        A function of the batch alone: on a GPU it is called before the step in front has been made.
+        """
         raise AssertionError(f"{type(self).__name__} does not define prepare (batch of {len(batch.ids)})")
 
     def forward(self, prepared: Prepared) -> Loss:

@@ -8,18 +8,18 @@ again continues the run; on a CPU the final weights are bit for bit those of a r
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from speechssl.config import OptimConfig, TrainingConfig
-from speechssl.data.batch import Batch
 from speechssl.data.keys import key
 from speechssl.errors import InterruptedRun, RunError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Loss, Objective
 from speechssl.training.ema import WeightAverage
+from speechssl.training.feed import Batches, Feed
 from speechssl.training.health import Health
 from speechssl.training.interrupt import Interrupt
 from speechssl.training.journal import Journal
@@ -32,17 +32,6 @@ from speechssl.training.state import TrainingState
 from speechssl.training.window import Window
 
 __all__ = ["Batches", "TrainResult", "seed_micro_batch", "train"]
-
-
-class Batches(Protocol):
-    """What the loop needs of a stream (``data.stream.Stream`` is one)."""
-
-    def step(self, step: int) -> list[Batch]:
-        """Return this rank's micro-batches of a global step; number i of them is number i * world + rank over all."""
-
-    @property
-    def wait_seconds(self) -> float:
-        """Seconds spent waiting for data since this was last read."""
 
 
 @dataclass(frozen=True)
@@ -116,26 +105,26 @@ def train(
         Journal(run, parallel, training, progress, Health(objective.chance, training.steps)) as journal,
         Profile(objective, run.path / "profile", start=start, steps=training.profile * parallel.first) as profile,
     ):
+        feed = Feed(stream, objective.prepare, parallel.device, part=profile.part)
         journal.begin(start)
         for step in range(start, training.steps):
             profile.begin_step(step)
             if objective.begin_step(step) or module is None:
                 module = parallel.wrap(objective)  # again whenever the set of trainable parameters changed
-            with profile.part("loader"):
-                batches = stream.step(step)
-            with profile.part("prepare"):
-                micro_batches = [objective.prepare(batch) for batch in batches]
+            batches, micro_batches = feed.step(step)
             total = parallel.sum(sum(item.n_targets for item in micro_batches))
 
-            for i, item in enumerate(micro_batches if total else []):
+            for i, item in enumerate(feed.on_device(micro_batches if total else [])):
                 seed_micro_batch(seed, step, i * parallel.world + parallel.rank)
-                with parallel.accumulate(module, last=item is micro_batches[-1]):
+                with parallel.accumulate(module, last=i + 1 == len(micro_batches)):
                     with _autocast(parallel.device, training):
-                        loss: Loss = module(item.to(parallel.device))
+                        loss: Loss = module(item)
                     summed = loss.sum if item.n_targets else _nothing(parameters)
                     (summed * (parallel.world / total)).backward()
                 if item.n_targets:
                     window.add(loss, item.n_targets)
+            if step + 1 < training.steps:
+                feed.ahead(step + 1)
 
             lr = lr_at(step, training.steps, optim)
             with profile.part("optimiser"):
