@@ -20,8 +20,7 @@ from speechssl.settings import to_dict
 
 __all__ = ["Estimate", "estimate", "estimate_json", "estimate_text"]
 
-UPDATES = 4
-"""Of a probe, after one that warms up."""
+UPDATES = 3
 ROOM = 0.92
 """Share of the memory that a run may take: the loader, checkpoints and the system need the rest."""
 

@@ -10,28 +10,23 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from speechssl.asr.ctc import CtcObjective
-from speechssl.asr.finetune import build_recogniser, ctc_settings
+from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.data.batch import Batch
-from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.settings import from_dict
-from speechssl.training.ema import WeightAverage
 from speechssl.training.loop import seed_micro_batch
 from speechssl.training.optim import build_optimizer, clip_gradients
-from speechssl.training.pretrain import resolved
 
-__all__ = ["Probe", "main", "peak_memory", "run_probe"]
+__all__ = ["Probe", "main", "run_probe"]
 
 LABELS_A_SECOND = 14.0
 """Characters in a second of read English."""
@@ -76,11 +71,12 @@ class _RandomUnits:
 
 
 def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective:
-    """Return what the run would train, in its dearest phase: with nothing frozen that will be released."""
     if isinstance(cfg, FinetuneConfig):
-        model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
-        return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
-    cfg = resolved(cfg)
+        encoder = replace(
+            cfg.model.encoder, activation_dropout=cfg.ctc.activation_dropout, layer_drop=cfg.ctc.layer_drop
+        )
+        model = CtcModel(SpeechEncoder(replace(cfg.model, encoder=encoder)), VOCABULARY)
+        return CtcObjective(model, replace(cfg.ctc, freeze_steps=0), seed=0)
     encoder_ = SpeechEncoder(cfg.model)
     if cfg.objective == "hubert":
         units = cfg.hubert.clusters[-1]
@@ -88,33 +84,25 @@ def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective:
     return Wav2Vec2(encoder_, cfg.wav2vec2, cfg.mask, seed=0)
 
 
-def _batch(rows: int, samples: int, seed: int, *, labelled: bool) -> Batch:
-    """Return noise as the loader delivers it."""
-    generator = torch.Generator().manual_seed(seed)
+def _batch(rows: int, samples: int, *, labelled: bool) -> Batch:
+    generator = torch.Generator().manual_seed(rows)
     labels = max(1, round(LABELS_A_SECOND * samples / 16_000))
     return Batch(
-        wave=(3000 * torch.randn(rows, samples, generator=generator)).to(torch.int16),
+        wave=0.1 * torch.randn(rows, samples, generator=generator),
         lengths=torch.full((rows,), samples),
         starts=torch.zeros(rows, dtype=torch.long),
         weights=torch.ones(rows),
         ids=tuple(str(row) for row in range(rows)),
-        epoch=seed,
+        epoch=0,
         targets=torch.randint(1, VOCABULARY, (rows, labels), generator=generator) if labelled else None,
         target_lengths=torch.full((rows,), labels) if labelled else None,
     )
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return the highest memory so far in bytes: of this process, or of the allocator on a GPU.
-
-    On Linux not ``ru_maxrss``: that begins with the memory of the process that started this one.
-    """
+def _peak(device: torch.device) -> int:
+    """Return the highest memory so far: of this process, or of the allocator on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved()
-    status = Path("/proc/self/status")
-    for line in status.read_text(encoding="ascii", errors="replace").splitlines() if status.exists() else []:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -130,22 +118,18 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
     for module in objective.modules():
         if isinstance(module, SpeechEncoder):
             module.recompute = training.recompute
-    parameters = list(objective.parameters())
-    groups = objective.param_groups() if isinstance(objective, CtcObjective) else parameters
-    optimizer = build_optimizer(groups, cfg.optim)
-    average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
+    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    optimizer = build_optimizer(parameters, cfg.optim)
     if training.compile:
         objective.compile()
-    labelled = isinstance(cfg, FinetuneConfig)
-    held = 1 + 2 * cfg.data.workers if cfg.data.loader == "threads" else 2  # processes keep what they have prepared
-    ahead = [_batch(rows, samples, number, labelled=labelled) for number in range(held)]
+    batch = _batch(rows, samples, labelled=isinstance(cfg, FinetuneConfig))
     micro, update = [], []
     try:
         for step in range(updates + 1):
             objective.begin_step(step)
             began = time.perf_counter()
             seed_micro_batch(0, step, 0)
-            prepared = objective.prepare(ahead[step % len(ahead)])
+            prepared = objective.prepare(batch)
             with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
                 loss = objective(prepared.to(device))
             (loss.sum / max(1, loss.n_targets)).backward()
@@ -153,8 +137,6 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
             between = time.perf_counter()
             clip_gradients(parameters, cfg.optim.clip)
             optimizer.step()
-            if average is not None:
-                average.update()
             optimizer.zero_grad(set_to_none=True)
             _wait(device)
             micro.append(between - began)
@@ -167,7 +149,7 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
         samples=samples,
         micro_seconds=statistics.median(micro[1:]),
         update_seconds=statistics.median(update[1:]),
-        peak_bytes=peak_memory(device),
+        peak_bytes=_peak(device),
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
     )
 

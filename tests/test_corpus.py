@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from speechssl.data import corpus as module
+from speechssl.data import openfiles
 from speechssl.data.corpus import open_corpus
 from speechssl.errors import AudioError, DataError
 from tests.chirps import chirp, chirp_shards
@@ -107,7 +108,7 @@ def test_fingerprint_follows_audio_and_choice(shards, tmp_path):
 
 
 def test_many_threads_with_few_open_files(shards, monkeypatch):
-    monkeypatch.setattr(module, "OPEN_FILES", 1)
+    monkeypatch.setattr(openfiles, "MOST", 1)
     corpus = open_corpus(shards)
     failures = []
 
@@ -194,37 +195,48 @@ def test_a_shard_that_vanishes_or_cannot_be_read_is_a_row_error(copy, monkeypatc
         calls.append(1)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(module.os, "pread", failing)
+    monkeypatch.setattr(openfiles.os, "preadv", failing)
     with pytest.raises(AudioError, match="Input/output error"):
         corpus.read(29)
     assert len(calls) == module.READ_ATTEMPTS
 
 
 def test_a_passing_fault_of_the_disk_is_forgiven(shards, monkeypatch):
-    corpus, pread, failures = open_corpus(shards), os.pread, [OSError(116, "Stale file handle")]
+    corpus, preadv, failures = open_corpus(shards), os.preadv, [OSError(116, "Stale file handle")]
 
     def stale(*arguments):
         if failures:
             raise failures.pop()
-        return pread(*arguments)
+        return preadv(*arguments)
 
-    monkeypatch.setattr(module.os, "pread", stale)
+    monkeypatch.setattr(openfiles.os, "preadv", stale)
     assert len(corpus.read(0)) == corpus.samples[0]
+
+
+def test_stored_bytes_stay_what_they_were_when_others_are_read(shards, monkeypatch):
+    corpus = open_corpus(shards)
+    first = corpus.read_bytes(0)
+    before = bytes(first)
+    wave = corpus.read(0)
+    corpus.read(1)
+    assert (first, corpus.read_bytes(0)) == (before, before)
+    monkeypatch.setattr(module, "SCRATCH", 1000)  # a payload longer than what a thread keeps
+    assert np.array_equal(open_corpus(shards).read(0), wave)
 
 
 def test_payloads_that_are_not_what_the_index_says(shards, monkeypatch):
     corpus = open_corpus(shards)
     good = corpus.read_bytes(0)
-    monkeypatch.setattr(corpus, "read_bytes", lambda i: b"fLaC" + bytes(40))
+    monkeypatch.setattr(corpus, "_payload", lambda row: b"fLaC" + bytes(40))
     with pytest.raises(AudioError, match="undecodable"):
         corpus.read(0)
-    monkeypatch.setattr(corpus, "read_bytes", lambda i: good)
+    monkeypatch.setattr(corpus, "_payload", lambda row: good)
     row = corpus.row(0)
     with monkeypatch.context() as lying:
         lying.setattr(corpus, "row", lambda i: replace(row, samples=row.samples + 1))
         with pytest.raises(AudioError, match="length_mismatch"):
             corpus.read(0)
-    monkeypatch.setattr(corpus, "read_bytes", lambda i: good[: len(good) * 2 // 3])
+    monkeypatch.setattr(corpus, "_payload", lambda row: good[: len(good) * 2 // 3])
     with pytest.raises(AudioError, match=r"length_mismatch|undecodable"):
         corpus.read(0)
 
@@ -239,7 +251,7 @@ corpus = open_corpus({str(shards)!r})
 payload = bytearray(corpus.read_bytes(0))
 payload[21] |= 15
 payload[22:26] = b"\\xff" * 4
-corpus.read_bytes = lambda i: bytes(payload)
+corpus._payload = lambda row: bytes(payload)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     corpus.read(0)

@@ -1,5 +1,6 @@
 """lengths.bin: five bytes an utterance, bound to its listing by a checksum."""
 
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from speechssl.data.index import IndexRow, Listing
 from speechssl.data.lengths import LengthTable, pack_lengths
-from speechssl.data.shards import open_corpus
+from speechssl.data.shards import open_corpus, verify_shards
 from speechssl.errors import DataError
 from tests.chirps import chirp_shards
 
@@ -55,6 +56,34 @@ def test_a_damaged_file_is_refused(folder, how):
         path.unlink()
     with pytest.raises(DataError, match=r"lengths.bin: .*run `speechssl shard` again"):
         LengthTable.of(path, listing_of(folder))
+
+
+@pytest.mark.parametrize("how", ["bit", "long", "missing", "length", "split", "name"])
+def test_verify_compares_it_with_the_indexes(folder, how):
+    path, listing = folder / "lengths.bin", listing_of(folder)
+    assert verify_shards(folder).ok
+    data = bytearray(path.read_bytes())
+    place = {"bit": 5, "length": 4 * 7, "split": 4 * 20 + 7}.get(how)
+    if place is not None:
+        data[place] = data[place] ^ 1 if data[place] < 2 else data[place] - 1
+    path.write_bytes(data + b"\0" * (how == "long"))
+    if how in {"length", "split"}:  # as if the file had been written like this
+        listing = replace(listing, lengths_crc32=zlib.crc32(path.read_bytes()))
+    if how == "name":
+        listing = replace(listing, splits=("dev", "test"))
+    (folder / "summary.json").write_bytes(listing.to_bytes())
+    if how == "missing":
+        path.unlink()
+    summary = verify_shards(folder)
+    assert {(entry.item, entry.reason) for entry in summary.problems} == {("lengths.bin", "damaged_lengths")}
+    shards = [entry for entry in summary.problems if "other lengths or splits" in entry.detail]
+    assert len(shards) == (how in {"length", "split"})
+
+
+def test_verify_asks_nothing_of_shards_without_it(folder):
+    (folder / "summary.json").write_bytes(replace(listing_of(folder), splits=(), lengths_crc32=0).to_bytes())
+    (folder / "lengths.bin").unlink()
+    assert verify_shards(folder).ok
 
 
 def test_a_file_that_shrinks_or_goes_while_in_use(folder):

@@ -102,6 +102,32 @@ def test_threads_change_nothing(corpus, workers):
             assert all(same(stream.step(step)[0], expected[step][rank]) for step in range(14))
 
 
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_memory_is_used_again_but_never_under_a_batch_that_is_kept(corpus, kind):
+    with stream_of(corpus) as plain:
+        expected = [batch for step in range(28) for batch in plain.step(step)]
+    with stream_of(corpus, replace(CFG, workers=2, loader=kind)) as stream:
+        memory = stream._loader._slots.memory
+
+        def reused(batch: Batch) -> bool:
+            return memory.data_ptr() <= batch.wave.data_ptr() < memory.data_ptr() + memory.nbytes
+
+        kept = [batch for step in range(14) for batch in stream.step(step)]
+        assert {reused(batch) for batch in kept} == {True, False}  # more are kept than there is such memory for
+        assert all(same(a, b) for a, b in zip(kept, expected[:28], strict=True))
+        rows = [batch.wave[-1] for batch in kept[:3]]  # a view is enough to keep the memory of a batch
+        kept.clear()
+        again = []
+        for step in range(14, 28):
+            for batch, wanted in zip(stream.step(step), expected[2 * step : 2 * step + 2], strict=True):
+                assert same(batch, wanted)
+                again.append(reused(batch))
+                del batch
+        assert any(again)
+        for row, wanted in zip(rows, expected[:3], strict=True):
+            assert torch.equal(row, wanted.wave[-1])
+
+
 def test_threads_of_a_large_corpus_give_the_batches_of_a_small_one(corpus):
     """The same folder, opened by its lengths: indexes are read by the threads that need them."""
     lazy = open_lazily(corpus.source, corpus.listing, ())

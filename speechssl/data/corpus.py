@@ -5,11 +5,9 @@ offset, never through tar headers, and works from any number of threads and proc
 """
 
 import hashlib
-import os
 import threading
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -20,9 +18,11 @@ import numpy as np
 
 from speechssl.data import archive
 from speechssl.data.catalogue import Catalogue, LazyRows, StoredRows, read_index
+from speechssl.data.checksum import crc32
 from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord
 from speechssl.data.lengths import FILE_NAME, LengthTable
 from speechssl.data.manifest import Utterance, read_manifest, safe_id
+from speechssl.data.openfiles import OpenFiles
 from speechssl.data.payload import EXTENSIONS, decode_payload, encoding_of
 from speechssl.data.remote import Source, source_of
 from speechssl.errors import AudioError, DataError
@@ -32,9 +32,9 @@ __all__ = ["Corpus", "open_corpus", "open_lazily"]
 LARGE = 1_000_000
 """Utterances above which a corpus is opened without reading its indexes."""
 
-OPEN_FILES = 64
-"""Shards that one process keeps open."""
 READ_ATTEMPTS = 3
+SCRATCH = 1 << 22
+"""Bytes that each reading thread keeps for payloads; a longer one gets memory of its own."""
 
 
 def open_corpus(
@@ -128,7 +128,7 @@ class Corpus:
         self._rows = rows
         self._utterances: dict[str, Utterance] | None = None
         self._encoding = encoding_of(listing.settings, source.name)
-        self._files = _OpenFiles()
+        self._files, self._scratch = OpenFiles(), threading.local()
 
     def __len__(self) -> int:
         return int(self.first_rows[-1])
@@ -155,11 +155,11 @@ class Corpus:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind open files, texts and whole columns: a worker process makes its own when it needs them."""
-        state = self.__dict__ | {"_files": None, "_utterances": None}
-        return {name: value for name, value in state.items() if name not in {"ids", "samples", "shard_of"}}
+        left = {"ids", "samples", "shard_of", "_files", "_scratch"}
+        return {name: value for name, value in self.__dict__.items() if name not in left} | {"_utterances": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state | {"_files": _OpenFiles()})
+        self.__dict__.update(state | {"_files": OpenFiles(), "_scratch": threading.local()})
 
     def row(self, i: int) -> IndexRow:
         """Return the index row of utterance ``i``; DataError when it lies in an index that cannot be read."""
@@ -169,7 +169,7 @@ class Corpus:
         """Return the samples (int64) of each utterance in the shards ``first`` to ``last``."""
         return self._rows.lengths(first, last)
 
-    def read_bytes(self, i: int) -> bytes | memoryview:
+    def read_bytes(self, i: int) -> bytes:
         """Return the stored bytes of utterance ``i`` (FLAC or WAV), after checking its tar header and its checksum.
 
         Raises
@@ -177,19 +177,7 @@ class Corpus:
         AudioError
             ``shard_unreadable``, ``truncated_shard``, ``damaged_header`` or ``damaged_payload``.
         """
-        row = self.row(i)
-        shard = self.listing.shards[row.shard]
-        head = archive.quick_header(f"{row.id}.{EXTENSIONS[self._encoding]}", row.size)
-        where = f"{shard.name}.tar at byte {row.offset}"
-        data = self._pread(row, shard, row.offset - len(head), len(head) + row.size)
-        if len(data) < len(head) + row.size:
-            raise AudioError(row.id, "truncated_shard", f"{where}: the shard ends too early")
-        if data[: len(head)] != head:
-            raise AudioError(row.id, "damaged_header", where)
-        payload = memoryview(data)[len(head) :]
-        if zlib.crc32(payload) != row.crc32:
-            raise AudioError(row.id, "damaged_payload", where)
-        return payload
+        return bytes(self._payload(self.row(i)))
 
     def read(self, i: int, start: int = 0, frames: int | None = None, *, out: np.ndarray | None = None) -> np.ndarray:
         """Return samples ``start`` to ``start + frames`` (to the end, when None) of utterance ``i``.
@@ -215,7 +203,7 @@ class Corpus:
             raise ValueError(f"{row.id}: samples {start} to {start + wanted} of {row.samples}")
         wave = np.empty(wanted, dtype=np.float32) if out is None else out
         stored = wave if wave.dtype == np.int16 else np.empty(wanted, dtype=np.int16)
-        decode_payload(self.read_bytes(i), self._encoding, item=row.id, samples=row.samples, start=start, out=stored)
+        decode_payload(self._payload(row), self._encoding, item=row.id, samples=row.samples, start=start, out=stored)
         if stored is not wave:
             np.multiply(stored, np.float32(1 / 32768), out=wave, dtype=np.float32)
         return wave
@@ -238,11 +226,35 @@ class Corpus:
         digest.update(samples.astype("<i8").tobytes() + crc32.astype("<u4").tobytes())
         return digest.hexdigest()
 
-    def _pread(self, row: IndexRow, shard: ShardRecord, offset: int, size: int) -> bytes:
+    def _payload(self, row: IndexRow) -> memoryview:
+        """Return a row's stored bytes, checked; they are this thread's until it reads the next ones."""
+        shard = self.listing.shards[row.shard]
+        head = archive.quick_header(f"{row.id}.{EXTENSIONS[self._encoding]}", row.size)
+        where = f"{shard.name}.tar at byte {row.offset}"
+        data = self._room(len(head) + row.size)
+        if self._read_into(data, row, shard, row.offset - len(head)) < len(data):
+            raise AudioError(row.id, "truncated_shard", f"{where}: the shard ends too early")
+        if data[: len(head)] != head:
+            raise AudioError(row.id, "damaged_header", where)
+        payload = data[len(head) :]
+        if crc32(payload) != row.crc32:
+            raise AudioError(row.id, "damaged_payload", where)
+        return payload
+
+    def _room(self, size: int) -> memoryview:
+        if size > SCRATCH:
+            return memoryview(bytearray(size))
+        if not hasattr(self._scratch, "room"):
+            self._scratch.room = memoryview(bytearray(SCRATCH))
+        return self._scratch.room[:size]
+
+    def _read_into(self, buffer: memoryview, row: IndexRow, shard: ShardRecord, offset: int) -> int:
+        def path() -> Path:
+            return self.source.local(f"{shard.name}.tar", size=shard.tar_bytes, crc32=shard.tar_crc32)
+
         for attempt in range(READ_ATTEMPTS):
             try:
-                path = self.source.local(f"{shard.name}.tar", size=shard.tar_bytes, crc32=shard.tar_crc32)
-                return self._files.pread(path, offset, size)
+                return self._files.read_into(buffer, row.shard, path, offset)
             except (OSError, DataError) as error:
                 # A network file system may fail once (ESTALE, EIO): open the file anew before giving the row up.
                 self._files.forget()
@@ -250,46 +262,3 @@ class Corpus:
                     raise AudioError(row.id, "shard_unreadable", f"{shard.name}.tar: {error}") from error
                 time.sleep(0.1 * (attempt + 1))
         raise AssertionError("unreachable")
-
-
-class _Descriptor:
-    """An open file that closes itself once nobody uses it: evicted does not mean unused by another thread."""
-
-    def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
-
-
-class _OpenFiles:
-    """The most recently used files, at most 64 for each process."""
-
-    def __init__(self) -> None:
-        self._renew()
-
-    def _renew(self) -> None:
-        self._process = os.getpid()
-        self._lock = threading.Lock()  # a forked child must not inherit a lock that some thread held
-        self._open: OrderedDict[Path, _Descriptor] = OrderedDict()
-
-    def forget(self) -> None:
-        """Close everything."""
-        self._renew()
-
-    def pread(self, path: Path, offset: int, size: int) -> bytes:
-        """Return up to ``size`` bytes at ``offset``; fewer only where the file ends."""
-        if self._process != os.getpid():
-            self._renew()
-        with self._lock:
-            descriptor = self._open.get(path)
-            if descriptor is None:
-                descriptor = self._open[path] = _Descriptor(path)
-                if len(self._open) > OPEN_FILES:
-                    self._open.popitem(last=False)
-            self._open.move_to_end(path)
-        data = os.pread(descriptor.number, size, offset)
-        while len(data) < size and (more := os.pread(descriptor.number, size - len(data), offset + len(data))):
-            data += more
-        return data

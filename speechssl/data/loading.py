@@ -9,18 +9,22 @@ import signal
 import time
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechssl.config import DataConfig
 from speechssl.data.batch import Batch
 from speechssl.data.orphans import end_with_main
-from speechssl.data.supply import Supply
+from speechssl.data.slots import Slots
+from speechssl.data.supply import PREFETCH, Read, Supply
 from speechssl.data.threads import ThreadLoader
 from speechssl.errors import DataError, SpeechsslError
 
@@ -30,33 +34,71 @@ POLL = 2.0
 """Seconds between looks at whether the loader processes are alive."""
 GRACE = 30
 """Seconds a loader process goes on after SIGTERM, so that the step in progress can end and be saved."""
-PREFETCH = 2
 
 
 @dataclass(frozen=True)
-class _Batches(Dataset[Batch | SpeechsslError]):
-    """What the DataLoader asks for batch numbers."""
+class _Parcel:
+    """A batch on its way between processes: small things by value, samples in a piece of shared memory."""
 
-    read: Callable[[int], Batch]
+    fields: dict[str, Any]
+    """Tensors as arrays: each tensor would cost a file descriptor and a connection of its own."""
+    shape: tuple[int, ...]
+    kind: np.dtype
 
-    def __getitem__(self, k: int) -> Batch | SpeechsslError:
+    def unpacked(self, piece: np.ndarray) -> Batch:
+        """Return the batch, its samples where they were made."""
+        size = self.shape[0] * self.shape[1] * self.kind.itemsize
+        wave = torch.from_numpy(piece[:size].view(self.kind).reshape(self.shape))
+        rest: dict[str, Any] = {
+            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+            for name, value in self.fields.items()
+        }
+        return Batch(wave=wave, **rest)
+
+
+def _packed(batch: Batch, piece: Tensor | None) -> _Parcel | Batch:
+    """Return what to send of a batch: the batch itself when its samples do not lie in ``piece``."""
+    if piece is None or batch.wave.data_ptr() != piece.data_ptr():
+        return batch
+    values = {item.name: getattr(batch, item.name) for item in fields(batch) if item.name != "wave"}
+    small = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
+    return _Parcel(small, tuple(batch.wave.shape), batch.wave.numpy().dtype)
+
+
+Message = _Parcel | Batch | SpeechsslError
+
+
+@dataclass(frozen=True)
+class _Batches(Dataset[Message]):
+    """What the DataLoader asks for batch numbers and places in the memory shared with it."""
+
+    read: Read
+    memory: Tensor
+
+    def __getitem__(self, task: tuple[int, int | None]) -> Message:
+        number, place = task
+        piece = None if place is None else self.memory[place]
         try:
-            return self.read(k)
+            return _packed(self.read(number, None if piece is None else piece.numpy()), piece)
         except SpeechsslError as error:  # travels as a value: the loader would wrap its message in a traceback
             return error
 
 
 @dataclass(frozen=True)
-class _Numbers:
-    """The numbers of a supply from some place on."""
+class _Tasks:
+    """The numbers of a supply from some place on, each with a place for its batch; ``sent`` keeps those places."""
 
     supply: Supply
     start: int
+    slots: Slots
+    sent: deque[np.ndarray | None]
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int | None]]:
         i = self.start
         while self.supply.stop is None or i < self.supply.stop:
-            yield self.supply.number(i)
+            place, piece = self.slots.take() or (None, None)
+            self.sent.append(piece)
+            yield self.supply.number(i), place
             i += 1
 
 
@@ -65,6 +107,8 @@ class BatchLoader:
 
     def __init__(self, supply: Supply) -> None:
         self._supply = supply
+        self._slots: Slots | None = None
+        self._sent: deque[np.ndarray | None] = deque()
         self._next = 0
         self._iterator: Any = None
 
@@ -77,18 +121,22 @@ class BatchLoader:
             A loader process died, or gave nothing for ``timeout`` seconds.
         """
         if self._supply.workers == 0:
-            return self._supply.read(self._supply.number(i))
+            return self._supply.read(self._supply.number(i), None)
         self.expect(i)
         try:
-            batch = self._wait(i)
+            message = self._wait(i)
         except BaseException:
             self.close()
             raise
         self._next = i + 1
-        if isinstance(batch, SpeechsslError):
+        piece = self._sent.popleft()
+        if isinstance(message, SpeechsslError):
             self.close()
-            raise batch
-        return batch
+            raise message
+        if isinstance(message, Batch):
+            return message
+        assert piece is not None
+        return message.unpacked(piece)
 
     def expect(self, i: int) -> None:
         """Start preparing batch ``i`` and those after it, unless that is under way."""
@@ -107,14 +155,17 @@ class BatchLoader:
             for worker in workers:  # waiting for them politely would take ten seconds
                 worker.kill()
         iterator._shutdown_workers()
+        self._sent.clear()
 
     def _start(self, i: int) -> Any:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["speechssl.data.stream"])
+        self._sent.clear()
+        self._slots = self._slots or self._supply.slots(shared=True)
         loader = DataLoader(
-            _Batches(self._supply.read),
+            _Batches(self._supply.read, self._slots.memory),
             batch_size=None,
-            sampler=_Numbers(self._supply, i),
+            sampler=_Tasks(self._supply, i, self._slots, self._sent),
             num_workers=self._supply.workers,
             collate_fn=_unchanged,
             timeout=min(POLL, self._supply.timeout),
@@ -134,7 +185,7 @@ class BatchLoader:
         _close_at_exit(self)
         return iterator
 
-    def _wait(self, i: int) -> Batch | SpeechsslError:
+    def _wait(self, i: int) -> Message:
         began = time.monotonic()
         while True:
             try:
@@ -156,15 +207,17 @@ class BatchLoader:
 
 
 def batch_loader(
-    read: Callable[[int], Batch],
+    read: Read,
     cfg: DataConfig,
     *,
     number: Callable[[int], int],
     where: Callable[[int], str],
+    size: int,
+    held: int,
     stop: int | None = None,
 ) -> BatchLoader | ThreadLoader:
     """Return the loader that ``cfg.loader`` names, with ``cfg.workers``; the other parameters as of ``Supply``."""
-    supply = Supply(read, number, where, stop, cfg.workers, cfg.timeout)
+    supply = Supply(read, number, where, stop, cfg.workers, cfg.timeout, size, held)
     return ThreadLoader(supply) if cfg.loader == "threads" and cfg.workers else BatchLoader(supply)
 
 

@@ -16,15 +16,20 @@ import numpy as np
 import torch
 
 from speechssl.config import DataConfig
+from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batch import Batch
 from speechssl.data.corpus import Corpus
 from speechssl.data.ledger import Entry
 from speechssl.data.loading import batch_loader
 from speechssl.data.plan import Plan
+from speechssl.data.slots import array_in
 from speechssl.data.tolerance import Tolerance, TooManyBadError
 from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["Stream", "evaluation_batches"]
+
+HELD_STEP = 8
+"""Micro-batches of a step that get memory which is used again; of the step in progress and of the next."""
 
 Augment = Callable[[np.ndarray, int, str], np.ndarray]
 
@@ -37,15 +42,16 @@ class BatchReader:
     plan: Plan
     augment: Augment | None = None
 
-    def __call__(self, k: int) -> Batch:
-        """Return micro-batch ``k``, without texts."""
+    def __call__(self, k: int, piece: np.ndarray | None = None) -> Batch:
+        """Return micro-batch ``k``, without texts; its samples in ``piece`` (uint8) where they fit."""
         planned = self.plan.micro(k)
         rows = [self.corpus.row(row) for row in planned.rows]
         ids = tuple(row.id for row in rows)
         crop = planned.samples if self.plan.kind == "pretrain" else None
         counts = [crop or row.samples for row in rows]
         # numpy, not torch: a large torch.zeros or copy_ would start torch's own threads inside each loader thread.
-        batch = np.empty((len(rows), max(counts)), np.int16 if self.augment is None else np.float32)
+        shape = (len(rows), max(counts))
+        batch = array_in(piece, shape, np.int16) if self.augment is None else np.empty(shape, np.float32)
         waves = [into[:count] for into, count in zip(batch, counts, strict=True)]
         weights, rejected = np.ones(len(rows), np.float32), []
         for i, (number, start, wave) in enumerate(zip(planned.rows, planned.starts, waves, strict=True)):
@@ -59,7 +65,7 @@ class BatchReader:
                 rejected.append(Entry(self.plan.kind, ids[i], error.reason, error.detail, action="dropped"))
         if self.augment is not None:
             counts = [len(wave) for wave in waves]
-            batch = np.empty((len(rows), max(counts)), np.float32)
+            batch = array_in(piece, (len(rows), max(counts)), np.float32)
             for into, wave in zip(batch, waves, strict=True):
                 into[: len(wave)] = wave
         for into, count in zip(batch, counts, strict=True):
@@ -73,6 +79,10 @@ class BatchReader:
             planned.epoch,
             rejected=tuple(rejected),
         )
+
+    def size(self, cfg: DataConfig) -> int:
+        """Return the bytes of samples in a batch of ``cfg.batch_seconds``; augmented ones may become a bit longer."""
+        return round(cfg.batch_seconds * SAMPLE_RATE) * (2 if self.augment is None else 5)
 
     def where(self, k: int) -> str:
         """Return the shards that hold batch ``k``, for messages; reads nothing: the disk may be what hangs."""
@@ -142,7 +152,8 @@ class Stream:
             return step * batches_per_step + place * world + rank
 
         reader = BatchReader(corpus, plan, augment)
-        self._loader = batch_loader(reader, cfg, number=number, where=reader.where)
+        held = 1 + 2 * min(self._share, HELD_STEP)
+        self._loader = batch_loader(reader, cfg, number=number, where=reader.where, size=reader.size(cfg), held=held)
         self._loader.expect(start * self._share)
 
     def step(self, step: int) -> list[Batch]:
@@ -218,7 +229,9 @@ def evaluation_batches(
     tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
     numbers = range(rank, plan.n_batches, world)
     reader, cfg = BatchReader(corpus, plan), replace(cfg, workers=workers)
-    loader = batch_loader(reader, cfg, number=numbers.__getitem__, where=reader.where, stop=len(numbers))
+    loader = batch_loader(
+        reader, cfg, number=numbers.__getitem__, where=reader.where, stop=len(numbers), size=reader.size(cfg), held=2
+    )
     try:
         for i in range(len(numbers)):
             batch = loader.get(i)

@@ -6,18 +6,27 @@ What the two kinds of loader (``loading`` and ``threads``) are given; the batch 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from speechssl.data.batch import Batch
+from speechssl.data.slots import Slots
 from speechssl.errors import DataError
 
-__all__ = ["Supply"]
+__all__ = ["PREFETCH", "Read", "Supply"]
+
+PREFETCH = 2
+"""Batches that each worker prepares ahead."""
+
+Read = Callable[[int, np.ndarray | None], Batch]
+"""Builds the batch of a number, its samples in the memory given (uint8) where they fit."""
 
 
 @dataclass(frozen=True)
 class Supply:
     """What a loader gives, and by how many workers."""
 
-    read: Callable[[int], Batch]
-    """Builds the batch of a number; picklable for loader processes, safe to call from several threads."""
+    read: Read
+    """Picklable for loader processes, safe to call from several threads."""
     number: Callable[[int], int]
     """Number of the sequence's ``i``-th batch."""
     where: Callable[[int], str]
@@ -28,10 +37,18 @@ class Supply:
     """0: batches are built in this process when asked for."""
     timeout: float
     """Seconds after which a batch that has not come is given up."""
+    size: int
+    """Bytes of samples in a usual batch; a larger one gets memory of its own."""
+    held: int
+    """Batches that whoever asks keeps at the same time."""
 
     def place(self, i: int) -> str:
         """Say what the ``i``-th batch is read from."""
         return self.where(self.number(i))
+
+    def slots(self, *, shared: bool) -> Slots:
+        """Return memory for the batches under way and those that are held."""
+        return Slots(PREFETCH * self.workers + self.held, self.size, shared=shared)
 
     def late(self, i: int) -> DataError:
         """Return the error of a batch that does not come."""

@@ -8,28 +8,27 @@ the interpreter lock, so two threads use two cores.
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 
+import numpy as np
+
 from speechssl.data.batch import Batch
-from speechssl.data.supply import Supply
+from speechssl.data.supply import PREFETCH, Read, Supply
 
 __all__ = ["ThreadLoader"]
 
-PREFETCH = 2
-"""Batches ahead for each thread."""
 PATIENCE = 5.0
 """Seconds that ``close`` waits for a batch in progress. Threads are daemons: one that hangs does not keep the program
 alive."""
 
-Tasks = queue.SimpleQueue[tuple[int, Future[Batch]] | None]
+Tasks = queue.SimpleQueue[tuple[int, np.ndarray | None, Future[Batch]] | None]
 
 
 class ThreadLoader:
     """Gives batch ``i`` of a supply; asked in order, it has prepared the next ones."""
 
     def __init__(self, supply: Supply) -> None:
-        self._supply = supply
+        self._supply, self._slots = supply, supply.slots(shared=False)
         self._ahead: deque[Future[Batch]] = deque()
         self._next = 0
         self._tasks: Tasks | None = None
@@ -82,7 +81,8 @@ class ThreadLoader:
                 return
             future: Future[Batch] = Future()
             self._ahead.append(future)
-            self._tasks.put((self._supply.number(i), future))
+            taken = self._slots.take()
+            self._tasks.put((self._supply.number(i), taken and taken[1], future))
 
     def _stop_threads(self, *, wait: bool) -> None:
         threads, self._threads = self._threads, []
@@ -98,14 +98,13 @@ class ThreadLoader:
                 thread.join(PATIENCE)
 
 
-def _work(read: Callable[[int], Batch], tasks: Tasks) -> None:
+def _work(read: Read, tasks: Tasks) -> None:
     """Build batches until told to stop."""
     while (task := tasks.get()) is not None:
-        number, future = task
-        if not future.set_running_or_notify_cancel():
-            continue
-        try:
-            future.set_result(read(number))
-        except BaseException as error:  # travels to the main thread, whatever it is
-            future.set_exception(error)
-        del future, task  # a thread that waits must not keep the last batch in memory
+        number, piece, future = task
+        if future.set_running_or_notify_cancel():
+            try:
+                future.set_result(read(number, piece))
+            except BaseException as error:  # travels to the main thread, whatever it is
+                future.set_exception(error)
+        del piece, future, task  # a thread that waits must not keep the last batch in memory

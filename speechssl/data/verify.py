@@ -16,6 +16,7 @@ from typing import BinaryIO
 from speechssl.data import archive
 from speechssl.data.index import IndexRow, Listing, ShardRecord, parse_index
 from speechssl.data.ledger import Entry
+from speechssl.data.lengths import FILE_NAME, LengthTable
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.payload import EXTENSIONS, encoding_of
 from speechssl.data.remote import LocalFolder
@@ -44,7 +45,7 @@ def verify_shards(folder: Path, progress: Callable[[int, int], None] | None = No
     Reasons of problems: for utterances ``truncated_shard``, ``damaged_header``, ``damaged_payload``,
     ``damaged_sidecar``, ``interleaved_members``, ``not_in_manifest``; for members ``unsafe_name``, ``link``,
     ``device``, ``foreign_member``; for files ``missing_shard``, ``damaged_index``, ``damaged_manifest``,
-    ``wrong_size``, ``damaged_end``.
+    ``damaged_lengths``, ``wrong_size``, ``damaged_end``.
 
     Raises
     ------
@@ -61,9 +62,16 @@ def verify_shards(folder: Path, progress: Callable[[int, int], None] | None = No
     except DataError as error:
         problems.append(Entry(STAGE, "manifest.jsonl", "damaged_manifest", str(error)))
     extension = EXTENSIONS[encoding_of(listing.settings, str(folder))]
-    checked = 0
+    table, checked = None, 0
+    if listing.splits:  # shards of earlier versions have no such file
+        try:
+            table = LengthTable.of(folder / FILE_NAME, listing)
+        except DataError as error:
+            problems.append(Entry(STAGE, FILE_NAME, "damaged_lengths", str(error)))
     for number, record in enumerate(listing.shards):
         problems += _verify_shard(folder, number, record, known, extension)
+        if table is not None:
+            problems += _verify_lengths(folder, number, record, table, checked)
         checked += record.utterances
         if progress is not None:
             progress(checked, listing.utterances)
@@ -100,6 +108,25 @@ def _verify_shard(
                 yield problem
         if size >= end:
             yield from _end(file, tar.name, end, size)
+
+
+def _verify_lengths(folder: Path, number: int, record: ShardRecord, table: LengthTable, first: int) -> Iterator[Entry]:
+    """Compare the utterances of a shard, of which ``first`` is the first one's number, with what ``table`` says."""
+    try:
+        rows = parse_index((folder / f"{record.name}.idx").read_bytes(), where=record.name, shard=number).rows
+    except (OSError, DataError):
+        return  # listed already
+    last = min(first + len(rows), table.utterances)
+    splits = [row.split or "train" for row in rows]
+    try:
+        same = table.lengths(first, last).tolist() == [row.samples for row in rows]
+        for name in {*splits}:
+            same = same and table.chosen(first, last, {name}).tolist() == [split == name for split in splits]
+    except DataError as error:
+        yield Entry(STAGE, FILE_NAME, "damaged_lengths", str(error))
+        return
+    if not same:
+        yield Entry(STAGE, FILE_NAME, "damaged_lengths", f"other lengths or splits than {record.name}.idx")
 
 
 def _verify_row(
