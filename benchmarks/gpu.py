@@ -28,8 +28,8 @@ import numpy as np
 import soundfile
 import torch
 
+from benchmarks.contenders import hugging_face, ours
 from benchmarks.machine import hardware, write
-from benchmarks.step import hugging_face, ours
 from speechssl.config import DataConfig, PretrainConfig, ShardConfig
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.data.shards import shard_manifest

@@ -10,23 +10,28 @@ import statistics
 import sys
 import time
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from speechssl.asr.ctc import CtcModel, CtcObjective
+from speechssl.asr.ctc import CtcObjective
+from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.data.batch import Batch
+from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.settings import from_dict
+from speechssl.training.ema import WeightAverage
 from speechssl.training.loop import seed_micro_batch
 from speechssl.training.optim import build_optimizer, clip_gradients
+from speechssl.training.pretrain import resolved
 
-__all__ = ["Probe", "main", "run_probe"]
+__all__ = ["Probe", "main", "peak_memory", "run_probe"]
 
 LABELS_A_SECOND = 14.0
 """Characters in a second of read English."""
@@ -71,12 +76,11 @@ class _RandomUnits:
 
 
 def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective:
+    """Return what the run would train, in its dearest phase: with nothing frozen that will be released."""
     if isinstance(cfg, FinetuneConfig):
-        encoder = replace(
-            cfg.model.encoder, activation_dropout=cfg.ctc.activation_dropout, layer_drop=cfg.ctc.layer_drop
-        )
-        model = CtcModel(SpeechEncoder(replace(cfg.model, encoder=encoder)), VOCABULARY)
-        return CtcObjective(model, replace(cfg.ctc, freeze_steps=0), seed=0)
+        model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
+        return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
+    cfg = resolved(cfg)
     encoder_ = SpeechEncoder(cfg.model)
     if cfg.objective == "hubert":
         units = cfg.hubert.clusters[-1]
@@ -84,25 +88,33 @@ def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective:
     return Wav2Vec2(encoder_, cfg.wav2vec2, cfg.mask, seed=0)
 
 
-def _batch(rows: int, samples: int, *, labelled: bool) -> Batch:
-    generator = torch.Generator().manual_seed(rows)
+def _batch(rows: int, samples: int, seed: int, *, labelled: bool) -> Batch:
+    """Return noise as the loader delivers it."""
+    generator = torch.Generator().manual_seed(seed)
     labels = max(1, round(LABELS_A_SECOND * samples / 16_000))
     return Batch(
-        wave=0.1 * torch.randn(rows, samples, generator=generator),
+        wave=(3000 * torch.randn(rows, samples, generator=generator)).to(torch.int16),
         lengths=torch.full((rows,), samples),
         starts=torch.zeros(rows, dtype=torch.long),
         weights=torch.ones(rows),
         ids=tuple(str(row) for row in range(rows)),
-        epoch=0,
+        epoch=seed,
         targets=torch.randint(1, VOCABULARY, (rows, labels), generator=generator) if labelled else None,
         target_lengths=torch.full((rows,), labels) if labelled else None,
     )
 
 
-def _peak(device: torch.device) -> int:
-    """Return the highest memory so far: of this process, or of the allocator on a GPU."""
+def peak_memory(device: torch.device) -> int:
+    """Return the highest memory so far in bytes: of this process, or of the allocator on a GPU.
+
+    On Linux not ``ru_maxrss``: that begins with the memory of the process that started this one.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved()
+    status = Path("/proc/self/status")
+    for line in status.read_text(encoding="ascii", errors="replace").splitlines() if status.exists() else []:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -118,18 +130,22 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
     for module in objective.modules():
         if isinstance(module, SpeechEncoder):
             module.recompute = training.recompute
-    parameters = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    optimizer = build_optimizer(parameters, cfg.optim)
+    parameters = list(objective.parameters())
+    groups = objective.param_groups() if isinstance(objective, CtcObjective) else parameters
+    optimizer = build_optimizer(groups, cfg.optim)
+    average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
     if training.compile:
         objective.compile()
-    batch = _batch(rows, samples, labelled=isinstance(cfg, FinetuneConfig))
+    labelled = isinstance(cfg, FinetuneConfig)
+    held = 1 + 2 * cfg.data.workers if cfg.data.loader == "threads" else 2  # processes keep what they have prepared
+    ahead = [_batch(rows, samples, number, labelled=labelled) for number in range(held)]
     micro, update = [], []
     try:
         for step in range(updates + 1):
             objective.begin_step(step)
             began = time.perf_counter()
             seed_micro_batch(0, step, 0)
-            prepared = objective.prepare(batch)
+            prepared = objective.prepare(ahead[step % len(ahead)])
             with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
                 loss = objective(prepared.to(device))
             (loss.sum / max(1, loss.n_targets)).backward()
@@ -137,6 +153,8 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
             between = time.perf_counter()
             clip_gradients(parameters, cfg.optim.clip)
             optimizer.step()
+            if average is not None:
+                average.update()
             optimizer.zero_grad(set_to_none=True)
             _wait(device)
             micro.append(between - began)
@@ -149,7 +167,7 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
         samples=samples,
         micro_seconds=statistics.median(micro[1:]),
         update_seconds=statistics.median(update[1:]),
-        peak_bytes=_peak(device),
+        peak_bytes=peak_memory(device),
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
     )
 

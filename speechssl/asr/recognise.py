@@ -1,6 +1,7 @@
 """Running a recogniser over evaluation batches: the one place where validation and scoring meet the model.
 
 In: a ``CtcModel`` and padded batches. Out: for each utterance its log-probabilities, padding cut off, on the CPU.
+On a CPU the padding is cut off before the model, too (asr/packed.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.asr.ctc import CtcModel
+from speechssl.asr.packed import PackedRecogniser, can_pack
 from speechssl.data.batch import Batch, full_scale
 from speechssl.data.ledger import Entry
 
@@ -62,13 +64,20 @@ def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor, *, bf16: boo
 def recognise(
     model: CtcModel, batches: Iterable[Batch], *, rejected: Callable[[list[Entry]], None], bf16: bool = False
 ) -> Iterator[Recognised]:
-    """Yield every utterance of the batches; stand-ins for unreadable audio are reported to ``rejected`` instead."""
+    """Yield every utterance of the batches; stand-ins for unreadable audio are reported to ``rejected`` instead.
+
+    On a CPU the weights are those of the moment when the first utterance is asked for.
+    """
+    packed = PackedRecogniser(model, bf16=bf16) if can_pack(model) else None
     for batch in batches:
         if batch.rejected:
             rejected(list(batch.rejected))
         texts = batch.texts or (None,) * len(batch.ids)
-        rows = frame_log_probs(model, batch.wave, batch.lengths, bf16=bf16)
-        for index, log_probs in enumerate(rows):
-            if batch.weights[index] > 0:
-                wave = full_scale(batch.wave[index, : int(batch.lengths[index])])
-                yield Recognised(batch.ids[index], texts[index], wave, log_probs)
+        heard = [row for row, weight in enumerate(batch.weights.tolist()) if weight > 0]
+        waves = [full_scale(batch.wave[row, : int(batch.lengths[row])]) for row in heard]
+        if packed is not None:
+            found = packed(waves)
+        else:
+            found = frame_log_probs(model, batch.wave[heard], batch.lengths[heard], bf16=bf16)
+        for row, wave, log_probs in zip(heard, waves, found, strict=True):
+            yield Recognised(batch.ids[row], texts[row], wave, log_probs)

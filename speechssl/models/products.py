@@ -23,6 +23,7 @@ def _onednn(x: Tensor) -> bool:
         x.device.type == "cpu"
         and x.dtype == torch.float32
         and not is_plain()
+        and not torch.compiler.is_compiling()  # the compiler cannot lower it, and chooses products itself
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

@@ -1,0 +1,73 @@
+"""Layers whose weights are laid out once for oneDNN, with GELU in the epilogue of the product: for inference on a CPU.
+
+In: weights of a trained layer. Out: a callable on frames, in the dtype it was made for. oneDNN otherwise reorders the
+weights at every call, and a GELU of its own reads and writes every activation once more.
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+__all__ = ["Convolution", "Dense", "available", "dense"]
+
+_ROWS = 512
+"""Rows that the layout of weights is chosen for; any number of rows is correct."""
+
+
+def available() -> bool:
+    """Say whether this build of PyTorch has oneDNN and the operators used here."""
+    names = ("_linear_pointwise", "_convolution_pointwise", "_reorder_linear_weight", "_reorder_convolution_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+def _epilogue(*, gelu: bool) -> tuple[str, list[float], str]:
+    return ("gelu", [], "none") if gelu else ("none", [], "")
+
+
+def dense(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """Return ``x @ weight.t() + bias`` for [N, I] and [O, I], and its GELU if asked for."""
+    return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, *_epilogue(gelu=gelu)))
+
+
+class Dense:
+    """A linear layer; ``weight`` [O, I] and ``bias`` [O] are copied."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, gelu: bool = False) -> None:
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), _ROWS)
+        self.bias = bias.to(dtype, copy=True)
+        self.gelu = gelu
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map [N, I] to [N, O]."""
+        return dense(x, self.weight, self.bias, gelu=self.gelu)
+
+
+class Convolution:
+    """A convolution over frames [F, C] that lie channels-last; ``weight`` [O, C / groups, K], zeros as padding."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        gelu: bool = False,
+    ) -> None:
+        self.geometry = [0, padding], [1, stride], [1, 1], groups
+        flat = weight[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
+        size = [1, weight.shape[1] * groups, 1, stride * _ROWS + weight.shape[2]]
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(flat, *self.geometry, size)
+        self.bias = None if bias is None else bias.to(dtype, copy=True)
+        self.gelu = gelu
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Map [F, C] to [F', O]."""
+        image = x.view(1, 1, *x.shape).permute(0, 3, 1, 2)
+        y = torch.ops.mkldnn._convolution_pointwise(
+            image, self.weight, self.bias, *self.geometry, *_epilogue(gelu=self.gelu)
+        )
+        return cast(Tensor, y.permute(0, 2, 3, 1)[0, 0])
