@@ -97,13 +97,14 @@ def test_an_error_is_raised_with_its_own_batch_and_afterwards_it_goes_on(error):
 
 
 def test_a_hang_is_an_error_in_time_and_keeps_nobody():
-    hold = threading.Event()
+    hold, others = threading.Event(), set(threading.enumerate())
     loader = loader_of(Reader(hold=hold), timeout=0.3)
     began = time.monotonic()
     with pytest.raises(DataError, match=r"no batch came from the loader for 0.3 s .*waiting for batch 40: "):
         loader.get(4)
     assert time.monotonic() - began < 3
-    hanging = [thread for thread in threading.enumerate() if thread.name.startswith("loader-")]
+    hanging = set(threading.enumerate()) - others
+    assert len(hanging) == 2
     assert all(thread.daemon for thread in hanging)
     hold.set()
     for thread in hanging:
