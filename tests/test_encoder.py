@@ -349,3 +349,51 @@ def test_every_trainable_parameter_gets_a_gradient_without_a_mask():
     missing = [name for name, parameter in trainable if parameter.grad is None]
     assert not missing
     assert not encoder.mask_embedding.grad.any()
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("stop_at", [None, 1, 0])
+def test_frames_asked_for_alone_are_those_of_the_whole(norm, recompute, stop_at):
+    quiet = replace(TINY, norm=norm, dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0)
+    encoder = build(ModelConfig(frontend=STEMS["layer"], encoder=quiet)).train()
+    encoder.recompute = recompute
+    x = torch.randn(3, 20, encoder.dim)
+    lengths, positions = torch.tensor([20, 12, 7]), torch.tensor([[0, 5, 19], [3, 11, 0], [6, 0, 0]])
+    towards = torch.randn(3, 3, encoder.dim)
+
+    def result(**only):
+        encoder.zero_grad()
+        y = encoder.context(x, lengths, stop_at=stop_at, **only).x
+        y = y if only else y.gather(1, positions[..., None].expand(-1, -1, encoder.dim))
+        (y * towards).sum().backward()
+        return y, {name: p.grad for name, p in encoder.named_parameters() if p.grad is not None}
+
+    (some, gradients), (every, expected) = result(positions=positions), result()
+    assert some.shape == (3, 3, encoder.dim)
+    assert torch.allclose(some, every, atol=1e-6)
+    assert gradients.keys() == expected.keys()
+    assert all(torch.allclose(gradients[name], expected[name], atol=1e-5) for name in expected)
+    with pytest.raises(ValueError, match="all frames"):
+        encoder.context(x, layers=True, positions=positions)
+
+
+def test_a_dropped_layer_is_not_run_and_has_a_gradient_of_zero():
+    encoder = build(ModelConfig(frontend=STEMS["layer"], encoder=replace(TINY, layer_drop=0.5))).train()
+    ran = []
+    for block in encoder.blocks:
+        block.register_forward_hook(lambda *_: ran.append(1))
+    x, numbers = torch.randn(1, 8, encoder.dim), []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        encoder.zero_grad()
+        ran.clear()
+        encoder.context(x).x.square().sum().backward()
+        numbers.append(len(ran))
+        zero = [all(p.grad.abs().max() == 0 for p in block.parameters()) for block in encoder.blocks]
+        assert sum(zero) == len(encoder.blocks) - len(ran)
+    assert 0.35 < 1 - sum(numbers) / (60 * len(encoder.blocks)) < 0.65
+    encoder.eval()
+    ran.clear()
+    encoder.context(x)
+    assert len(ran) == len(encoder.blocks)

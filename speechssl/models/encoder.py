@@ -19,7 +19,8 @@ from speechssl.config import ModelConfig
 from speechssl.models.dropout import Dropout
 from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
-from speechssl.models.transformer import Block, PositionalConvolution, linear
+from speechssl.models.paths import is_plain
+from speechssl.models.transformer import Block, PositionalConvolution, linear, take_frames
 
 __all__ = ["EncoderOutput", "SpeechEncoder"]
 
@@ -29,7 +30,8 @@ class EncoderOutput:
     """What the encoder returns. Frames after a row's ``frame_lengths`` are undefined in ``x`` and ``layers``."""
 
     x: Tensor
-    """[B, F, D] float32: the last block's output (after the final norm of a pre-norm encoder)."""
+    """[B, F, D] float32: the last block's output (after the final norm of a pre-norm encoder); [B, W, D] with
+    ``positions``."""
     layers: tuple[Tensor, ...] = ()
     """Input of the first block, then the output of each block; empty unless asked for."""
     features: Tensor | None = None
@@ -107,7 +109,13 @@ class SpeechEncoder(nn.Module):
         return at_least_float32(self.projection(self.normalise_features(features)))
 
     def context(
-        self, x: Tensor, frame_lengths: Tensor | None = None, *, layers: bool = False, stop_at: int | None = None
+        self,
+        x: Tensor,
+        frame_lengths: Tensor | None = None,
+        *,
+        layers: bool = False,
+        stop_at: int | None = None,
+        positions: Tensor | None = None,
     ) -> EncoderOutput:
         """Run positional convolution and blocks.
 
@@ -122,7 +130,12 @@ class SpeechEncoder(nn.Module):
         stop_at
             Run this many blocks only, and return ``layers[stop_at]`` as ``x``, without the final norm of a pre-norm
             encoder.
+        positions
+            [B, W] int64: the frames whose last output is wanted. The last block then computes its queries and its
+            feed-forward for these alone (not together with ``layers``).
         """
+        if layers and positions is not None:
+            raise ValueError("layer outputs are those of all frames: leave positions out")
         blocks = [cast(Block, block) for block in self.blocks]
         if stop_at is not None:
             if not 0 <= stop_at <= len(blocks):
@@ -138,28 +151,35 @@ class SpeechEncoder(nn.Module):
         x = x + self.position(x)
         x = self.dropout(x if pre else self.norm(x))
         outputs = [x]
-        for block in blocks:
-            x = self._maybe_dropped(block, x, key_mask)
+        last = None if is_plain() else positions
+        for number, block in enumerate(blocks, 1):
+            x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None)
             if layers:
                 outputs.append(x)
+        if last is None or not blocks:
+            x = take_frames(x, positions)
         if pre and stop_at is None:
             x = self.norm(x)
         return EncoderOutput(x, tuple(outputs) if layers else (), frame_lengths=frame_lengths)
 
-    def _maybe_dropped(self, block: Block, x: Tensor, key_mask: Tensor | None) -> Tensor:
+    def _maybe_dropped(self, block: Block, x: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
         """Run a block, or in training with probability ``layer_drop`` pass its input on.
 
-        The block always runs and its parameters always take part (with a zero gradient when dropped), so ranks never
-        disagree about the graph.
+        The decision is drawn on the CPU, so that no device is waited for. The parameters of a dropped block take part
+        with a gradient of zero: ranks may decide differently, and DDP waits for all of them. A compiled graph has no
+        branches: there the block always runs.
         """
+        rate = self.cfg.encoder.layer_drop if self.training else 0.0
+        compiling = torch.compiler.is_compiling()
+        if rate > 0 and not compiling and torch.rand(()).item() < rate:
+            return take_frames(x, positions) + 0.0 * sum(p.sum() for p in block.parameters() if p.requires_grad)
         if self.recompute and torch.is_grad_enabled():
-            y = cast(Tensor, checkpoint(block, x, key_mask, use_reentrant=False))
+            y = cast(Tensor, checkpoint(block, x, key_mask, positions, use_reentrant=False))
         else:
-            y = block(x, key_mask)
-        rate = self.cfg.encoder.layer_drop
-        if not self.training or rate == 0:
-            return y
-        return torch.where(torch.rand((), device=x.device) < rate, x, y)
+            y = block(x, key_mask, positions)
+        if rate > 0 and compiling:
+            y = torch.where(torch.rand((), device=x.device) < rate, take_frames(x, positions), y)
+        return y
 
     def forward(
         self,
@@ -170,6 +190,7 @@ class SpeechEncoder(nn.Module):
         channel_mask: Tensor | None = None,
         layers: bool = False,
         stop_at: int | None = None,
+        positions: Tensor | None = None,
     ) -> EncoderOutput:
         """Encode a batch.
 
@@ -183,7 +204,7 @@ class SpeechEncoder(nn.Module):
             [B, F] bool: frames whose projection is replaced by the mask embedding.
         channel_mask
             [B, D] bool: channels set to 0 in every frame (fine-tuning).
-        layers, stop_at
+        layers, stop_at, positions
             As in :meth:`context`.
 
         Raises
@@ -200,4 +221,5 @@ class SpeechEncoder(nn.Module):
             x = x + 0.0 * self.mask_embedding.sum()  # DDP waits for a gradient of every trainable parameter
         if channel_mask is not None:
             x = x.masked_fill(channel_mask[:, None, :], 0.0)
-        return replace(self.context(x, frame_lengths, layers=layers, stop_at=stop_at), features=features)
+        output = self.context(x, frame_lengths, layers=layers, stop_at=stop_at, positions=positions)
+        return replace(output, features=features)

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from speechssl.config import EncoderConfig
 from speechssl.errors import ConfigError
 from speechssl.models.dropout import Dropout, drop_mask
+from speechssl.models.grouped import convolve_groups
 from speechssl.models.norm import LayerNorm
 from speechssl.models.paths import is_plain
-from speechssl.models.products import Linear
+from speechssl.models.products import Linear, linear_product
 
-__all__ = ["Attention", "Block", "PositionalConvolution", "linear", "product_attention"]
+__all__ = ["Attention", "Block", "PositionalConvolution", "linear", "product_attention", "take_frames"]
 
 
 def linear(dim_in: int, dim_out: int) -> nn.Linear:
@@ -57,6 +58,9 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedding of x [B, F, D], to be added to it."""
+        if x.device.type == "cpu" and x.numel() and not is_plain():
+            y = convolve_groups(x, self.weight(), self.groups)
+            return F.gelu(y + self.bias.to(y.dtype))
         y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.kernel // 2, groups=self.groups)
         return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)
 
@@ -73,16 +77,31 @@ class Attention(nn.Module):
         self.qkv = linear(dim, 3 * dim)
         self.out = linear(dim, dim)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Return [B, F, D]; ``key_mask`` [B, 1, 1, F] is true where a key may be attended to."""
+    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        """Return [B, F, D], or [B, W, D] of the queries at ``positions`` [B, W].
+
+        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to.
+        """
         B, T, D = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        if positions is None:
+            q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        else:
+            weights, biases = self.qkv.weight.tensor_split([D]), self.qkv.bias.tensor_split([D])
+            q = linear_product(take_frames(x, positions), weights[0], biases[0])
+            q = q.view(B, -1, self.heads, D // self.heads).transpose(1, 2)
+            kv = linear_product(x, weights[1], biases[1])
+            k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not is_plain():
             y = product_attention(q, k, v, key_mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
-        return self.out(y.transpose(1, 2).reshape(B, T, D))
+        return self.out(y.transpose(1, 2).reshape(B, -1, D))
+
+
+def take_frames(x: Tensor, positions: Tensor | None) -> Tensor:
+    """Return the frames of x [B, F, D] at ``positions`` [B, W] as [B, W, D]; all of them for None."""
+    return x if positions is None else x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))
 
 
 def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float = 0.0) -> Tensor:
@@ -121,10 +140,12 @@ class Block(nn.Module):
         """Return the feed-forward branch of x."""
         return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
 
-    def forward(self, x: Tensor, key_mask: Tensor | None) -> Tensor:
-        """Map [B, F, D] to [B, F, D]."""
+    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        """Map [B, F, D] to [B, F, D], or to [B, W, D]: the same frames at ``positions`` [B, W] alone."""
         if self.pre:
-            x = x + self.dropout(self.attention(self.attention_norm(x), key_mask))
+            attended = self.attention(self.attention_norm(x), key_mask, positions)
+            x = take_frames(x, positions) + self.dropout(attended)
             return x + self.ffn(self.ffn_norm(x))
-        x = self.attention_norm(x + self.dropout(self.attention(x, key_mask)))
+        attended = self.attention(x, key_mask, positions)
+        x = self.attention_norm(take_frames(x, positions) + self.dropout(attended))
         return self.ffn_norm(x + self.ffn(x))

@@ -23,6 +23,7 @@ from speechssl.objectives.masked import (
     empty_loss,
     feature_penalty,
     frame_counts,
+    pack_targets,
     penalty_weight,
 )
 
@@ -121,20 +122,18 @@ class Hubert(Objective):
                 labels[row, : len(found)] = found
         known = (labels >= 0) & (batch.weights.numpy() > 0)[:, None]
         mask &= known.any(axis=1, keepdims=True)
-        masked = np.flatnonzero(mask & known)
-        other = np.flatnonzero(~mask & known) if self.cfg.unmasked_weight > 0 else masked[:0]
-        padded = batch.padded
+        masked = mask & known
+        other = np.flatnonzero(~mask & known if self.cfg.unmasked_weight > 0 else np.zeros_like(known))
         return HubertPrepared(
             batch=batch,
-            n_targets=len(masked),
+            n_targets=int(masked.sum()),
             mask=torch.from_numpy(mask),
-            frames=torch.from_numpy(masked),
-            counts=torch.from_numpy((mask & known).sum(axis=1)),
-            lengths=batch.lengths if padded else None,
-            frame_lengths=torch.tensor(rows) if padded else None,
-            units=torch.from_numpy(labels.ravel()[masked]),
+            lengths=batch.lengths if batch.padded else None,
+            frame_lengths=torch.tensor(rows) if batch.padded else None,
+            units=torch.from_numpy(labels[masked]),
             other_frames=torch.from_numpy(other),
             other_units=torch.from_numpy(labels.ravel()[other]),
+            **pack_targets(masked),
         )
 
     def logits(self, context: Tensor) -> Tensor:
@@ -149,9 +148,15 @@ class Hubert(Objective):
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
         n = prepared.n_targets
-        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask)
+        everywhere = self.cfg.unmasked_weight > 0
+        output = self.encoder(
+            prepared.batch.wave,
+            prepared.lengths,
+            mask=prepared.mask,
+            positions=None if everywhere else prepared.positions,
+        )
         frames = output.x.flatten(0, 1)
-        logits = self.logits(frames.index_select(0, prepared.frames))
+        logits = self.logits(frames.index_select(0, prepared.frames if everywhere else prepared.slots))
         masked = total = functional.cross_entropy(logits, prepared.units, reduction="sum")
         metrics = {
             "masked_loss": masked / n,
@@ -163,7 +168,7 @@ class Hubert(Objective):
             penalty = feature_penalty(output.features, prepared)
             total = total + self.penalty_weight * penalty
             metrics["penalty"] = penalty / n
-        if self.cfg.unmasked_weight > 0:
+        if everywhere:
             others = self.logits(frames.index_select(0, prepared.other_frames))
             unmasked = functional.cross_entropy(others, prepared.other_units, reduction="sum")
             total = total + self.cfg.unmasked_weight * unmasked

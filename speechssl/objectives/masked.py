@@ -26,6 +26,7 @@ __all__ = [
     "empty_loss",
     "feature_penalty",
     "frame_counts",
+    "pack_targets",
     "penalty_weight",
 ]
 
@@ -40,6 +41,10 @@ class MaskedPrepared(Prepared):
     """[N] int64, masked frames that carry a target, as positions in ``[B * F]``, row by row."""
     counts: Tensor
     """[B] int64, targets in each row (they sum to N)."""
+    positions: Tensor
+    """[B, W] int64, the same frames row by row, counted within the row and padded with 0 to the longest row."""
+    slots: Tensor
+    """[N] int64, places of the N targets in ``[B * W]``."""
     lengths: Tensor | None
     """[B] int64 samples in each row, or None when no row is padded (then the encoder builds no masks)."""
     frame_lengths: Tensor | None
@@ -73,6 +78,23 @@ def draw_masks(batch: Batch, rows: list[int], frames: int, cfg: MaskConfig, seed
     """
     counted = [length if weight > 0 else 0 for length, weight in zip(rows, batch.weights.tolist(), strict=True)]
     return mask_batch(counted, frames, cfg, (generator("mask", seed, batch.epoch, item) for item in batch.ids))
+
+
+def pack_targets(targets: np.ndarray) -> dict[str, Tensor]:
+    """Return ``frames``, ``counts``, ``positions`` and ``slots`` of ``MaskedPrepared`` for targets [B, F] (bool)."""
+    rows, columns = np.nonzero(targets)
+    counts = targets.sum(axis=1)
+    width = int(counts.max(initial=0))
+    places = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.zeros(0, dtype=np.int64)
+    slots = rows * width + places
+    positions = np.zeros(len(targets) * width, dtype=np.int64)
+    positions[slots] = columns
+    return {
+        "frames": torch.from_numpy(rows * targets.shape[1] + columns),
+        "counts": torch.from_numpy(counts),
+        "positions": torch.from_numpy(positions.reshape(len(targets), width)),
+        "slots": torch.from_numpy(slots),
+    }
 
 
 def penalty_weight(encoder: SpeechEncoder, weight: float) -> float:

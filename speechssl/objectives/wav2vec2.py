@@ -27,6 +27,7 @@ from speechssl.objectives.masked import (
     empty_loss,
     feature_penalty,
     frame_counts,
+    pack_targets,
     penalty_weight,
 )
 
@@ -39,10 +40,6 @@ class Wav2Vec2Prepared(MaskedPrepared):
 
     negatives: Tensor
     """[N, K] int32, for each masked frame K others of the same utterance, counted among its masked frames."""
-    slots: Tensor
-    """[N] int64, places of the masked frames in ``[B * width]``: row by row, padded to the longest."""
-    width: int
-    """Masked frames of the row that has most."""
 
 
 @dataclass(frozen=True)
@@ -156,29 +153,20 @@ class Wav2Vec2(Objective):
         mask = draw_masks(batch, rows, width, self.mask, self.seed)
         counts = mask.sum(axis=1)
         mask[counts < 2] = False
-        counts = mask.sum(axis=1)
-        longest = int(counts.max(initial=0))
-        negatives, slots = [], []
-        for row, count in enumerate(counts.tolist()):
-            if count:
-                rng = generator("negatives", self.seed, batch.epoch, batch.ids[row])
-                negatives.append(sample_negatives(count, self.cfg.negatives, rng))
-                slots.append(row * longest + np.arange(count))
-        n_targets = int(counts.sum())
+        negatives = [
+            sample_negatives(count, self.cfg.negatives, generator("negatives", self.seed, batch.epoch, item))
+            for item, count in zip(batch.ids, mask.sum(axis=1).tolist(), strict=True)
+            if count
+        ]
         drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.cfg.negatives))
-        placed = np.concatenate(slots) if slots else np.zeros(0, dtype=np.int64)
-        padded = batch.padded
         return Wav2Vec2Prepared(
             batch=batch,
-            n_targets=n_targets,
+            n_targets=int(mask.sum()),
             mask=torch.from_numpy(mask),
-            frames=torch.from_numpy(np.flatnonzero(mask)),
-            counts=torch.from_numpy(counts),
-            lengths=batch.lengths if padded else None,
-            frame_lengths=torch.tensor(rows) if padded else None,
+            lengths=batch.lengths if batch.padded else None,
+            frame_lengths=torch.tensor(rows) if batch.padded else None,
             negatives=torch.from_numpy(drawn.astype(np.int32)),
-            slots=torch.from_numpy(placed),
-            width=longest,
+            **pack_targets(mask),
         )
 
     def forward(self, prepared: Prepared) -> Loss:
@@ -187,9 +175,9 @@ class Wav2Vec2(Objective):
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
         cfg, n = self.cfg, prepared.n_targets
-        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask)
+        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask, positions=prepared.positions)
         features = output.features
-        context = self.project_context(output.x.flatten(0, 1).index_select(0, prepared.frames))
+        context = self.project_context(output.x.flatten(0, 1).index_select(0, prepared.slots))
         latents = self.encoder.normalise_features(features.flatten(0, 1).index_select(0, prepared.frames))
         latents = dropout(latents, cfg.feature_dropout, training=self.training)
         quantised = self.quantizer(latents, self.temperature)
@@ -204,8 +192,8 @@ class Wav2Vec2(Objective):
                 codes=codes,
                 negatives=prepared.negatives,
                 slots=prepared.slots,
-                rows=len(prepared.mask),
-                width=prepared.width,
+                rows=prepared.positions.shape[0],
+                width=prepared.positions.shape[1],
                 temperature=cfg.logit_temperature,
             )
             size = cfg.groups * cfg.entries

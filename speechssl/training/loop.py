@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechssl.allocator import keep_freed_memory
 from speechssl.config import OptimConfig, TrainingConfig
 from speechssl.data.keys import key
 from speechssl.errors import InterruptedRun, RunError
@@ -85,6 +86,8 @@ def train(
     CheckpointError
         No stored checkpoint is whole, or the last one cannot be written.
     """
+    if parallel.device.type == "cpu":
+        keep_freed_memory()
     objective.to(parallel.device).train()
     for part in objective.modules():
         if isinstance(part, SpeechEncoder):
