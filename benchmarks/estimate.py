@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks.estimate [--only NAME ...] [--steps 7]       (about ten minutes; --only does a part)
 
-For each configuration ``estimate`` is asked first: it measures two small micro-batches in processes of their own. Then
+For each configuration ``estimate`` is asked first: it measures a few updates in processes of their own. Then
 `pretrain` or `finetune` itself makes a few updates on PCM shards of noise, rows of equal length, one loader process, in
 a process of its own. Its step time is the median of what its metrics say of every step but the first two; its peak
 memory is the highest resident memory of that process (loader processes not counted), checkpoint and model folder
@@ -181,7 +181,7 @@ def main() -> None:
         print(table({name: found[name]}), flush=True)
         within = {kind: sum(abs(row["error"][kind]) <= bar for row in found.values()) for kind, bar in BARS.items()}
         result = {
-            "what": "estimate (its two probes) against a real run: peak memory of the process, median step, one thread",
+            "what": "estimate (its probes) against a real run: peak memory of the process, median step, one thread",
             "bars": BARS, "within": within | {"of": len(found)},
             "cases": {name: found[name] for name in CASES if name in found},
         }  # fmt: skip

@@ -1,8 +1,9 @@
 """What a configuration will cost, before it is started: parameters, memory, time, and what to change.
 
-In: a configuration. Two short probes of real updates at a half and a quarter of the micro-batch are measured on the
-device at hand; time and memory are straight lines in the number of rows (equal-length rows, so attention and
-convolutions cost the same for each), and the whole run follows. Out: an `Estimate`, as text or JSON.
+In: a configuration. A few real updates are measured on the device at hand, with a quarter of the micro-batch's rows
+and, where that says that they fit, with all of them. Time and memory are straight lines in the number of rows (equal-length
+rows, so attention and convolutions cost the same for each): they say what larger and smaller micro-batches take.
+Out: an `Estimate`, as text or JSON.
 """
 
 import json
@@ -55,7 +56,7 @@ class Estimate:
 
 
 def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimate:
-    """Measure two short probes and say what the run costs.
+    """Measure short probes and say what the run costs.
 
     Parameters
     ----------
@@ -73,20 +74,11 @@ def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimat
         raise ConfigError(f"data.batches_per_step = {cfg.data.batches_per_step} is not a multiple of {world} devices")
     samples = round(min(cfg.data.max_seconds, cfg.data.batch_seconds) * SAMPLE_RATE)
     rows = max(1, round(cfg.data.batch_seconds * SAMPLE_RATE) // samples)
-    sizes = sorted({max(1, rows // 4), max(1, rows // 2)} if rows > 1 else {1})
-    if len(sizes) == 1 and rows > 1:
-        sizes = [1, 2]
-    probes = [_probe(cfg, size, samples) for size in sizes]
-    if not probes[0]["fits"]:
-        raise RunError(
-            f"not even {sizes[0]} rows of {samples / SAMPLE_RATE:g} s fit into memory; lower data.max_seconds, set "
-            "training.recompute = true, or take a smaller model"
-        )
-    probes = [probe for probe in probes if probe["fits"]]
+    available, device = _device(cfg)
+    probes = _probes(cfg, rows, samples, ROOM * available)
     micro = _line([(probe["rows"], probe["micro_seconds"]) for probe in probes])
     memory = _line([(probe["rows"], probe["peak_bytes"]) for probe in probes])
     update = min(probe["update_seconds"] for probe in probes)
-    available, device = _device(cfg)
     accumulated = cfg.data.batches_per_step // world
     step_seconds = accumulated * micro(rows) + update
     steps = cfg.training.steps
@@ -123,6 +115,27 @@ def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimat
         ),
         probes=tuple(probes),
     )
+
+
+def _probes(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, room: float) -> list[dict[str, Any]]:
+    """Measure a quarter of the rows, a half where a quarter cannot say whether all fit, and all where they fit.
+
+    Memory has a constant part (weights, libraries), so ``rows`` need at most ``rows / quarter`` times the quarter's.
+    """
+    small = max(1, rows // 4)
+    probes = [_probe(cfg, small, samples)]
+    if not probes[0]["fits"]:
+        raise RunError(
+            f"not even {small} rows of {samples / SAMPLE_RATE:g} s fit into memory; lower data.max_seconds, set "
+            "training.recompute = true, or take a smaller model"
+        )
+    if probes[0]["peak_bytes"] * rows / small > room and (half := max(small + 1, rows // 2)) < rows:
+        probes.append(_probe(cfg, half, samples))
+    probes = [probe for probe in probes if probe["fits"]]
+    memory = _line([(probe["rows"], probe["peak_bytes"]) for probe in probes])
+    if rows == 2 or (small < rows and memory(rows) <= room):
+        probes.append(_probe(cfg, rows, samples))
+    return [probe for probe in probes if probe["fits"]]
 
 
 def _line(points: list[tuple[int, float]]) -> Any:

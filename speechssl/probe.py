@@ -20,8 +20,11 @@ from speechssl.asr.ctc import CtcObjective
 from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.data.batch import Batch
+from speechssl.evaluation.kmeans import fit_kmeans
+from speechssl.evaluation.unit_features import MfccFeatures
 from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.frontend import build_frontend
 from speechssl.objectives.base import Objective
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
@@ -78,14 +81,25 @@ class _RandomUnits:
 def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective:
     """Return what the run would train, in its dearest phase: with nothing frozen that will be released."""
     if isinstance(cfg, FinetuneConfig):
+        with torch.device("meta"):  # as fine-tuning does to count frames: what PyTorch loads for it stays in memory
+            build_frontend(cfg.model.frontend)
         model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
         return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
     cfg = resolved(cfg)
     encoder_ = SpeechEncoder(cfg.model)
     if cfg.objective == "hubert":
         units = cfg.hubert.clusters[-1]
+        _make_units(encoder_, units)
         return Hubert(encoder_, cfg.hubert, cfg.mask, _RandomUnits(encoder_.hop, units), units, seed=0)
     return Wav2Vec2(encoder_, cfg.wav2vec2, cfg.mask, seed=0)
+
+
+def _make_units(encoder: SpeechEncoder, clusters: int) -> None:
+    """Cluster MFCC of noise: a run makes its units in the same process, and what that loads stays in memory."""
+    features = MfccFeatures(encoder)
+    seconds = 2 * clusters * encoder.hop // 16_000 + 10
+    noise = np.random.default_rng(0).standard_normal((seconds // 10 + 1, 160_000)).astype(np.float32)
+    fit_kmeans(torch.cat(features(list(noise))).numpy(), clusters, seed=0, starts=1)
 
 
 def _batch(rows: int, samples: int, seed: int, *, labelled: bool) -> Batch:

@@ -58,6 +58,30 @@ def test_what_does_not_fit_is_said_and_how_it_would(monkeypatch):
         estimate(config(batch_seconds=80.0))
 
 
+@pytest.mark.parametrize(
+    ("rows", "memory", "sizes"),
+    [(8, 100, [2, 8]), (8, 8, [2, 4, 8]), (8, 4, [2, 4]), (1, 100, [1]), (2, 2.5, [1, 2]), (3, 2.5, [1, 2])],
+)
+def test_all_rows_are_measured_where_they_fit(monkeypatch, rows, memory, sizes):
+    asked = []
+    fake(monkeypatch, memory=memory * GB)
+    answer = module._probe
+    monkeypatch.setattr(module, "_probe", lambda cfg, n, samples: asked.append(n) or answer(cfg, n, samples))
+    cost = estimate(config(batch_seconds=10.0 * rows))
+    assert asked == sizes
+    assert cost.peak_bytes == (GB + rows * GB // 2 if len(sizes) > 1 else GB + GB // 2)
+
+
+def test_a_probe_that_does_not_fit_does_not_count(monkeypatch):
+    fake(monkeypatch, memory=2.2 * GB, base=0.1 * GB, row=GB)
+    cost = estimate(config(batch_seconds=20.0))
+    assert len(cost.probes) == 2
+    fake(monkeypatch, memory=2.2 * GB, base=0.4 * GB, row=GB)
+    cost = estimate(config(batch_seconds=20.0))
+    assert (len(cost.probes), cost.largest_rows) == (1, 1)
+    assert "does not fit" in cost.advice[0]
+
+
 def test_devices_must_share_the_step():
     with pytest.raises(ConfigError, match="not a multiple of 3 devices"):
         estimate(config(batches_per_step=4), world=3)
