@@ -11,8 +11,9 @@ medians and the medians of the ratios within a round are printed and written to 
 Contenders: ``hf-*`` is transformers.Wav2Vec2ForPreTraining with its own masks and negatives; ``fairseq2-*`` that of
 fairseq2, in the interpreter that has it (benchmarks/fairseq2_step.py); ``ours-*`` the objective with the same
 dropouts, ``preset-*`` the same without attention dropout, ``plain-*`` our textbook paths; ``hubert`` and
-``torchaudio-hubert`` are HuBERT BASE (100 units) here and torchaudio.models.hubert_pretrain_base. ``--malloc`` gives
-all of them, peers too, the allocator settings of benchmarks/rounds.py; without it all have the system's defaults.
+``torchaudio-hubert`` are HuBERT BASE (100 units) here and torchaudio.models.hubert_pretrain_base. Peers
+have the system's allocator as it is, ours keeps freed memory as the training loop does (speechssl/allocator.py);
+``--malloc`` gives all of them, peers too, the settings of benchmarks/rounds.py.
 """
 
 import argparse
@@ -42,6 +43,7 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
     import torch
 
     from benchmarks import contenders
+    from speechssl.allocator import keep_freed_memory
     from speechssl.config import OptimConfig
     from speechssl.models.paths import plain_paths
     from speechssl.training.optim import build_optimizer
@@ -58,6 +60,7 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
     else:
         dropout = 0.1 if kind == "ours" else 0.0
         model, _, loss = contenders.ours(rows, samples, small=small, attention_dropout=dropout, hubert=kind == "hubert")
+        keep_freed_memory()  # as the training loop does
         optimizer = build_optimizer(list(model.parameters()), OptimConfig(lr=1e-4))
 
     def step() -> None:
@@ -107,7 +110,7 @@ def main() -> None:
     result = {
         "what": f"CPU seconds of one training step, {arguments.rows} x {arguments.seconds:g} s, one thread, medians",
         "model": "256 x 12" if arguments.small else "BASE",
-        "allocator": dict(TUNED) if arguments.malloc else "defaults",
+        "allocator": dict(TUNED) if arguments.malloc else "peers: defaults; ours: speechssl.allocator",
         "seconds": {name: round(value, 3) for name, value in spent.items()},
         "ratios": faster,
         "rounds": times,

@@ -1,9 +1,9 @@
 """What a configuration will cost, before it is started: parameters, memory, time, and what to change.
 
 In: a configuration. A few real updates are measured on the device at hand, with a quarter of the micro-batch's rows
-and, where that says that they fit, with all of them. Time and memory are straight lines in the number of rows (equal-length
-rows, so attention and convolutions cost the same for each): they say what larger and smaller micro-batches take.
-Out: an `Estimate`, as text or JSON.
+and, where that says that they fit, with all of them. Time and memory are straight lines in the number of rows
+(equal-length rows, so attention and convolutions cost the same for each): they say what larger and smaller
+micro-batches take. Out: an `Estimate`, as text or JSON.
 """
 
 import json

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from speechssl.allocator import keep_freed_memory
 from speechssl.asr.ctc import CtcObjective
 from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
@@ -140,7 +141,10 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
     device = torch.device("cuda" if cuda else "cpu")
     if training.threads:
         torch.set_num_threads(training.threads)
-    objective = _objective(cfg).to(device).train()
+    objective = _objective(cfg)
+    if not cuda:
+        keep_freed_memory()
+    objective.to(device).train()
     for module in objective.modules():
         if isinstance(module, SpeechEncoder):
             module.recompute = training.recompute
