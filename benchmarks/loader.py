@@ -1,54 +1,59 @@
 """Loader: hours of audio delivered as batches to the training process, ours against webdataset, FLAC and PCM shards.
 
-usage: python benchmarks/loader.py [--data FOLDER] [--seconds 4] [--rounds 5] [--batches 10000] [--audio HOURS]
+usage: python -m benchmarks.loader [--encoding flac] [--data FOLDER] [--seconds 3] [--rounds 3] [--audio HOURS]
+       python -m benchmarks.loader --batches 10000
 
 Contenders, each in a process of its own, in turns:
   readme        webdataset's README: `.shuffle(1000).decode(wds.torch_audio)`, batches of 16, 0 and 2 workers;
                 torchaudio.load needs torchcodec and FFmpeg's libraries; without them it is left out
   soundfile     webdataset with `soundfile.read(..., dtype="float32")`, shuffle, batches of 16 (0, 1 and 2 workers)
-  processes, threads   ours, pretraining batches of 87.5 s, 1 and 2 workers; `plain`: ours with 0 workers
+  processes, threads   ours, pretraining batches of 87.5 s, 1 and 2 workers; `plain`: ours with 0 workers. int16, as the
+                loop gets them; `-float`: turned into float32 by the main process before they count, as the peers' are
 What counts is seconds of useful audio that reached the main process as tensors [B, T] (without padding; of ours,
-without what is cropped away), from the third batch on, in wall time and in processor time of all its processes.
+without what is cropped away), in wall time and in processor time of all its processes. Before the clock starts every
+contender has delivered batches for a second and filled its shuffle buffer.
 Audio: real speech of the speech pack (libri_mini) when there, else synthetic, as the result says.
-Writes benchmarks/results/loader.json.
+With --batches: memory of all processes of ours while so many batches (20 s each) are delivered, nothing else.
+Writes benchmarks/results/loader-ENCODING.json or loader-memory.json.
 """
 
 import argparse
-import datetime
 import io
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-RESULTS = Path(__file__).parent / "results" / "loader.json"
+from benchmarks import machine
+
 RATE = 16_000
 PEERS = ("readme-0", "readme-2", "soundfile-0", "soundfile-1", "soundfile-2")
-OURS = ("plain-0", "processes-1", "processes-2", "threads-1", "threads-2")
+OURS = ("plain-0", "processes-1", "processes-2", "threads-1", "threads-2", "processes-2-float", "threads-2-float")
 ENCODINGS = ("flac", "pcm16")
+PACKAGES = ("webdataset", "soundfile", "torchcodec", "miniaudio", "isal")
+WARM_UP = 1.0
+"""Seconds."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = os.environ.get("SPEECHSSL_DATA") or ROOT.parent / "shared" / "data"
+    default = os.environ.get("SPEECHSSL_DATA") or machine.ROOT.parent / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(default))
-    parser.add_argument("--audio", type=float, default=0.6, help="hours in the shards")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time of one measurement")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=10_000, help="batches of the memory run; 0 for none")
+    parser.add_argument("--encoding", choices=ENCODINGS, default="flac")
+    parser.add_argument("--audio", type=float, default=0.4, help="hours in the shards")
+    parser.add_argument("--seconds", type=float, default=3.0, help="time of one measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batches", type=int, default=0, help="measure memory over so many batches instead")
     parser.add_argument("--only", default="", help="comma-separated contenders; all by default")
+    parser.add_argument("--results", type=Path, default=machine.RESULTS, help="folder for the result")
     parser.add_argument("--measure", nargs=3, metavar=("CONTENDER", "ENCODING", "FOLDER"), help=argparse.SUPPRESS)
     parser.add_argument("--memory", nargs=2, metavar=("CONTENDER", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -57,52 +62,53 @@ def main() -> None:
     elif arguments.memory:
         print(json.dumps(memory(*arguments.memory, batches=arguments.batches)))
     else:
-        compare(arguments)
+        with tempfile.TemporaryDirectory() as place:
+            encoding = "pcm16" if arguments.batches else arguments.encoding
+            audio = make_shards(Path(place), arguments.data, arguments.audio, encoding)
+            folder = str(Path(place) / encoding)
+            (over_many if arguments.batches else compare)(arguments, audio, folder)
 
 
-def compare(arguments: argparse.Namespace) -> None:
+def compare(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
     chosen = [name for name in arguments.only.split(",") if name] or [*PEERS, *OURS]
+    left_out = {}
     if not torchcodec():
         chosen = [name for name in chosen if not name.startswith("readme")]
-    with tempfile.TemporaryDirectory() as place:
-        audio = make_shards(Path(place), arguments.data, arguments.audio)
-        figures: dict[str, list[dict]] = {}
-        load = [os.getloadavg()[0]]
-        for turn in range(arguments.rounds):
-            for name, encoding in itertools.product(chosen, ENCODINGS):
-                seconds = ["--seconds", str(arguments.seconds)]
-                done = call(["--measure", name, encoding, str(Path(place) / encoding), *seconds])
-                figures.setdefault(f"{name} {encoding}", []).append(done)
-                print(turn, name, encoding, done, flush=True)
-            load.append(os.getloadavg()[0])
-            table = {name: summary(runs) for name, runs in figures.items()}
-            result = {"what": "hours of 16 kHz audio delivered as batches to the training process", "audio": audio}
-            result |= machine(load) | {"rounds": turn + 1, "seconds": arguments.seconds, "contenders": table}
-            result |= {"ratios": ratios(figures)}
-            if not torchcodec():
-                result["left_out"] = "readme: torchaudio.load needs torchcodec, which cannot be imported here"
-            write(result)
-        if arguments.batches:
-            shards, batches = str(Path(place) / "pcm16"), ["--batches", str(arguments.batches)]
-            names = [name for name in ("processes-2", "threads-2") if name in chosen]
-            result["memory"] = {name: call(["--memory", name, shards, *batches]) for name in names}
-            print(result["memory"])
-            write(result)
-    for name, row in table.items():
-        print(f"{name:22} {row['hours_per_second']:8.3f} h/s {row['hours_per_cpu_second']:8.3f} h/cpu s")
+        left_out = {"left_out": "readme: torchaudio.load needs torchcodec, which cannot be imported here"}
+    figures: dict[str, list[dict]] = {}
+    for turn in range(arguments.rounds):
+        for name in chosen:
+            done = call(["--measure", name, arguments.encoding, folder, "--seconds", str(arguments.seconds)])
+            figures.setdefault(name, []).append(done)
+            print(turn, name, arguments.encoding, done, flush=True)
+        result = {
+            "what": f"hours of 16 kHz audio delivered as batches to the training process, {arguments.encoding} shards",
+            "audio": audio,
+            "rounds": turn + 1,
+            "seconds": arguments.seconds,
+            "contenders": {name: summary(runs) for name, runs in figures.items()},
+            "ratios": ratios(figures),
+        }
+        machine.write(arguments.results / f"loader-{arguments.encoding}.json", result | left_out, *PACKAGES)
+    for name, row in result["contenders"].items():
+        print(f"{name:20} {row['hours_per_second']:8.3f} h/s {row['hours_per_cpu_second']:8.3f} h/cpu s")
     print(json.dumps(result["ratios"], indent=1))
 
 
-def write(result: dict) -> None:
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+def over_many(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
+    chosen = [name for name in arguments.only.split(",") if name] or ["processes-2", "threads-2"]
+    found = {name: call(["--memory", name, folder, "--batches", str(arguments.batches)]) for name in chosen}
+    result = {"what": "MB of all processes (private, and shared once) while batches are delivered", "audio": audio}
+    machine.write(arguments.results / "loader-memory.json", result | {"contenders": found}, *PACKAGES)
+    print(json.dumps(found))
 
 
 def call(options: list[str]) -> dict:
-    command = [sys.executable, str(Path(__file__)), *options]
+    command = [sys.executable, "-m", "benchmarks.loader", *options]
     done = subprocess.run(
-        command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
+        command, check=True, stdout=subprocess.PIPE, text=True, cwd=machine.ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -120,60 +126,37 @@ def summary(runs: list[dict]) -> dict:
 def ratios(figures: dict[str, list[dict]]) -> dict:
     """Medians over rounds of ratios within a round, of wall time and of processor time."""
 
-    def ratio(ours: tuple[str, ...], theirs: tuple[str, ...], encoding: str, kind: str) -> float | None:
-        def best(names: tuple[str, ...]) -> list[float]:
-            speeds = [
-                [run["hours"] / run[kind] for run in figures[f"{name} {encoding}"]]
-                for name in names
-                if f"{name} {encoding}" in figures
-            ]
-            return max(speeds, key=statistics.median) if speeds else []
+    def best(names: tuple[str, ...], kind: str) -> list[float]:
+        speeds = [[run["hours"] / run[kind] for run in figures[name]] for name in names if name in figures]
+        return max(speeds, key=statistics.median) if speeds else []
 
-        pairs = list(zip(best(ours), best(theirs), strict=False))
+    def ratio(ours: tuple[str, ...], theirs: tuple[str, ...], kind: str) -> float | None:
+        pairs = list(zip(best(ours, kind), best(theirs, kind), strict=False))
         return round(statistics.median(a / b for a, b in pairs), 2) if pairs else None
 
-    readme, soundfile = ("readme-0", "readme-2"), ("soundfile-0", "soundfile-1", "soundfile-2")
-    two = ("processes-2", "threads-2")
+    two, scaled = ("processes-2", "threads-2"), ("processes-2-float", "threads-2-float")
+    readme = tuple(name for name in PEERS if name.startswith("readme"))
+    soundfile = tuple(name for name in PEERS if name.startswith("soundfile"))
     return {
-        f"{name}, {kind} time": ratio(ours, theirs, encoding, kind)
+        f"{name}, {kind} time": ratio(ours, theirs, kind)
         for kind in ("wall", "cpu")
-        for name, ours, theirs, encoding in [
-            ("FLAC: best of ours with 2 against the best webdataset + soundfile", two, soundfile, "flac"),
-            ("PCM: best of ours with 2 against the webdataset README", two, readme, "pcm16"),
-            ("PCM: best of ours with 2 against the best webdataset + soundfile", two, soundfile, "pcm16"),
-            ("FLAC: 2 threads against 1", ("threads-2",), ("threads-1",), "flac"),
-            ("FLAC: 2 processes against 1", ("processes-2",), ("processes-1",), "flac"),
-            ("PCM: 2 threads against 1", ("threads-2",), ("threads-1",), "pcm16"),
-            ("PCM: 2 processes against 1", ("processes-2",), ("processes-1",), "pcm16"),
+        for name, ours, theirs in [
+            ("best of ours with 2 against the best webdataset README", two, readme),
+            ("best of ours with 2 against the best webdataset + soundfile", two, soundfile),
+            ("the same as float32 against the best webdataset README", scaled, readme),
+            ("the same as float32 against the best webdataset + soundfile", scaled, soundfile),
+            ("2 threads against 1", ("threads-2",), ("threads-1",)),
+            ("2 processes against 1", ("processes-2",), ("processes-1",)),
         ]
     }
-
-
-def machine(load: list[float]) -> dict:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return {
-        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
-        "processor": next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), ""),
-        "cores": len(os.sched_getaffinity(0)),
-        "load": [round(value, 1) for value in load],
-        "python": platform.python_version(),
-        "versions": {name: installed(name) for name in ("torch", "webdataset", "soundfile", "torchcodec", "miniaudio")},
-    }
-
-
-def installed(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def torchcodec() -> bool:
     return not subprocess.run([sys.executable, "-c", "import torchcodec"], check=False, capture_output=True).returncode
 
 
-def make_shards(place: Path, data: Path, hours: float) -> dict:
-    """Make FLAC and PCM shards of the same speech in ``place``; return what it is."""
+def make_shards(place: Path, data: Path, hours: float, encoding: str) -> dict:
+    """Make shards of speech in ``place``; return what it is."""
     import soundfile
 
     from speechssl.config import ShardConfig
@@ -191,13 +174,11 @@ def make_shards(place: Path, data: Path, hours: float) -> dict:
         if total > hours:
             break
     write_manifest(place / "manifest.jsonl", utterances)
-    sizes = {}
-    for encoding in ENCODINGS:
-        cfg = ShardConfig(shard_seconds=360.0, encoding=encoding, workers=1)
-        shard_manifest(place / "manifest.jsonl", place / encoding, cfg)
-        sizes[encoding] = sum(path.stat().st_size for path in (place / encoding).glob("*.tar"))
+    cfg = ShardConfig(shard_seconds=min(360.0, 900 * hours), encoding=encoding, workers=1)
+    shard_manifest(place / "manifest.jsonl", place / encoding, cfg)
+    size = sum(path.stat().st_size for path in (place / encoding).glob("*.tar"))
     kind = "libri_mini of the speech pack (real read speech, decoded from Opus)" if source.exists() else "synthetic"
-    return {"kind": kind, "hours": round(total, 3), "utterances": len(utterances), "bytes": sizes}
+    return {"kind": kind, "hours": round(total, 3), "utterances": len(utterances), "bytes": size}
 
 
 def speech(source: Path, decode) -> Iterator[tuple[str, np.ndarray]]:
@@ -221,7 +202,9 @@ def synthetic() -> Iterator[tuple[str, np.ndarray]]:
 def measure(name: str, encoding: str, folder: str, *, seconds: float) -> dict:
     """Return the hours that a contender delivers in about ``seconds``, wall time, processor time of all processes."""
     batches = contender(name, encoding, folder, seconds_per_batch=87.5)
-    for _ in range(2):
+    next(batches)  # with a full shuffle buffer
+    began = time.perf_counter()
+    while time.perf_counter() - began < WARM_UP:
         next(batches)
     hours, cpu, began = 0.0, cpu_of_tree(), time.perf_counter()
     while (wall := time.perf_counter() - began) < seconds:
@@ -234,7 +217,7 @@ def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float
     import torch
 
     torch.set_num_threads(1)
-    kind, workers = name.rsplit("-", 1)
+    kind, workers, *scaled = name.split("-")
     if kind in {"readme", "soundfile"}:
         yield from webdataset_batches(kind, int(workers), "flac" if encoding == "flac" else "wav", folder)
         return
@@ -250,6 +233,8 @@ def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float
     with Stream(corpus, plan, cfg, seed=0, batches_per_step=1) as stream:
         for step in itertools.count():
             (batch,) = stream.step(step)
+            if scaled:
+                batch = batch.to("cpu")
             yield batch.wave.numel() / RATE
 
 
@@ -270,7 +255,7 @@ def webdataset_batches(kind: str, workers: int, extension: str, folder: str) -> 
         return sample[0]
 
     urls = sorted(map(str, Path(folder).glob("*.tar")))
-    data = wds.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(1000, initial=16)
+    data = wds.WebDataset(urls, shardshuffle=len(urls)).repeat().shuffle(1000, initial=1000)
     if kind == "readme":
         data = data.decode(wds.torch_audio).to_tuple(extension).map(first)
     else:
