@@ -1,23 +1,25 @@
 """Batched transcription against the Hugging Face ASR pipeline: the same BASE weights, the same 64 real utterances.
 
-usage: python -m benchmarks.transcription DATA [--model MODEL --shards SHARDS] [--rounds 3]
+usage: python -m benchmarks.transcription DATA [--rounds 3] [--only NAME...] [--add] [--model MODEL --shards SHARDS]
 
 DATA holds corpora with manifest.jsonl (libri_dev is taken). The weights are random (seed 0) and converted by
-interop.huggingface, so text is noise, but the same noise: in float32 it is compared letter by letter. Ours sorts by
-length and batches up to 40 s; the pipeline runs at the best of its batch sizes 1, 4 and 8. One thread, process CPU
-time, contenders alternate, medians. With --model and --shards the effect of bfloat16 on the WER of that fine-tuned
-model is measured, too. Results: benchmarks/results/transcription.json.
+interop.huggingface, so text is noise, but the same noise: in float32 it is compared letter by letter. The pipeline runs
+at batch sizes 1, 4 and 8 in float32, under bfloat16 autocast and with the whole model in bfloat16; it hears the longest
+utterances first, so that its batches are padded little. One thread, process CPU time, contenders alternate in one
+process, medians. ``--add`` keeps the samples that earlier runs of the same size have left: a round of all contenders is
+long. With --model and --shards, what bfloat16 does to the WER of that fine-tuned model is measured instead, and added.
+Results: benchmarks/results/transcription.json.
 """
 
 import argparse
-import datetime
+import copy
 import json
-import os
-import platform
 import statistics
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,9 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import hardware
+from benchmarks.machine import RESULTS, hardware, today, versions, write
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.decode import best_path, collapse
+from speechssl.asr.packed import PackedRecogniser
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.config import EvaluateConfig, PretrainConfig
 from speechssl.data.audio import decode
@@ -35,28 +38,31 @@ from speechssl.interop.huggingface import encoder_to_huggingface
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.settings import load_config
 
-RESULT = Path(__file__).parent / "results" / "transcription.json"
+RESULT = "transcription.json"
 LETTERS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
-BATCH_SECONDS = 40.0
+PADDED_SECONDS = 40.0
+"""Batches of the padded path, our own peer."""
+Heard = tuple[list[str], list[np.ndarray] | None]
+"""Texts, and best paths where they are at hand, in the order of the utterances."""
 
 
 def utterances(data: Path, count: int) -> list[np.ndarray]:
-    """Return ``count`` utterances spread over a corpus."""
+    """Return ``count`` utterances spread over a corpus, the longest first."""
     folder = data / "libri_dev"
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen = rows[:: max(1, len(rows) // count)][:count]
-    return [decode(folder / row["audio"], item=row["id"]) for row in chosen]
+    return sorted((decode(folder / row["audio"], item=row["id"]) for row in chosen), key=len, reverse=True)
 
 
 def our_model() -> CtcModel:
     torch.manual_seed(0)
-    cfg = load_config(PretrainConfig, "wav2vec2-base").model
-    model = CtcModel(SpeechEncoder(cfg), len(LETTERS))
+    model = CtcModel(SpeechEncoder(load_config(PretrainConfig, "wav2vec2-base").model), len(LETTERS))
     torch.nn.init.normal_(model.head.weight, std=0.5)  # so that random weights say something
     return model.eval()
 
 
-def pipeline_of(model: CtcModel, folder: Path) -> Any:
+def pipelines(model: CtcModel, folder: Path) -> dict[str, Any]:
+    """Return the pipeline by kind of arithmetic."""
     from transformers import (
         AutomaticSpeechRecognitionPipeline,
         Wav2Vec2Config,
@@ -66,8 +72,7 @@ def pipeline_of(model: CtcModel, folder: Path) -> Any:
     )
 
     state, settings = encoder_to_huggingface(model.encoder)
-    cfg = Wav2Vec2Config(**{**settings, "vocab_size": len(LETTERS), "pad_token_id": 0})
-    theirs = Wav2Vec2ForCTC(cfg).eval()
+    theirs = Wav2Vec2ForCTC(Wav2Vec2Config(**{**settings, "vocab_size": len(LETTERS), "pad_token_id": 0})).eval()
     prefixed = {name if name.startswith("wav2vec2.") else f"wav2vec2.{name}": value for name, value in state.items()}
     prefixed |= {"lm_head.weight": model.head.weight.data, "lm_head.bias": model.head.bias.data}
     missing, unexpected = theirs.load_state_dict(prefixed, strict=False)
@@ -78,22 +83,33 @@ def pipeline_of(model: CtcModel, folder: Path) -> Any:
         str(folder / "vocab.json"), pad_token="<pad>", word_delimiter_token="|", unk_token="<pad>"
     )
     extractor = Wav2Vec2FeatureExtractor(do_normalize=False, return_attention_mask=False)
-    return AutomaticSpeechRecognitionPipeline(model=theirs, feature_extractor=extractor, tokenizer=tokenizer)
+    made = partial(AutomaticSpeechRecognitionPipeline, feature_extractor=extractor, tokenizer=tokenizer)
+    half = copy.deepcopy(theirs).to(torch.bfloat16)
+    whole = made(model=theirs)
+    return {"fp32": whole, "autocast": whole, "bf16": made(model=half, dtype=torch.bfloat16)}
 
 
-def ours(model: CtcModel, waves: list[np.ndarray], *, bf16: bool) -> tuple[list[str], list[np.ndarray]]:
-    """Return texts and best paths, in the order of ``waves``."""
-    order = sorted(range(len(waves)), key=lambda i: -len(waves[i]))
-    paths: list[Any] = [None] * len(waves)
-    while order:
-        take = max(1, int(BATCH_SECONDS * 16_000 // len(waves[order[0]])))
-        rows, order = order[:take], order[take:]
-        lengths = torch.tensor([len(waves[i]) for i in rows])
-        batch = torch.zeros(len(rows), int(lengths.max()))
-        for into, i in zip(batch, rows, strict=True):
-            into[: len(waves[i])] = torch.from_numpy(waves[i])
-        for i, log_probs in zip(rows, frame_log_probs(model, batch, lengths, bf16=bf16), strict=True):
-            paths[i] = best_path(log_probs)[0]
+def theirs(pipe: Any, waves: list[np.ndarray], size: int, *, autocast: bool) -> Heard:
+    inputs = [{"raw": wave, "sampling_rate": 16_000} for wave in waves]
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        return [" ".join(out["text"].split()) for out in pipe(inputs, batch_size=size)], None
+
+
+def packed(recogniser: PackedRecogniser, waves: list[np.ndarray]) -> Heard:
+    paths = [best_path(rows)[0] for rows in recogniser([torch.from_numpy(wave) for wave in waves])]
+    return [text_of(path) for path in paths], paths
+
+
+def padded(model: CtcModel, waves: list[np.ndarray], *, bf16: bool) -> Heard:
+    """Recognise batches padded to their longest utterance."""
+    paths: list[np.ndarray] = []
+    rest = [torch.from_numpy(wave) for wave in waves]
+    while rest:
+        take = max(1, int(PADDED_SECONDS * 16_000 // len(rest[0])))
+        rows, rest = rest[:take], rest[take:]
+        batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        paths += [best_path(found)[0] for found in frame_log_probs(model, batch, lengths, bf16=bf16)]
     return [text_of(path) for path in paths], paths
 
 
@@ -101,22 +117,67 @@ def text_of(path: np.ndarray) -> str:
     return " ".join("".join(LETTERS[label] for label in collapse(path)).replace("|", " ").split())
 
 
-def timed(run: Any) -> tuple[float, Any]:
+def contenders(model: CtcModel, waves: list[np.ndarray], folder: Path, only: list[str]) -> dict[str, Any]:
+    found: dict[str, Callable[[], Heard]] = {}
+    pipes = pipelines(model, folder) if not only or any(name.startswith("pipeline") for name in only) else {}
+    for kind, pipe in pipes.items():
+        for size in (1, 4, 8):
+            found[f"pipeline {kind}, batch {size}"] = partial(theirs, pipe, waves, size, autocast=kind == "autocast")
+    for kind in ("fp32", "bf16"):
+        found[f"ours {kind}, padded"] = partial(padded, model, waves, bf16=kind == "bf16")
+        found[f"ours {kind}"] = partial(packed, PackedRecogniser(model, bf16=kind == "bf16"), waves)
+    return {name: run for name, run in found.items() if not only or name in only}
+
+
+def timed(run: Callable[[], Heard]) -> tuple[float, Heard]:
     began = time.process_time()
     result = run()
     return time.process_time() - began, result
 
 
-def wer_effect(model: str, shards: str) -> dict[str, float]:
-    """Return the WER of a fine-tuned model in float32 and in bfloat16."""
-    from speechssl.asr.score import evaluate
+def ratios(medians: dict[str, float]) -> dict[str, float]:
+    """Return how many times faster ours is than the pipeline at its best batch size, for each kind of arithmetic."""
+    found = {}
+    for kinds in (["fp32"], ["autocast", "bf16"]):
+        names = [name for name in medians if name.split(",")[0] in [f"pipeline {kind}" for kind in kinds]]
+        if names:
+            best = min(names, key=medians.__getitem__)
+            ours = [name for name in ("ours fp32", "ours bf16") if name in medians]
+            found |= {f"{best} / {name}": round(medians[best] / medians[name], 2) for name in ours}
+    return found
 
-    cfg = load_config(EvaluateConfig, None, ["--model", model, "--data.shards", shards])
+
+def likeness(results: dict[str, Heard]) -> dict[str, Any]:
+    """Return how far texts and best paths agree, of what was run."""
+    found: dict[str, Any] = {}
+    if "ours fp32" in results:
+        texts, slow = results["ours fp32"]
+        for name, (others, _) in results.items():  # the pipeline's padding changes its text: group norm sees it
+            if name.startswith("pipeline") and "batch 1" in name:
+                found[f"texts equal, ours fp32 and {name}"] = sum(a == b for a, b in zip(texts, others, strict=True))
+        fast = results["ours bf16"][1] if "ours bf16" in results else None
+        if fast is not None and slow is not None:
+            changed = sum(int((a != b).sum()) for a, b in zip(fast, slow, strict=True))
+            found["share of frames whose best symbol bf16 changes"] = round(changed / sum(map(len, slow)), 5)
+    return found
+
+
+def wer_effect(model: str, shards: str, splits: str, decoder: str) -> dict[str, Any]:
+    """Return the WER of a fine-tuned model in float32 and in bfloat16, and how many hypotheses differ."""
+    from speechssl.asr.score import evaluate
+    from speechssl.evaluation.wer import read_hypotheses
+
+    words = ["--model", model, "--data.shards", shards, "--data.splits", splits, "--decoder.kind", decoder]
+    cfg = load_config(EvaluateConfig, None, words)
+    found: dict[str, Any] = {"decoder": decoder}
+    texts = []
     with TemporaryDirectory() as folder:
-        return {
-            kind: float(evaluate(replace(cfg, output=f"{folder}/{kind}", precision=kind)).wer or 0.0)  # type: ignore[arg-type]
-            for kind in ("fp32", "bf16")
-        }
+        for kind in ("fp32", "bf16"):
+            report = evaluate(replace(cfg, output=f"{folder}/{kind}", precision=kind))  # type: ignore[arg-type]
+            texts.append([row["hyp"] for row in read_hypotheses(Path(folder) / kind)])
+            found |= {kind: str(report)}
+    found["hypotheses that differ"] = f"{sum(a != b for a, b in zip(*texts, strict=True))} of {len(texts[0])}"
+    return found
 
 
 def main() -> None:
@@ -124,56 +185,48 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="*", default=[])
+    parser.add_argument("--add", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--model")
     parser.add_argument("--shards")
+    parser.add_argument("--splits", default="test")
+    parser.add_argument("--decoder", default="greedy")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    path = arguments.results / RESULT
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if arguments.model:
+        name = f"WER of {arguments.model.rstrip('/').split('/')[-2]} on {arguments.splits}, {arguments.decoder}"
+        result[name] = wer_effect(arguments.model, arguments.shards, arguments.splits, arguments.decoder)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        print(json.dumps({name: result[name]}, indent=1))
+        return
     waves = utterances(arguments.data, arguments.count)
     seconds = sum(map(len, waves)) / 16_000
-    model = our_model()
+    what = f"{len(waves)} utterances, {seconds:.0f} s, wav2vec 2.0 BASE, one thread, CPU seconds, medians"
+    same = result.get("what") == what and result.get("hardware") == hardware() and result.get("date") == today()
+    times: dict[str, list[float]] = result["rounds"] if arguments.add and same else {}
+    results: dict[str, Heard] = {}
     with TemporaryDirectory() as folder:
-        pipe = pipeline_of(model, Path(folder))
-        inputs = [{"raw": wave, "sampling_rate": 16_000} for wave in waves]
-
-        def theirs(size: int, *, bf16: bool = False) -> list[str]:
-            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                return [" ".join(out["text"].split()) for out in pipe([dict(item) for item in inputs], batch_size=size)]
-
-        contenders: dict[str, Any] = {
-            **{f"pipeline batch {size}": (lambda size=size: theirs(size)) for size in (1, 4, 8)},
-            "ours fp32": lambda: ours(model, waves, bf16=False),
-            "ours bf16": lambda: ours(model, waves, bf16=True),
-        }
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        results: dict[str, Any] = {}
-        for _ in range(arguments.rounds):
-            for name, run in contenders.items():
+        runs = contenders(our_model(), waves, Path(folder), arguments.only)
+        for number in range(arguments.rounds):
+            for name, run in runs.items():
                 spent, results[name] = timed(run)
-                times[name].append(spent)
+                times.setdefault(name, []).append(round(spent, 3))
+                print(f"round {number + 1}: {name} {spent:.2f} s, {seconds / spent:.1f} x real time", file=sys.stderr)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    best = min((name for name in medians if name.startswith("pipeline")), key=medians.__getitem__)
-    alone = results["pipeline batch 1"]  # their padding changes the text: group norm sees it
-    fast, slow = results["ours bf16"][1], results["ours fp32"][1]
-    changed = sum(int((a != b).sum()) for a, b in zip(fast, slow, strict=True)) / sum(map(len, slow))
-    result = {
-        "what": f"{len(waves)} utterances, {seconds:.0f} s, BASE, one thread, CPU seconds, medians",
+    kept = result if arguments.add and same else {}
+    result = kept | {
+        "what": what,
         "seconds": {name: round(value, 2) for name, value in medians.items()},
-        "best_pipeline": best,
-        "ratios": {name: round(medians[best] / medians[name], 2) for name in ("ours fp32", "ours bf16")},
         "times_real_time": {name: round(seconds / value, 1) for name, value in medians.items()},
-        "texts_equal_to_pipeline_alone": sum(a == b for a, b in zip(results["ours fp32"][0], alone, strict=True)),
-        "frames_changed_by_bf16": round(changed, 5),
+        "ratios": ratios(medians),
+        **likeness(results),
         "rounds": times,
-        "load": os.getloadavg(),
-        "hardware": hardware(),
-        "versions": {name: version(name) for name in ("torch", "transformers")},
-        "python": platform.python_version(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "command": "python -m benchmarks.transcription DATA --model MODEL --shards SHARDS",
+        "versions": versions("speechssl", "torch", "transformers"),
     }
-    if arguments.model and arguments.shards:
-        result["wer_of_a_trained_model"] = wer_effect(arguments.model, arguments.shards)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(path, result)
     print(json.dumps({name: value for name, value in result.items() if name != "rounds"}, indent=1))
 
 

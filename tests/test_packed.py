@@ -116,12 +116,13 @@ def test_bfloat16_is_near_float32_and_as_near_as_autocast(stem: str) -> None:
     torch.testing.assert_close(found.exp().sum(1), torch.ones(len(found)), atol=1e-5, rtol=0)
 
 
-def test_long_utterances_take_the_fused_attention_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    recogniser = model()
-    parts = waves(9000, 20_000)
-    written = PackedRecogniser(recogniser, bf16=True)(parts)
-    monkeypatch.setattr(packing, "SCORED_FRAMES", 0)
-    assert_same(PackedRecogniser(recogniser, bf16=True)(parts), written, atol=0.1)
+@pytest.mark.parametrize("scores", [1, 40, 700, 5000, 1 << 30])
+def test_tiles_of_attention_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
+    q, k, v = torch.randn(3, 29, 3, 8).bfloat16().transpose(1, 2)
+    expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=1.0)
+    monkeypatch.setattr(packing, "SCORES", scores)
+    found = packing._tiled_attention(q, k, v)
+    torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.02)
 
 
 def test_projections_are_copies_and_dropout_never_happens() -> None:
