@@ -1,13 +1,14 @@
 """Batched transcription against the Hugging Face ASR pipeline: the same BASE weights, the same 64 real utterances.
 
-usage: python -m benchmarks.transcription DATA [--rounds 3] [--only NAME...] [--add] [--model MODEL --shards SHARDS]
+usage: python -m benchmarks.transcription DATA [--rounds 3] [--only NAME...] [--add]
+       python -m benchmarks.transcription DATA --model MODEL --shards SHARDS --ids IDS [--decoder greedy]
 
-DATA holds corpora with manifest.jsonl (libri_dev is taken). The weights are random (seed 0) and converted by
+DATA holds corpora with manifest.jsonl; libri_dev is taken unless --corpus says another. The weights are random (seed 0) and converted by
 interop.huggingface, so text is noise, but the same noise: in float32 it is compared letter by letter. The pipeline runs
 at batch sizes 1, 4 and 8 in float32, under bfloat16 autocast and with the whole model in bfloat16; it hears the longest
 utterances first, so that its batches are padded little. One thread, process CPU time, contenders alternate in one
 process, medians. ``--add`` keeps the samples that earlier runs of the same size have left: a round of all contenders is
-long. With --model and --shards, what bfloat16 does to the WER of that fine-tuned model is measured instead, and added.
+long. With --model, what bfloat16 does to the WER of that fine-tuned model is measured instead, and added.
 Results: benchmarks/results/transcription.json.
 """
 
@@ -27,7 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.machine import RESULTS, hardware, today, versions, write
+from benchmarks.machine import RESULTS, command, hardware, today, versions, write
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.decode import best_path, collapse
 from speechssl.asr.packed import PackedRecogniser
@@ -46,17 +47,19 @@ Heard = tuple[list[str], list[np.ndarray] | None]
 """Texts, and best paths where they are at hand, in the order of the utterances."""
 
 
-def utterances(data: Path, count: int) -> list[np.ndarray]:
+def utterances(folder: Path, count: int) -> list[np.ndarray]:
     """Return ``count`` utterances spread over a corpus, the longest first."""
-    folder = data / "libri_dev"
     rows = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     chosen = rows[:: max(1, len(rows) // count)][:count]
     return sorted((decode(folder / row["audio"], item=row["id"]) for row in chosen), key=len, reverse=True)
 
 
-def our_model() -> CtcModel:
+def our_model(*, toy: bool) -> CtcModel:
     torch.manual_seed(0)
-    model = CtcModel(SpeechEncoder(load_config(PretrainConfig, "wav2vec2-base").model), len(LETTERS))
+    cfg = load_config(PretrainConfig, "wav2vec2-base").model
+    if toy:
+        cfg = replace(cfg, encoder=replace(cfg.encoder, dim=32, layers=2, heads=2, ffn_dim=64, pos_kernel=16))
+    model = CtcModel(SpeechEncoder(cfg), len(LETTERS))
     torch.nn.init.normal_(model.head.weight, std=0.5)  # so that random weights say something
     return model.eval()
 
@@ -162,54 +165,60 @@ def likeness(results: dict[str, Heard]) -> dict[str, Any]:
     return found
 
 
-def wer_effect(model: str, shards: str, splits: str, decoder: str) -> dict[str, Any]:
-    """Return the WER of a fine-tuned model in float32 and in bfloat16, and how many hypotheses differ."""
+def wer_effect(model: str, shards: str, ids: str, decoder: str) -> dict[str, Any]:
+    """Return the WER of a fine-tuned model in float32 and in bfloat16, their difference, and what else changed."""
     from speechssl.asr.score import evaluate
-    from speechssl.evaluation.wer import read_hypotheses
+    from speechssl.evaluation.wer import compare_systems, read_hypotheses
 
-    words = ["--model", model, "--data.shards", shards, "--data.splits", splits, "--decoder.kind", decoder]
+    words = ["--model", model, "--data.shards", shards, "--data.ids", ids, "--decoder.kind", decoder]
     cfg = load_config(EvaluateConfig, None, words)
-    found: dict[str, Any] = {"decoder": decoder}
-    texts = []
+    found: dict[str, Any] = {}
+    rows = []
     with TemporaryDirectory() as folder:
         for kind in ("fp32", "bf16"):
             report = evaluate(replace(cfg, output=f"{folder}/{kind}", precision=kind))  # type: ignore[arg-type]
-            texts.append([row["hyp"] for row in read_hypotheses(Path(folder) / kind)])
-            found |= {kind: str(report)}
-    found["hypotheses that differ"] = f"{sum(a != b for a, b in zip(*texts, strict=True))} of {len(texts[0])}"
-    return found
+            rows.append(read_hypotheses(Path(folder) / kind))
+            found[kind] = str(report)
+    paired = compare_systems(*rows)
+    if paired is not None:
+        found["difference"] = [round(value, 4) for value in (paired.difference, paired.low, paired.high)]
+    changed = sum(a["hyp"] != b["hyp"] for a, b in zip(*rows, strict=True))
+    return found | {"hypotheses changed": f"{changed} of {len(rows[0])}", "date": today()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
+    parser.add_argument("--corpus", default="libri_dev")
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--add", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--toy", action="store_true", help="a tiny model, to see that everything runs")
     parser.add_argument("--model")
     parser.add_argument("--shards")
-    parser.add_argument("--splits", default="test")
+    parser.add_argument("--ids", help="file of utterance ids, one a line")
     parser.add_argument("--decoder", default="greedy")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    path = arguments.results / RESULT
+    path = arguments.results / (RESULT if arguments.corpus == "libri_dev" else f"transcription-{arguments.corpus}.json")
     result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if arguments.model:
-        name = f"WER of {arguments.model.rstrip('/').split('/')[-2]} on {arguments.splits}, {arguments.decoder}"
-        result[name] = wer_effect(arguments.model, arguments.shards, arguments.splits, arguments.decoder)
+        name = f"WER of {Path(arguments.model).parent.name} on {Path(arguments.ids).stem}, {arguments.decoder}"
+        result[name] = wer_effect(arguments.model, arguments.shards, arguments.ids, arguments.decoder)
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(json.dumps({name: result[name]}, indent=1))
         return
-    waves = utterances(arguments.data, arguments.count)
+    waves = utterances(arguments.data / arguments.corpus, arguments.count)
     seconds = sum(map(len, waves)) / 16_000
-    what = f"{len(waves)} utterances, {seconds:.0f} s, wav2vec 2.0 BASE, one thread, CPU seconds, medians"
+    model = "a toy" if arguments.toy else "wav2vec 2.0 BASE"
+    what = f"{len(waves)} utterances of {arguments.corpus}, {seconds:.0f} s, {model}, one thread, CPU seconds, medians"
     same = result.get("what") == what and result.get("hardware") == hardware() and result.get("date") == today()
     times: dict[str, list[float]] = result["rounds"] if arguments.add and same else {}
     results: dict[str, Heard] = {}
     with TemporaryDirectory() as folder:
-        runs = contenders(our_model(), waves, Path(folder), arguments.only)
+        runs = contenders(our_model(toy=arguments.toy), waves, Path(folder), arguments.only)
         for number in range(arguments.rounds):
             for name, run in runs.items():
                 spent, results[name] = timed(run)
@@ -217,13 +226,14 @@ def main() -> None:
                 print(f"round {number + 1}: {name} {spent:.2f} s, {seconds / spent:.1f} x real time", file=sys.stderr)
     medians = {name: statistics.median(values) for name, values in times.items()}
     kept = result if arguments.add and same else {}
-    result = kept | {
+    result = {name: value for name, value in kept.items() if name not in ("load", "command")} | {
         "what": what,
         "seconds": {name: round(value, 2) for name, value in medians.items()},
         "times_real_time": {name: round(seconds / value, 1) for name, value in medians.items()},
         "ratios": ratios(medians),
         **likeness(results),
         "rounds": times,
+        "commands": [*kept.get("commands", []), command()],
         "versions": versions("speechssl", "torch", "transformers"),
     }
     write(path, result)

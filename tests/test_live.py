@@ -115,7 +115,7 @@ def test_each_frame_comes_once_and_in_time(model: Path, talk) -> None:
     (first,) = sliding_log_probs(
         recogniser.model, [wave[:48_000]], replace(LIVE, step_seconds=3.0, lookahead_seconds=0.0)
     )
-    torch.testing.assert_close(first, whole)
+    torch.testing.assert_close(first, whole, atol=1e-4, rtol=1e-4)
     assert list(sliding_log_probs(recogniser.model, [wave[:10]], LIVE)) == []
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from speechssl.asr.align import Word
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.longform import Samples, regroup
-from speechssl.asr.recognise import frame_log_probs
+from speechssl.asr.recognise import listener
 from speechssl.asr.stretches import CutRule, decode_stream
 from speechssl.asr.transcribe import Recogniser
 from speechssl.config import LiveConfig, TranscribeConfig
@@ -112,9 +112,10 @@ def sliding_log_probs(model: CtcModel, blocks: Iterable[Samples], cfg: LiveConfi
         )
     wave = np.zeros(0, np.float32)
     start = done = 0  # frame at which ``wave`` begins; frames that were given
+    hear = listener(model)
 
     def run() -> Tensor:
-        return frame_log_probs(model, torch.from_numpy(wave)[None], torch.tensor([len(wave)]))[0]
+        return hear([torch.from_numpy(wave)])[0]
 
     for block in regroup(blocks, step * hop):
         wave = np.concatenate([wave, block])

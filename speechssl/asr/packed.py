@@ -15,6 +15,7 @@ from torch import Tensor
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.onednn import Convolution, Dense, available
 from speechssl.asr.packed_stem import PackedStem
+from speechssl.data.batch import full_scale
 from speechssl.models.norm import LayerNorm, normalise_waveform
 from speechssl.models.paths import is_plain
 from speechssl.models.transformer import Block
@@ -60,7 +61,10 @@ class PackedRecogniser:
 
     @torch.inference_mode()
     def __call__(self, waves: Sequence[Tensor]) -> list[Tensor]:
-        """Return log-probabilities [F, V] float32 of each wave [T]; F is 0 for one shorter than a frame sees."""
+        """Return log-probabilities [F, V] float32 of each wave [T], int16 or float32 with full scale 1.
+
+        F is 0 for a wave shorter than a frame sees.
+        """
         counts = [int(self.encoder.frames(len(wave))) for wave in waves]
         found: list[Tensor] = []
         for pack in _packs(counts):
@@ -68,7 +72,7 @@ class PackedRecogniser:
         return found
 
     def _pack(self, waves: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
-        heard = [wave for wave, count in zip(waves, counts, strict=True) if count]
+        heard = [full_scale(wave) for wave, count in zip(waves, counts, strict=True) if count]
         if not heard:
             return [torch.zeros(0, self.head.bias.shape[0]) for _ in waves]
         frames = [count for count in counts if count]

@@ -4,7 +4,7 @@ In: a ``CtcModel`` and padded batches. Out: for each utterance its log-probabili
 On a CPU the padding is cut off before the model, too (asr/packed.py).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,10 @@ from speechssl.asr.packed import PackedRecogniser, can_pack
 from speechssl.data.batch import Batch, full_scale
 from speechssl.data.ledger import Entry
 
-__all__ = ["Recognised", "frame_log_probs", "recognise"]
+__all__ = ["Listener", "Recognised", "frame_log_probs", "listener", "recognise"]
+
+Listener = Callable[[Sequence[Tensor]], list[Tensor]]
+"""Waves [T] in, int16 or float32; log-probabilities [F, V] (CPU, float32) of each out."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,23 @@ def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor, *, bf16: boo
     return [row[:count] for row, count in zip(values, counts, strict=True)]
 
 
+def listener(model: CtcModel, *, bf16: bool = False) -> Listener:
+    """Return what recognises utterances of any lengths; on a CPU with the weights that the model has now.
+
+    The same as ``frame_log_probs`` of each wave alone, by the fastest way there is on the model's device.
+    """
+    if can_pack(model):
+        return PackedRecogniser(model, bf16=bf16)
+
+    def padded(waves: Sequence[Tensor]) -> list[Tensor]:
+        if not waves:
+            return []
+        lengths = torch.tensor([len(wave) for wave in waves])
+        return frame_log_probs(model, nn.utils.rnn.pad_sequence(list(waves), batch_first=True), lengths, bf16=bf16)
+
+    return padded
+
+
 def recognise(
     model: CtcModel, batches: Iterable[Batch], *, rejected: Callable[[list[Entry]], None], bf16: bool = False
 ) -> Iterator[Recognised]:
@@ -68,16 +88,12 @@ def recognise(
 
     On a CPU the weights are those of the moment when the first utterance is asked for.
     """
-    packed = PackedRecogniser(model, bf16=bf16) if can_pack(model) else None
+    hear = listener(model, bf16=bf16)
     for batch in batches:
         if batch.rejected:
             rejected(list(batch.rejected))
         texts = batch.texts or (None,) * len(batch.ids)
         heard = [row for row, weight in enumerate(batch.weights.tolist()) if weight > 0]
-        waves = [full_scale(batch.wave[row, : int(batch.lengths[row])]) for row in heard]
-        if packed is not None:
-            found = packed(waves)
-        else:
-            found = frame_log_probs(model, batch.wave[heard], batch.lengths[heard], bf16=bf16)
-        for row, wave, log_probs in zip(heard, waves, found, strict=True):
-            yield Recognised(batch.ids[row], texts[row], wave, log_probs)
+        waves = [batch.wave[row, : int(batch.lengths[row])] for row in heard]
+        for row, wave, log_probs in zip(heard, waves, hear(waves), strict=True):
+            yield Recognised(batch.ids[row], texts[row], full_scale(wave), log_probs)
