@@ -3,12 +3,12 @@
 usage: python -m benchmarks.transcription DATA [--rounds 3] [--only NAME...] [--add]
        python -m benchmarks.transcription DATA --model MODEL --shards SHARDS --ids IDS [--decoder greedy]
 
-DATA holds corpora with manifest.jsonl; libri_dev is taken unless --corpus says another. The weights are random (seed 0) and converted by
-interop.huggingface, so text is noise, but the same noise: in float32 it is compared letter by letter. The pipeline runs
-at batch sizes 1, 4 and 8 in float32, under bfloat16 autocast and with the whole model in bfloat16; it hears the longest
-utterances first, so that its batches are padded little. One thread, process CPU time, contenders alternate in one
-process, medians. ``--add`` keeps the samples that earlier runs of the same size have left: a round of all contenders is
-long. With --model, what bfloat16 does to the WER of that fine-tuned model is measured instead, and added.
+DATA holds corpora with manifest.jsonl; --corpus is libri_dev unless said. The weights are random (seed 0) and converted
+by interop.huggingface, so text is noise, but the same noise: in float32 it is compared letter by letter. The pipeline
+runs at batch sizes 1, 4 and 8 in float32, under bfloat16 autocast and with the whole model in bfloat16; it hears the
+longest utterances first, so that its batches are padded little. One thread, process CPU time, contenders alternate in
+one process, medians. ``--add`` keeps the samples that earlier runs of the same size have left: a round of all
+contenders is long. With --model, what bfloat16 does to the WER of that fine-tuned model is measured instead, and added.
 Results: benchmarks/results/transcription.json.
 """
 
