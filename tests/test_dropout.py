@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from speechssl.models.dropout import Dropout, drop_mask, dropout
+from speechssl.models.dropout import Dropout, dropout, keep_mask
 from speechssl.models.paths import plain_paths
 
 
@@ -19,7 +19,7 @@ def test_share_and_scale(p):
 
 def test_neighbours_are_independent():
     torch.manual_seed(4)
-    drop = drop_mask(torch.empty(1_000_000), 0.25).float() - 0.25
+    drop = 0.75 - keep_mask(torch.empty(1_000_000), 0.25)
     for lag in (1, 2, 3, 4, 5, 8):  # four elements come from one draw of 64 bits
         correlation = (drop[:-lag] * drop[lag:]).mean() / 0.1875
         assert abs(correlation.item()) < 0.005
@@ -41,6 +41,23 @@ def test_gradient_is_the_mask():
     y.sum().backward()
     assert torch.equal(x.grad != 0, y != 0)
     assert set(x.grad.tolist()) <= {0.0, 2.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_values_and_gradients_in_every_precision(dtype):
+    x = torch.randn(4, 33, dtype=dtype, requires_grad=True)
+    torch.manual_seed(6)
+    y = dropout(x, 0.1, training=True)
+    torch.manual_seed(6)
+    kept = keep_mask(x, 0.1)
+    assert y.dtype == kept.dtype == dtype and set(kept.unique().tolist()) == {0.0, 1.0}
+    assert torch.equal(y, (x.detach() * kept) * (1 / 0.9))  # rounded once
+    y.backward(torch.full_like(y, 3.0))
+    assert torch.equal(x.grad, (3.0 * kept) * (1 / 0.9))
+
+
+def test_almost_everything_dropped_is_no_error():
+    assert dropout(torch.ones(10_000), 1 - 2**-20, training=True).count_nonzero() < 10
 
 
 def test_in_evaluation_and_at_the_ends():

@@ -32,14 +32,13 @@ class _Padded:
     def windows(self) -> Iterator[tuple[int, slice, Tensor]]:
         """Yield (group, utterances, their windows [b * F, taps * dim]); the matrix is used again for the next."""
         rows = max(1, ROWS // self.F)
-        matrix = self.frames.new_empty(min(rows, self.B), self.F, self.taps * self.dim)
+        matrix = self.frames.new_empty(min(rows, self.B), self.F, self.taps, self.dim)
         for group, utterances in enumerate(self.frames):
             for first in range(0, self.B, rows):
-                some = utterances[first : first + rows]
                 # A window is one run of memory; the next begins one frame later.
-                view = some.as_strided((len(some), self.F, matrix.shape[2]), (some.stride(0), self.dim, 1))
-                filled = matrix[: len(some)].copy_(view)
-                yield group, slice(first, first + len(some)), filled.view(-1, matrix.shape[2])
+                views = utterances[first : first + rows].unfold(1, self.taps, 1).transpose(2, 3)
+                filled = matrix[: len(views)].copy_(views)
+                yield group, slice(first, first + len(views)), filled.view(-1, self.taps * self.dim)
 
 
 def _correlate(x: Tensor, kernels: Tensor, left: int) -> Tensor:

@@ -4,11 +4,13 @@ In: activations and, when a batch is padded, the valid length of each row. Out: 
 is normalised alike alone and inside any padded batch; ``lengths=None`` means that nothing is padded and builds no mask.
 """
 
+from typing import Any, cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LayerNorm", "at_least_float32", "frame_mask", "normalise_waveform"]
+__all__ = ["LayerNorm", "at_least_float32", "frame_mask", "normalise_waveform", "weight_norm"]
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -28,6 +30,30 @@ class LayerNorm(nn.LayerNorm):
         """Return the normalised ``x`` [..., C]."""
         y = F.layer_norm(at_least_float32(x), self.normalized_shape, self.weight, self.bias, self.eps)
         return y.to(x.dtype)
+
+
+class _WeightNorm(torch.autograd.Function):
+    """Weight norm over all but the last dimension; the gradient in closed form takes half the passes over memory."""
+
+    @staticmethod
+    def forward(ctx: Any, direction: Tensor, magnitude: Tensor) -> Tensor:
+        norm = direction.square().sum(dim=(0, 1), keepdim=True).sqrt()
+        ctx.save_for_backward(direction, magnitude, norm)
+        return direction * (magnitude / norm)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        direction, magnitude, norm = ctx.saved_tensors
+        along = (grads[0] * direction).sum(dim=(0, 1), keepdim=True) / norm
+        ratio = magnitude / norm
+        return (grads[0] * ratio).addcmul_(direction, ratio * along / norm, value=-1), along
+
+
+def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
+    """Return ``direction`` [O, I, K] with the length of each tap ``direction[..., k]`` set to ``magnitude`` [1, 1, K]
+    (Salimans and Kingma 2016, equation 2; gradients, equation 3).
+    """
+    return cast(Tensor, _WeightNorm.apply(direction, magnitude))
 
 
 def normalise_waveform(wave: Tensor, lengths: Tensor | None, eps: float = 1e-7) -> Tensor:

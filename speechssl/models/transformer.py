@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from speechssl.config import EncoderConfig
 from speechssl.errors import ConfigError
-from speechssl.models.dropout import Dropout, drop_mask
+from speechssl.models.dropout import Dropout, keep_mask
 from speechssl.models.grouped import convolve_groups
-from speechssl.models.norm import LayerNorm
+from speechssl.models.norm import LayerNorm, weight_norm
 from speechssl.models.paths import is_plain
 from speechssl.models.products import Linear, linear_product
 
@@ -54,7 +54,9 @@ class PositionalConvolution(nn.Module):
 
     def weight(self) -> Tensor:
         """Return the kernel [D, D / groups, K], computed in float32."""
-        return self.direction * (self.magnitude / self.direction.norm(dim=(0, 1), keepdim=True))
+        if is_plain():
+            return self.direction * (self.magnitude / self.direction.norm(dim=(0, 1), keepdim=True))
+        return weight_norm(self.direction, self.magnitude)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedding of x [B, F, D], to be added to it."""
@@ -118,7 +120,7 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, 
     with torch.autocast(q.device.type, enabled=False):
         weights = torch.softmax(scores, dim=-1)
         if dropout:
-            weights, v = weights.masked_fill(drop_mask(weights, dropout), 0.0), v * (1 / (1 - dropout))
+            weights, v = weights * keep_mask(weights, dropout), v * (1 / (1 - dropout))
         return torch.matmul(weights, v)
 
 
