@@ -42,7 +42,7 @@ def main(rows: int, samples: int, precision: str, size: str) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    serve(step)
+    serve(step, settle=True)
 
 
 if __name__ == "__main__":

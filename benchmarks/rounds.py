@@ -33,15 +33,20 @@ class Contender:
     python: str = sys.executable
 
 
-def serve(work: Callable[[], Any], *, at_least: float = 0.0) -> None:
+def serve(work: Callable[[], Any], *, at_least: float = 0.0, settle: bool = False) -> None:
     """Work whenever asked; answer with the CPU seconds of one ``work()``.
 
     Parameters
     ----------
     at_least
         CPU seconds to repeat short work for; the answer is then a mean.
+    settle
+        Work once uncounted before: a process that waited for the others finds its memory and caches cold, and what
+        is asked about is one piece of work among many.
     """
     for _ in sys.stdin:
+        if settle:
+            work()
         began, count = time.process_time(), 0
         while not count or time.process_time() - began < at_least:
             work()

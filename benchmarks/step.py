@@ -4,9 +4,9 @@ usage: python -m benchmarks.step [--set wav2vec2|fairseq2|hubert|paths] [--round
                                  [--fairseq2-python INTERPRETER] [--malloc]
 
 A step is forward, backward and AdamW on ``rows`` x ``seconds`` of noise, one thread; its cost is the process CPU time,
-which other programs on the machine disturb less than the clock. Every round makes one step of each contender; the
-medians and the medians of the ratios within a round are printed and written to benchmarks/results/step-SET.json
-(step-SET-small.json, step-SET-malloc.json).
+which other programs on the machine disturb less than the clock. In every round each contender makes two steps, of
+which the second counts; the medians and the medians of the ratios within a round are printed and written to
+benchmarks/results/step-SET.json (step-SET-small.json, step-SET-malloc.json).
 
 Contenders: ``hf-*`` is transformers.Wav2Vec2ForPreTraining with its own masks and negatives; ``fairseq2-*`` that of
 fairseq2, in the interpreter that has it (benchmarks/fairseq2_step.py); ``ours-*`` the objective with the same
@@ -71,7 +71,7 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
         optimizer.zero_grad(set_to_none=True)
 
     with plain_paths() if kind == "plain" else nullcontext():
-        serve(step)
+        serve(step, settle=True)
 
 
 def main() -> None:
