@@ -1,5 +1,6 @@
-# Two commands do all the set-up on a fresh machine:
+# Three commands do all the set-up on a fresh machine:
 #   make demo            the whole way on synthetic speech (SMOKE=1: the same path in under two minutes)
+#   make bench           every claim about speed that a CPU can check (QUICK=1: toy sizes, a few minutes)
 #   make test            lint, types, tests, then the demo at its smoke size
 
 PYTHON ?= python3
@@ -8,8 +9,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
 WORKERS ?= 2
+FAIRSEQ2_PYTHON ?=
 
-.PHONY: setup demo test lint types tests smoke clean
+.PHONY: setup demo bench test lint types tests smoke clean
 
 setup: $(READY)
 
@@ -22,6 +24,13 @@ $(READY): pyproject.toml
 
 demo: $(READY)
 	$(BIN)/speechssl demo $(if $(SMOKE),--smoke --output demo-smoke)
+
+$(VENV)/.bench: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench,fast]' -c constraints.txt
+	touch $@
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks $(if $(QUICK),--quick) $(if $(FAIRSEQ2_PYTHON),--fairseq2-python $(FAIRSEQ2_PYTHON))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ class Case:
 CASES = {
     "wav2vec 2.0 BASE, 4 x 5 s": Case("wav2vec2-base", 4, 5.0),
     "wav2vec 2.0 BASE, 8 x 5 s": Case("wav2vec2-base", 8, 5.0),
-    "wav2vec 2.0 BASE, 4 x 12 s, recompute": Case("wav2vec2-base", 4, 12.0, ("--training.recompute", "true")),
+    "wav2vec 2.0 BASE, 4 x 12 s, recompute": Case("wav2vec2-base", 4, 12.0, ("--training.recompute",)),
     "wav2vec 2.0 small, 8 x 10 s": Case("wav2vec2-small", 8, 10.0),
     "wav2vec 2.0 small, 4 x 10 s, float32, average": Case(
         "wav2vec2-small", 4, 10.0, ("--training.precision", "fp32", "--training.ema-decay", "0.999")

@@ -21,6 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import RESULTS, ROOT, write
+
 STARTED = time.perf_counter(), time.process_time()
 RATE = 16_000
 
@@ -155,14 +157,13 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=100_000)
     parser.add_argument("--utterances", type=int, default=1_000, help="of each shard")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--start", nargs=3, metavar=("FOLDER", "EPOCHS", "TORCH"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.start:
         folder, place, torch = arguments.start
         print(json.dumps(start(folder, arguments.utterances, float(place), torch=torch == "1")))
         return
-    from benchmarks.machine import ROOT, write
-
     runs: dict[str, list[dict]] = {}
     with tempfile.TemporaryDirectory() as folder:
         simulate(Path(folder), arguments.shards, arguments.utterances)
@@ -181,7 +182,8 @@ def main() -> None:
             load.append(os.getloadavg()[0])
         sizes = {name: (Path(folder) / name).stat().st_size for name in ("summary.json", "lengths.bin")}
     result = {"what": f"{arguments.shards:,} shards of {arguments.utterances:,} utterances, simulated", "bytes": sizes}
-    write("plan.json", result | {"load": [round(value, 1) for value in load], "starts": runs}, "numpy")
+    result |= {"load": [round(value, 1) for value in load], "starts": runs}
+    write(arguments.results.resolve() / "plan.json", result, "numpy")
 
 
 if __name__ == "__main__":

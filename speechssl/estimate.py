@@ -21,7 +21,7 @@ from speechssl.settings import to_dict
 
 __all__ = ["Estimate", "estimate", "estimate_json", "estimate_text"]
 
-UPDATES = 4
+UPDATES = 6
 """Of a probe, after one that warms up."""
 ROOM = 0.92
 """Share of the memory that a run may take: the loader, checkpoints and the system need the rest."""

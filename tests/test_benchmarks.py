@@ -9,7 +9,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks import machine, parts, rounds
+from benchmarks import __main__ as every
+from benchmarks import gpu, machine, parts, rounds
 
 
 def run(*words, **environment):
@@ -36,9 +37,30 @@ def test_a_result_says_where_when_and_how(tmp_path, monkeypatch):
 def test_the_gpu_script_is_ready():
     done = run("benchmarks.gpu", "--rehearse")
     assert done.returncode == 0, done.stderr[-2000:]
-    for name in ("wav2vec 2.0", "HuBERT", "Hugging Face wav2vec 2.0", "parity with the CPU", "loader wait"):
-        assert name in done.stdout
-    assert "error" not in done.stdout.lower()
+    for name in ("wav2vec 2.0", "Hugging Face wav2vec 2.0", "HuBERT", "torchaudio HuBERT", "pretrain, pcm16"):
+        assert any(line.startswith(f"{name} ") for line in done.stdout.splitlines()), name
+    for name in gpu.BARS:
+        assert any(line.startswith(name) and "nan" not in line for line in done.stdout.splitlines()), name
+    assert "Error" not in done.stdout
+
+
+def test_gpu_findings_take_the_best_of_each_side():
+    def row(hours):
+        return {"ms": 1.0, "hours_a_second": hours, "share": 0.1, "gb": 1.0}
+
+    steps = {
+        "wav2vec 2.0": row(2.0), "wav2vec 2.0, compiled": row(2.5), "wav2vec 2.0, CUDA graphs": {"error": "x"},
+        "Hugging Face wav2vec 2.0": row(0.5), "HuBERT": row(3.0), "HuBERT, compiled": {"left out": "no time left"},
+        "torchaudio HuBERT": row(0.5), "torchaudio HuBERT, compiled": row(1.5),
+    }  # fmt: skip
+    waits = {name: {"hours_a_second": 2.0, "loader_wait": wait} for name, wait in (("flac", 0.02), ("pcm16", 0.001))}
+    parity = {"loss": 1e-6, "gradients": 2e-5}
+    found = gpu.findings({"steps": steps, "pretrain": waits, "parity": parity, "matrix_tflops": 800.0})
+    assert found["against Hugging Face"] == 5.0
+    assert found["against torchaudio's HuBERT"] == 2.0
+    assert found["loader wait"] == 0.02
+    assert found["share of the rate"] == pytest.approx(2.5 * 3600 * 45.2e9 / 800e12)
+    assert set(found) == set(gpu.BARS)
 
 
 @pytest.mark.slow
@@ -133,3 +155,37 @@ def test_the_estimate_is_compared_with_a_run(tmp_path):
     assert case["error"]["memory"] == pytest.approx(memory["estimate"] / memory["run"] - 1, abs=0.01)
     assert abs(case["error"]["memory"]) < 0.15
     assert result["within"]["of"] == 1
+
+
+def test_the_table_of_all_claims(tmp_path):
+    claims = [claim for claim in every.CLAIMS if claim.run in {"plan", "estimate", "step-fairseq2"}]
+    plan = {"starts": {"first batch": [{"seconds": {"cpu": 3.3}, "megabytes": {"peak": 600.0}}]}}
+    results = {"plan": plan, "estimate": {"within": {"memory": 7}}, "step-fairseq2": "left out: no interpreter"}
+    lines = every.table(results, judge=True).splitlines()[1:]
+    assert len(lines) == len(claims)
+    assert lines[0].endswith("left out: no interpreter")
+    assert [line.split()[-1] for line in lines[2:]] == ["met", "MISSED", "met", "6"]  # no time: no verdict
+    assert "met" not in every.table(results, judge=False)
+
+
+def test_every_claim_is_a_figure_of_its_script():
+    for claim in every.CLAIMS:
+        path = machine.RESULTS / every.RUNS[claim.run].file
+        if path.exists():
+            found = every.dig(json.loads(path.read_text(encoding="utf-8")), claim.keys)
+            assert found is not None, f"{path.name}: {claim.keys}"
+    assert {claim.run for claim in every.CLAIMS} == set(every.RUNS)
+
+
+def test_figures_are_found_by_place_and_pattern():
+    result = {"a": [{"x, 1 / y": 3.0, "x, 2 / y": 2.0, "z": 1.0}], "none": None}
+    assert every.dig(result, ("a", "0", "x* / y")) == 2.0
+    assert every.dig(result, ("a", "1", "z")) is None
+    assert every.dig(result, ("a", "0", "w")) is None
+    assert every.dig(result, ("none",)) is None
+
+
+def test_a_script_that_fails_or_writes_nothing_is_said(tmp_path):
+    run = every.Run((), None, "plan.json")
+    assert "failed with code 2" in every.perform(run, ("plan", "--no-such-option"), tmp_path)
+    assert every.perform(run, ("machine",), tmp_path) == "wrote no result"
