@@ -228,3 +228,28 @@ def test_export_errors(tmp_path):
         save_huggingface(tmp_path / "taken", encoder)
     save_huggingface(tmp_path / "new", encoder)
     assert load_file(tmp_path / "new" / "model.safetensors")["masked_spec_embed"].shape == (16,)
+
+
+@pytest.mark.parametrize("norm", ["group", "layer"])
+def test_gradients_in_bfloat16_are_as_exact_as_those_of_the_peer(norm):
+    """Median over tensors of the relative error against float32, both under autocast, from the same weights."""
+    model = peer("wav2vec2", feat_extract_norm=norm, conv_bias=norm == "layer", hidden_size=96, intermediate_size=192)
+    encoder = encoder_from_huggingface(model.state_dict(), config_of(model), normalize=False)
+    wave, towards = torch.randn(4, 4000), torch.randn(4, 199, 96)
+
+    def gradients(run, module, bf16):
+        module.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            y = run()
+        (y.float() * towards[:, : y.shape[1]]).sum().backward()
+        return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+    def errors(run, module):
+        exact, rough = (gradients(run, module, bf16) for bf16 in (False, True))
+        return sorted(float((rough[name] - exact[name]).norm() / exact[name].norm()) for name in exact)
+
+    theirs = errors(lambda: model(wave).last_hidden_state, model)
+    ours = errors(lambda: encoder(wave).x, encoder)
+    assert len(ours) > 30 and len(theirs) > 30
+    assert ours[len(ours) // 2] <= 1.02 * theirs[len(theirs) // 2]
+    assert ours[-1] <= 2 * theirs[-1]
