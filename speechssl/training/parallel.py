@@ -4,6 +4,7 @@ In: torchrun's environment, or nothing for one process. Out: ``Parallel``. Pytho
 so that agreeing on a count never waits for a GPU; gradients travel through DDP (NCCL on GPUs).
 """
 
+import gc
 import json
 import os
 from contextlib import AbstractContextManager, nullcontext
@@ -104,6 +105,7 @@ class Parallel:
     def close(self) -> None:
         """Leave the group of ranks."""
         if self.world > 1 and dist.is_initialized():
+            gc.collect()  # DDP lies in reference cycles; threads of its collectives must not outlive the interpreter
             dist.destroy_process_group()
 
 
