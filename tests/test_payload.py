@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from speechssl.config import ShardConfig
-from speechssl.data import payload as payloads
+from speechssl.data import flac
 from speechssl.data.payload import decode_payload, encode_payload, encoding_of
 from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
 from speechssl.errors import AudioError, DataError
@@ -24,17 +24,16 @@ def decode(data, encoding, *, item, samples, start, count):
     return out
 
 
-def decoders():
-    yield "pcm16", None
-    yield "flac", None
-    if payloads._faster() is not None:
-        yield "flac", payloads._faster()
-
-
-@pytest.fixture(params=list(decoders()), ids=lambda pair: f"{pair[0]}{'-miniaudio' if pair[1] else ''}")
+@pytest.fixture(params=["pcm16", "flac", "flac-miniaudio", "flac-compiled"])
 def encoding(request, monkeypatch):
-    name, faster = request.param
-    monkeypatch.setattr(payloads, "_decode_miniaudio", faster)
+    name, _, by = request.param.partition("-")
+    faster = flac._faster()
+    if by == "miniaudio" and faster is None:
+        pytest.skip("miniaudio is not installed")
+    monkeypatch.setattr(flac, "_decode_miniaudio", faster if by == "miniaudio" else None)
+    compiled = flac._Compiled()
+    compiled._left, compiled._frames = 0, flac._load() if by == "compiled" else None
+    monkeypatch.setattr(flac, "_compiled", compiled)
     return name
 
 
