@@ -4,9 +4,11 @@ In: torchrun's environment, or nothing for one process. Out: ``Parallel``. Pytho
 so that agreeing on a count never waits for a GPU; gradients travel through DDP (NCCL on GPUs).
 """
 
-import gc
+import importlib
 import json
 import os
+import sys
+import traceback
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -103,9 +105,16 @@ class Parallel:
         return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
 
     def close(self) -> None:
-        """Leave the group of ranks."""
+        """Leave the group of ranks; its threads have ended on return.
+
+        A group lives as long as anything refers to it. An error on its way does so, through the variables of what it
+        came from (DDP, a collective that failed), so these are cleared: its traceback keeps the lines only.
+        """
         if self.world > 1 and dist.is_initialized():
-            gc.collect()  # DDP lies in reference cycles; threads of its collectives must not outlive the interpreter
+            error = sys.exception()
+            while error is not None:
+                traceback.clear_frames(error.__traceback__)
+                error = error.__context__
             dist.destroy_process_group()
 
 
@@ -128,7 +137,14 @@ def _join(world: int, rank: int, backend: str, timeout: timedelta) -> None:
 
     The store where ranks leave their addresses outlives a group, and torch gives each first group the same name: a rank
     that is early would find, and call, addresses where nobody listens any more. So each group has a prefix of its own.
+
+    Leaving a group must end its threads. Those of gloo let go of the tensors of a collective a little after whoever
+    waits for it goes on, and one that does so while the interpreter ends takes the process with it: CPython 3.11 ends a
+    thread that then asks for its lock, in a destructor, where C++ allows no such thing ("terminate called without an
+    active exception"). A module of torch would keep the first group, and its threads, for good: the defaults of its
+    functions are the group that is there when ``torch._dynamo`` imports it. So it is imported while there is none.
     """
+    importlib.import_module("torch.distributed.nn.functional")
     if not _stores:
         _stores.append(next(iter(rendezvous("env://", rank, world, timeout=timeout)))[0])
     store = dist.PrefixStore(f"speechssl-{next(_groups)}", _stores[0])  # type: ignore[attr-defined]

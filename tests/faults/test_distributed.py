@@ -178,3 +178,76 @@ def test_ranks_can_meet_again(tmp_path):
     command.append(str(tmp_path / "again.py"))
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+LEAVE = """
+import os, sys, time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from speechssl.training import parallel as module
+from speechssl.training.parallel import start_parallel
+
+
+class Slow:
+    def __del__(self):  # in the thread of gloo that lets go of the tensor
+        for _ in range(200):
+            time.sleep(0.01)
+
+
+class Last:
+    def __del__(self):  # while the interpreter ends
+        time.sleep(4)
+
+
+def threads():
+    return [(path / "comm").read_text().strip() for path in Path("/proc/self/task").iterdir()]
+
+
+def work():
+    import torch._dynamo  # as the optimiser of a run does
+
+    model = parallel.wrap(torch.nn.Linear(2, 1))
+    model(torch.ones(1, 2)).sum().backward()
+    tensor = torch.zeros(1)
+    tensor.slow = Slow()
+    if not parallel.first:
+        module._stores[0].wait(["given away"])
+    dist.all_reduce(tensor, async_op=True)
+    del tensor
+    module._stores[0].set("given away", "")
+    assert "pt_gloo_runloop" in threads()
+    if sys.argv[1] == "error":
+        raise ValueError("on its way")
+
+
+parallel, last = start_parallel("cpu", timeout=60), Last()
+try:
+    work()
+finally:
+    parallel.close()
+    print(threads().count("pt_gloo_runloop"), "threads are left", flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
+@pytest.mark.parametrize(("how", "code"), [("end", 0), ("error", 1)])
+def test_a_thread_that_is_late_cannot_abort_the_end(tmp_path, how, code):
+    """A thread of gloo lets go of its tensor late, the interpreter ends late: exit codes are those of the program."""
+    (tmp_path / "leave.py").write_text(LEAVE)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(tmp_path / "leave.py"), how],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [code, code], said
+    assert all("0 threads are left" in text for text in said), said
+    assert all(("ValueError: on its way" in text) == bool(code) for text in said), said
