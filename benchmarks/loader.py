@@ -2,6 +2,7 @@
 
 usage: python -m benchmarks.loader [--encoding flac] [--data FOLDER] [--seconds 3] [--rounds 3] [--audio HOURS]
        python -m benchmarks.loader --batches 10000
+       python -m benchmarks.loader --decoders [--rounds 7]
 
 Contenders, each in a process of its own, in turns:
   readme        webdataset's README: `.shuffle(1000).decode(wds.torch_audio)`, batches of 16, 0 and 2 workers;
@@ -16,7 +17,8 @@ process that the compiled decoder does the rest, as in a training after its firs
 other programs used the processor is repeated; `others` in the result says how many cores they used in each that counts.
 Audio: real speech of the speech pack (libri_mini) when there, else synthetic, as the result says.
 With --batches: memory of all processes of ours while so many batches (20 s each) are delivered, nothing else.
-Writes benchmarks/results/loader-ENCODING.json or loader-memory.json.
+With --decoders: whole FLAC payloads to int16 in one thread, by each decoder in turns, in processor time, nothing else.
+Writes benchmarks/results/loader-ENCODING.json, loader-memory.json or loader-decoders.json.
 """
 
 import argparse
@@ -56,6 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="time of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batches", type=int, default=0, help="measure memory over so many batches instead")
+    parser.add_argument("--decoders", action="store_true", help="measure FLAC decoders alone instead")
     parser.add_argument("--quiet", type=float, default=0.15, help="repeat while others use so many cores or more")
     parser.add_argument("--only", default="", help="comma-separated contenders; all by default")
     parser.add_argument("--results", type=Path, default=machine.RESULTS, help="folder for the result")
@@ -71,7 +74,7 @@ def main() -> None:
             encoding = "pcm16" if arguments.batches else arguments.encoding
             audio = make_shards(Path(place), arguments.data, arguments.audio, encoding)
             folder = str(Path(place) / encoding)
-            (over_many if arguments.batches else compare)(arguments, audio, folder)
+            (over_many if arguments.batches else decoders if arguments.decoders else compare)(arguments, audio, folder)
 
 
 def compare(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
@@ -109,6 +112,33 @@ def over_many(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
     found = {name: call(["--memory", name, folder, "--batches", str(arguments.batches)]) for name in chosen}
     result = {"what": "MB of all processes (private, and shared once) while batches are delivered", "audio": audio}
     machine.write(arguments.results / "loader-memory.json", result | {"contenders": found}, *PACKAGES)
+    print(json.dumps(found))
+
+
+def decoders(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
+    from speechssl.data import flac
+    from speechssl.data.corpus import open_corpus
+
+    corpus = open_corpus(folder)
+    payloads = [(corpus.read_bytes(i), int(corpus.samples[i])) for i in range(len(corpus))]
+    out, hours = np.empty(max(n for _, n in payloads), np.int16), sum(n for _, n in payloads) / RATE / 3600
+    compiled = flac._Compiled(pays_after=1)
+    compiled.decode(payloads[0][0], 0, out[: payloads[0][1]])  # loads it
+    ways = {
+        "compiled": lambda data, n: compiled.decode(data, 0, out[:n]) or sys.exit("compiled code refuses a payload"),
+        "dr_flac": lambda data, n: flac._decode_miniaudio(data, "", 0, out[:n]),
+        "libsndfile": lambda data, n: flac._decode_soundfile(data, "", 0, out[:n]),
+    }
+    speeds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(arguments.rounds):
+        for name, decode in ways.items():
+            began = time.process_time()
+            for data, n in payloads:
+                decode(data, n)
+            speeds[name].append(round(hours / (time.process_time() - began), 3))
+    found = {name: {"median": statistics.median(runs), "rounds": runs} for name, runs in speeds.items()}
+    result = {"what": "hours of FLAC decoded a second of processor time, one thread", "audio": audio}
+    machine.write(arguments.results / "loader-decoders.json", result | {"contenders": found}, *PACKAGES)
     print(json.dumps(found))
 
 

@@ -39,6 +39,15 @@ def test_memory_is_that_of_all_processes(tmp_path):
     assert found["processes-2"]["megabytes"][-1] > 1.3 * found["threads-2"]["megabytes"][-1]
 
 
+@pytest.mark.slow
+def test_decoders_take_turns(tmp_path):
+    pytest.importorskip("miniaudio")
+    run(tmp_path, "--decoders", "--rounds", "3")
+    found = json.loads((tmp_path / "loader-decoders.json").read_text())["contenders"]
+    assert {name: len(row["rounds"]) for name, row in found.items()} == {"compiled": 3, "dr_flac": 3, "libsndfile": 3}
+    assert found["compiled"]["median"] > found["libsndfile"]["median"] > 0
+
+
 def test_ratios_are_medians_of_rounds_against_the_best_peer():
     def runs(*speeds):
         return [{"hours": speed, "wall": 1.0, "cpu": 2.0, "others": 0.0} for speed in speeds]
