@@ -36,6 +36,8 @@ def test_matrices_with_any_strides():
     a, b = torch.randn(40, 24)[:, 3:20], torch.randn(30, 17).t()
     assert relative(product(a, b), a @ b) < 1e-6
     assert relative(product(a.t(), a), a.t() @ a) < 1e-6
+    assert relative(product(b.t(), a[:17]), b.t() @ a[:17]) < 1e-6  # gaps between the rows of the second
+    assert relative(product(a, a.t()), a @ a.t()) < 1e-6
     assert product(a[:0], b).shape == (0, 30)
 
 

@@ -44,22 +44,14 @@ class Dense:
 
 
 class Convolution:
-    """A convolution over frames [F, C] that lie channels-last; ``weight`` [O, C / groups, K], zeros as padding."""
+    """A convolution without padding over frames [F, C] that lie channels-last; ``weight`` [O, C, K]."""
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        dtype: torch.dtype,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
-        gelu: bool = False,
+        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, stride: int, gelu: bool = False
     ) -> None:
-        self.geometry = [0, padding], [1, stride], [1, 1], groups
+        self.geometry = [0, 0], [1, stride], [1, 1], 1
         flat = weight[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
-        size = [1, weight.shape[1] * groups, 1, stride * _ROWS + weight.shape[2]]
+        size = [1, weight.shape[1], 1, stride * _ROWS + weight.shape[2]]
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(flat, *self.geometry, size)
         self.bias = None if bias is None else bias.to(dtype, copy=True)
         self.gelu = gelu

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.onednn import Convolution, Dense, available
+from speechssl.asr.onednn import Dense, available
 from speechssl.asr.packed_stem import PackedStem
 from speechssl.data.batch import full_scale
+from speechssl.models.grouped import FixedConvolution
 from speechssl.models.norm import LayerNorm, normalise_waveform
 from speechssl.models.paths import is_plain
 from speechssl.models.transformer import Block
@@ -25,9 +26,6 @@ __all__ = ["PackedRecogniser", "can_pack"]
 
 PACK_FRAMES = 2_000
 """Frames in one matrix, unless an utterance alone has more: enough that reading the weights costs little."""
-POSITION_STEP = 128
-"""Utterances are filled up to a multiple of this many frames for the positional convolution: oneDNN writes machine code
-for each width, 35 ms for BASE, and has only a slow way where the utterance is shorter than half the kernel."""
 SCORES = 1 << 20
 """Attention weights in bfloat16 that are in work at a time: 2 MB, what a core's cache holds. All heads of 13 seconds at
 once take two and a half times as long."""
@@ -54,11 +52,7 @@ class PackedRecogniser:
         stem = encoder.frontend
         self.stem = PackedStem(stem, self.dtype) if isinstance(stem, WaveformStem) else None
         self.projection = Dense(encoder.projection.weight, encoder.projection.bias, self.dtype)
-        position = encoder.position
-        self.position = Convolution(
-            position.weight(), position.bias, self.dtype,
-            padding=position.kernel // 2, groups=position.groups, gelu=True,
-        )  # fmt: skip
+        self.position = FixedConvolution(encoder.position.weight(), encoder.position.groups, self.dtype)
         self.blocks = [_PackedBlock(block, self.dtype) for block in encoder.blocks if isinstance(block, Block)]
         self.head = Dense(model.head.weight, model.head.bias, torch.float32)
 
@@ -82,7 +76,7 @@ class PackedRecogniser:
         encoder = self.encoder
         x = encoder.normalise_features(torch.cat([self._features(wave) for wave in heard]))
         x = self.projection(x.to(self.dtype)).float()
-        x = x + torch.cat([self._positioned(part) for part in x.to(self.dtype).split(frames)])
+        x = x + torch.cat([self._positioned(part) for part in x.split(frames)])
         pre = encoder.cfg.encoder.norm == "pre"
         if not pre:
             x = encoder.norm(x)
@@ -99,9 +93,8 @@ class PackedRecogniser:
         return self.stem(normalise_waveform(wave[None], None)[0] if self.encoder.cfg.normalize else wave)
 
     def _positioned(self, x: Tensor) -> Tensor:
-        """Return the positional embedding of one utterance [F, D]; what follows it is zero either way."""
-        missing = -len(x) % POSITION_STEP
-        return self.position(F.pad(x, (0, 0, 0, missing)))[: len(x)]
+        """Return the positional embedding of one utterance [F, D]."""
+        return F.gelu(self.position(x[None])[0] + self.encoder.position.bias)
 
 
 def _packs(counts: Sequence[int]) -> list[list[int]]:

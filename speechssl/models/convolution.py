@@ -17,35 +17,41 @@ __all__ = ["convolve_rows"]
 
 
 class _RowProducts(torch.autograd.Function):
-    """``z[n] = sum over g of x[n + g, :] @ kernel part g``; rows beyond the last count as zeros."""
+    """``z[n] = sum over g of x[n + g, :] @ part[g].t()``; rows beyond the last count as zeros."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, matrix: Tensor) -> Tensor:
-        n, width = x.shape
-        z = product(x[:, : len(matrix)], matrix[:width])
-        for g, part in enumerate(matrix.split(width)[1:], 1):
-            _add_product(z[: n - g], x[g:, : len(part)], part)
-        ctx.save_for_backward(x, matrix)
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        width = x.shape[1]
+        n = len(x)
+        # Rounded before it is turned round: the copy with strides is the slow part. [O, taps * C] each.
+        taps = kernel.to(x.dtype).split(width // kernel.shape[1], dim=2)
+        parts = [some.permute(0, 2, 1).flatten(1) for some in taps]
+        z = product(x[:, : parts[0].shape[1]], parts[0].t())
+        for g, part in enumerate(parts[1:], 1):
+            _add_product(z[: n - g], x[g:, : part.shape[1]], part.t())
+        ctx.save_for_backward(x, *parts)
+        ctx.shape, ctx.dtype = kernel.shape, kernel.dtype
         return z
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor]:
         (dz,) = grads
-        x, matrix = ctx.saved_tensors
+        x, *parts = ctx.saved_tensors
         n, width = x.shape
         dz = dz.contiguous()
-        parts = matrix.split(width)
-        d_matrix = torch.cat([product(x[g:, : len(part)].t(), dz[: n - g]) for g, part in enumerate(parts)])
+        d_parts = [product(dz[: n - g].t(), x[g:, : part.shape[1]]) for g, part in enumerate(parts)]
+        out, channels, taps = ctx.shape
+        d_kernel = torch.cat(d_parts, dim=1).view(out, taps, channels).permute(0, 2, 1).contiguous().to(ctx.dtype)
         if not ctx.needs_input_grad[0]:
-            return None, d_matrix
-        if len(parts[0]) == width:
-            dx = product(dz, parts[0].t())
+            return None, d_kernel
+        if parts[0].shape[1] == width:
+            dx = product(dz, parts[0])
         else:
             dx = x.new_zeros(x.shape)
-            dx[:, : len(parts[0])] = product(dz, parts[0].t())
+            dx[:, : parts[0].shape[1]] = product(dz, parts[0])
         for g, part in enumerate(parts[1:], 1):
-            _add_product(dx[g:, : len(part)], dz[: n - g], part.t())
-        return dx, d_matrix
+            _add_product(dx[g:, : part.shape[1]], dz[: n - g], part)
+        return dx, d_kernel
 
 
 def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
@@ -73,6 +79,4 @@ def convolve_rows(x: Tensor, kernel: Tensor, stride: int) -> Tensor:
     [N, O]; row n is output frame n. The last ``ceil(K / S) - 1`` rows of an utterance see frames of the next one (or
     zeros): the caller has at least as many frames to spare, or cuts them off.
     """
-    rows = x.view(-1, stride * x.shape[1])
-    matrix = kernel.permute(2, 1, 0).reshape(-1, kernel.shape[0])
-    return cast(Tensor, _RowProducts.apply(rows, matrix.to(x.dtype)))
+    return cast(Tensor, _RowProducts.apply(x.view(-1, stride * x.shape[1]), kernel))
