@@ -133,7 +133,7 @@ def start(folder: str, utterances: int, place: float, *, torch: bool) -> dict:
             "worst": round(max(following) * 1e3, 1),
         },
         "indexes_read": source.made,
-        "megabytes": {"after_imports": base, "now": memory(), "peak": peak()},
+        "megabytes": {"after_imports": base, "now": memory(), "peak": peak(), "private": private()},
     }
 
 
@@ -150,6 +150,12 @@ def peak() -> float:
     # Not ru_maxrss: that begins with the memory of the process that started this one.
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return round(next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM")), 1)
+
+
+def private() -> float:
+    """Memory in MB that no other process could share: what each further rank on a machine adds."""
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
+    return round(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6, 1)
 
 
 def main() -> None:

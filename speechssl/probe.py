@@ -25,7 +25,6 @@ from speechssl.evaluation.kmeans import fit_kmeans
 from speechssl.evaluation.unit_features import MfccFeatures
 from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.frontend import build_frontend
 from speechssl.objectives.base import Objective
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
@@ -86,8 +85,6 @@ class _RandomUnits:
 def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective:
     """Return what the run would train, in its dearest phase: with nothing frozen that will be released."""
     if isinstance(cfg, FinetuneConfig):
-        with torch.device("meta"):  # as fine-tuning does to count frames: what PyTorch loads for it stays in memory
-            build_frontend(cfg.model.frontend)
         model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
         return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
     cfg = resolved(cfg)

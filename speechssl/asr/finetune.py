@@ -181,7 +181,7 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None) -> Path:
 def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     labelled = open_labelled(cfg.data, stage="finetune")
     pretrained = load_folder(Path(cfg.init)) if cfg.init else None
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=[]):  # asked for frames alone, it takes none of the random numbers of the model
         stem = build_frontend(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
     data = training_set(cfg, labelled, stem.frames)
     tokens = data.tokens
