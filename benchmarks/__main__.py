@@ -2,7 +2,7 @@
 
 usage: python -m benchmarks [--quick] [--only NAME ...] [--fairseq2-python INTERPRETER]       (`make bench`)
 
-About fifteen minutes on two cores with nothing else on them. Each script writes its result under benchmarks/results/,
+About half an hour on two cores with nothing else on them. Each script writes its result under benchmarks/results/,
 and the table says what each reaches beside what it is meant to reach. ``--quick`` takes toy sizes and a few minutes, to
 see that everything runs: it keeps no result, and its ratios say nothing about the real sizes. Peers are the extra
 `bench` of this package. What needs speech looks for it in $SPEECHSSL_DATA or ../shared/data, and is left out without.

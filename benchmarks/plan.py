@@ -153,9 +153,9 @@ def peak() -> float:
 
 
 def private() -> float:
-    """Memory in MB that no other process could share: what each further rank on a machine adds."""
+    """Memory in MB that this process has written itself, so that no other can share it: what each further rank adds."""
     lines = Path("/proc/self/smaps_rollup").read_text(encoding="utf-8").splitlines()
-    return round(sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024 / 1e6, 1)
+    return round(next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Private_Dirty")), 1)
 
 
 def main() -> None:
