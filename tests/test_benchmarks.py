@@ -159,12 +159,17 @@ def test_the_estimate_is_compared_with_a_run(tmp_path):
 
 def test_the_table_of_all_claims(tmp_path):
     claims = [claim for claim in every.CLAIMS if claim.run in {"plan", "estimate", "step-fairseq2"}]
-    plan = {"starts": {"first batch": [{"seconds": {"cpu": 3.3}, "megabytes": {"peak": 600.0}}]}}
+    plan = {
+        "starts": {
+            "first batch": [{"seconds": {"cpu": 3.3}, "megabytes": {"peak": 600.0}}],
+            "first batch, torch imported": [{"megabytes": {"private": 400.0}}],
+        }
+    }
     results = {"plan": plan, "estimate": {"within": {"memory": 7}}, "step-fairseq2": "left out: no interpreter"}
     lines = every.table(results, judge=True).splitlines()[1:]
     assert len(lines) == len(claims)
     assert lines[0].endswith("left out: no interpreter")
-    assert [line.split()[-1] for line in lines[2:]] == ["met", "MISSED", "met", "6"]  # no time: no verdict
+    assert [line.split()[-1] for line in lines[2:]] == ["met", "MISSED", "met", "met", "6"]  # no time: no verdict
     assert "met" not in every.table(results, judge=False)
 
 
