@@ -16,9 +16,10 @@ from speechssl.settings import from_dict
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FREE = {"__version__", "allocator", "config", "environment", "errors", "progress", "settings"}
+FREE = {"__version__", "allocator", "config", "core", "environment", "errors", "progress", "settings"}
 """Top-level names that every room may import."""
 ALLOWED = {
+    "core": {"core"},
     "config": {"config"},
     "data": {"data"},
     "models": {"models"},

@@ -16,8 +16,8 @@ from speechssl.asr.inputs import Input
 from speechssl.asr.transcript import Transcript, from_row, to_row
 from speechssl.asr.wordfiles import SUFFIXES, render
 from speechssl.config import CaptionConfig
+from speechssl.core.files import atomic_file, exclusive, write_atomic
 from speechssl.data.ledger import Entry, Ledger
-from speechssl.data.storage import atomic_file, exclusive, write_atomic
 
 __all__ = ["Outputs", "open_outputs"]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from speechssl.data.storage import atomic_file, exclusive, write_atomic
+from speechssl.core.files import atomic_file, exclusive, write_atomic
 from speechssl.errors import DataError
 
 __all__ = ["LocalFolder", "RemoteFolder", "Source", "source_of"]

@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from speechssl.config import ShardConfig
+from speechssl.core.files import atomic_file, exclusive, write_atomic
 from speechssl.data import archive
 from speechssl.data.audio import SAMPLE_RATE, decode
 from speechssl.data.corpus import Corpus, open_corpus
@@ -30,7 +31,6 @@ from speechssl.data.lengths import FILE_NAME, pack_lengths
 from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.orphans import end_with_main
 from speechssl.data.payload import EXTENSIONS, Encoding, encode_payload
-from speechssl.data.storage import atomic_file, exclusive, write_atomic
 from speechssl.data.tolerance import Tolerance
 from speechssl.data.verify import VerifySummary, verify_shards
 from speechssl.errors import AudioError, DataError

@@ -19,7 +19,7 @@ from torch import nn
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity
 
-from speechssl.data.storage import write_atomic
+from speechssl.core.files import write_atomic
 
 __all__ = ["COMPONENTS", "Profile", "table"]
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechssl.config import CorpusConfig
+from speechssl.core.files import write_atomic
 from speechssl.data.manifest import ManifestSummary, build_manifest, read_manifest, safe_id
 from speechssl.data.public.download import fetch
 from speechssl.data.public.folders import read_speech_commands, read_vctk, read_yesno
@@ -24,7 +25,6 @@ from speechssl.data.public.tabular import (
     read_tedlium,
     read_voxpopuli,
 )
-from speechssl.data.storage import write_atomic
 from speechssl.errors import ConfigError, DataError
 
 __all__ = ["READERS", "make_corpus", "read_corpus"]

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.files import exclusive
 from speechssl.data.public.recipes import Archive, Part
 from speechssl.data.public.unpack import unpack
-from speechssl.data.storage import exclusive
 from speechssl.errors import DataError
 
 __all__ = ["checksum", "fetch"]

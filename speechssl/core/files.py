@@ -1,0 +1,208 @@
+"""THE writer: a file or folder is either whole under its name or not there, and one folder has one writer.
+
+In: bytes, text, JSON values, or a block that fills a stream or a folder. Out: files that were flushed, synced and
+renamed, in a folder that was synced; a lock that a second writer is refused. A killed process leaves only names that
+end in ``.tmp``; ``remove_leftovers`` removes them.
+"""
+
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from speechssl.errors import DataError
+
+__all__ = [
+    "atomic_file", "atomic_folder", "exclusive", "read_json", "remove_leftovers", "sync_folder", "write_atomic",
+    "write_json",
+]  # fmt: skip
+
+_HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+_TEMPORARY = re.compile(r".*\.([0-9a-f]{8})-([0-9]+)-[0-9]+\.tmp", re.DOTALL)
+_FOREIGN_SECONDS = 86_400.0
+"""Age at which a temporary name of another machine counts as a leftover: its process cannot be asked."""
+_numbers = itertools.count()
+_open: set[str] = set()
+"""Temporary names that this process is writing."""
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a stream; on success sync it and give it the name ``path``, on any failure remove it.
+
+    Missing folders are made. A reader sees the old file or the new one, never a part.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written (disk full, no permission); its ``filename`` is set.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path) as temporary, temporary.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        temporary.replace(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success sync all of it and give it the name ``path``.
+
+    A folder of that name is replaced as a whole. Between the two renames the old one is at ``NAME.previous``; a failure
+    puts it back.
+
+    Raises
+    ------
+    OSError
+        Something cannot be written; the old folder is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    previous = path.with_name(path.name + ".previous")
+    with _temporary(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+        for root, _, names in os.walk(temporary):
+            for name in names:
+                _sync(Path(root) / name)
+            sync_folder(Path(root))
+        if path.exists():
+            shutil.rmtree(previous, ignore_errors=True)
+            path.rename(previous)
+        try:
+            temporary.rename(path)
+        except OSError:
+            if previous.is_dir() and not path.exists():
+                previous.rename(path)
+            raise
+        sync_folder(path.parent)
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write bytes, or text as UTF-8, to ``path``; a lone surrogate (possible in JSON) becomes ``?``."""
+    with atomic_file(path) as file:
+        file.write(data.encode("utf-8", "replace") if isinstance(data, str) else data)
+
+
+def write_json(path: Path, value: Any, **options: Any) -> None:
+    """Write plain values as JSON; ``options`` are those of ``json.dumps`` (here ``indent`` is 1)."""
+    write_atomic(path, json.dumps(value, **{"ensure_ascii": False, "indent": 1, **options}) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Return the value in a JSON file.
+
+    Raises
+    ------
+    DataError
+        The file is missing, empty, torn or not UTF-8; the message names it and ends with ``remedy``.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); {remedy}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not whole ({error}); {remedy}") from error
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, where its file system can do that."""
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove below ``folder`` what killed writers left; return it. What a living process writes stays."""
+    removed: list[Path] = []
+    for root, folders, names in os.walk(folder):
+        found = {name for name in [*folders, *names] if _is_leftover(Path(root) / name)}
+        folders[:] = [name for name in folders if name not in found]
+        removed += [Path(root) / name for name in sorted(found)]
+    for path in removed:
+        _remove(path)
+    return removed
+
+
+@contextmanager
+def exclusive(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file ``path``; with ``wait`` until it is free, else DataError that names the holder."""
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise DataError(f"{path.parent}: {holder} is writing here; wait for it, or choose another folder") from None
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a name beside ``path`` that no other writer has; whatever is under it at the end is removed."""
+    stem = path.name.encode()[:200].decode(errors="ignore")  # a name holds 255 bytes
+    temporary = path.with_name(f"{stem}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
+    _remove(temporary)  # of an earlier process with this number
+    _open.add(temporary.name)
+    try:
+        yield temporary
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+    finally:
+        _remove(temporary)
+        _open.discard(temporary.name)
+
+
+def _is_leftover(path: Path) -> bool:
+    found = _TEMPORARY.fullmatch(path.name)
+    if found is None or path.name in _open:
+        return False
+    if found[1] != _HOST:
+        try:
+            return time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
+        except FileNotFoundError:
+            return False  # it has just got its name
+    if (process := int(found[2])) == os.getpid():
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # somebody else's, and alive
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
