@@ -41,16 +41,46 @@ def test_loss_equals_the_scalar_oracle(weight):
         (projected[side].tolist(), [unit for unit, take in zip(units, side.tolist(), strict=False) if take])
         for side in (prepared.mask[0], ~prepared.mask[0])
     ]
-    expected = oracle.loss(
+    expected, targets = oracle.loss(
         *split, objective.embeddings.tolist(), output.features.tolist(),
         temperature=0.1, penalty_weight=10.0, unmasked_weight=weight,
     )  # fmt: skip
     total, correct = oracle.cross_entropy(split[0][0], objective.embeddings.tolist(), split[0][1], 0.1)
-    assert loss.n_targets == len(split[0][0]) > 20
+    masked = len(split[0][0])
+    assert masked > 20
+    assert loss.n_targets == prepared.n_targets == targets
     assert loss.sum.item() == pytest.approx(expected, rel=1e-9)
-    assert loss.metrics["masked_loss"].item() * loss.n_targets == pytest.approx(total, rel=1e-9)
-    assert loss.metrics["accuracy"].item() * loss.n_targets == pytest.approx(correct, abs=1e-4)
+    assert loss.metrics["masked_loss"].item() * masked == pytest.approx(total, rel=1e-9)
+    assert loss.metrics["accuracy"].item() * masked == pytest.approx(correct, abs=1e-4)
     assert ("unmasked_loss" in loss.metrics) == (weight > 0)
+
+
+def test_L3_frames_that_are_not_masked_join_the_divisor():
+    """Where every frame is equally hard, a weight of 1 leaves the loss per target and its gradient as they are."""
+    per_target, gradients = [], []
+    for weight in (0.0, 1.0):
+        objective = make(replace(CFG, unmasked_weight=weight)).eval()
+        with torch.no_grad():
+            objective.projection.weight.zero_()  # every frame then predicts the same distribution
+            units = UnitTable({"u0": np.zeros(60, dtype=np.int64)}, n_units=N_UNITS, hop=320)
+        objective.units = units
+        loss = objective(objective.prepare(make_batch([16_000])))
+        (loss.sum / loss.n_targets).backward()
+        per_target.append(loss.sum.item() / loss.n_targets)
+        gradients.append(objective.embeddings.grad)
+    assert per_target[1] == pytest.approx(per_target[0], rel=1e-9)
+    assert torch.allclose(gradients[1], gradients[0], rtol=1e-9)
+
+
+def test_L3_a_clip_too_short_for_a_mask_still_teaches_its_other_frames():
+    objective = make(replace(CFG, unmasked_weight=1.0)).eval()
+    prepared = objective.prepare(make_batch([1_000]))
+    loss = objective(prepared)
+    assert (len(prepared.units), prepared.n_targets, loss.metrics_weight) == (0, len(prepared.other_units), 0)
+    assert prepared.n_targets > 0
+    assert all(torch.isfinite(value) for value in loss.metrics.values())
+    loss.sum.backward()
+    assert objective.embeddings.grad.any()
 
 
 def test_a_padded_batch_is_the_sum_of_its_utterances():

@@ -38,6 +38,16 @@ def test_loss_and_metrics_are_weighted_by_targets():
     assert values["audio_seconds"] == pytest.approx(64 / 16_000)
 
 
+def test_L3_metrics_of_some_of_the_targets_have_a_weight_of_their_own():
+    window = Window()
+    window.add(Loss(torch.tensor(8.0), 4, {"accuracy": torch.tensor(0.5)}, metrics_weight=1), 4)
+    window.add(Loss(torch.tensor(4.0), 4, {"accuracy": torch.tensor(0.1)}, metrics_weight=3), 4)
+    end(window, 8, 2.0)
+    values = window.close(PARALLEL)
+    assert values["loss"] == pytest.approx(12 / 8)
+    assert values["accuracy"] == pytest.approx((0.5 + 3 * 0.1) / 4)
+
+
 def test_a_skipped_step_does_not_spoil_the_averages():
     window = Window()
     window.add(loss(float("nan"), 2), 2)

@@ -108,4 +108,5 @@ class HubertConfig:
     logit_temperature: float = 0.1
     penalty_weight: float = 10.0
     unmasked_weight: float = 0.0
-    """Weight of the loss on frames that are not masked."""
+    """Weight of the loss on frames that are not masked. Above 0 these frames count in the divisor, too (fairseq's
+    ``pred_nomask_weight``)."""

@@ -22,9 +22,11 @@ class Loss:
     sum: Tensor
     """Scalar, float32: the sum over targets, regularisers already multiplied by ``n_targets``."""
     n_targets: int
-    """Masked frames (pretraining) or utterances (CTC) that the sum runs over."""
+    """Frames with a target (pretraining) or utterances (CTC) that the sum runs over."""
     metrics: dict[str, Tensor] = field(default_factory=dict)
-    """Scalars on the device, detached, each a mean over this micro-batch; the loop averages them by targets."""
+    """Scalars on the device, detached, each a mean over this micro-batch; the loop averages them by their weight."""
+    metrics_weight: int | None = None
+    """Weight of the metrics in an average over micro-batches; None: ``n_targets``."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,9 @@
 
 In: batches of waveforms and a table of units for every utterance. Out: the cross-entropy of cosine logits (equation 3
 of section 3.2) summed over masked frames, and the feature penalty. One matrix product gives the logits of all frames.
+
+With ``unmasked_weight`` the other frames have targets too: their weighted cross-entropy joins the sum, and they join
+``n_targets``, which divides it. fairseq's ``hubert_criterion`` does the same (``pred_nomask_weight``, ``sample_size``).
 """
 
 from dataclasses import dataclass
@@ -60,6 +63,8 @@ class HubertPrepared(MaskedPrepared):
     """[M] int64, positions in ``[B * F]`` of frames that are not masked; empty unless ``unmasked_weight`` is set."""
     other_units: Tensor
     """[M] int64, their units."""
+    row_targets: Tensor
+    """[B] int64, targets of both kinds in each row (they sum to N + M, which is ``n_targets``)."""
 
 
 class Hubert(Objective):
@@ -123,16 +128,18 @@ class Hubert(Objective):
         known = (labels >= 0) & (batch.weights.numpy() > 0)[:, None]
         mask &= known.any(axis=1, keepdims=True)
         masked = mask & known
-        other = np.flatnonzero(~mask & known if self.cfg.unmasked_weight > 0 else np.zeros_like(known))
+        others = ~mask & known if self.cfg.unmasked_weight > 0 else np.zeros_like(known)
+        other = np.flatnonzero(others)
         return HubertPrepared(
             batch=batch,
-            n_targets=int(masked.sum()),
+            n_targets=int(masked.sum()) + len(other),
             mask=torch.from_numpy(mask),
             lengths=batch.lengths if batch.padded else None,
             frame_lengths=torch.tensor(rows) if batch.padded else None,
             units=torch.from_numpy(labels[masked]),
             other_frames=torch.from_numpy(other),
             other_units=torch.from_numpy(labels.ravel()[other]),
+            row_targets=torch.from_numpy((masked | others).sum(axis=1)),
             **pack_targets(masked),
         )
 
@@ -147,7 +154,7 @@ class Hubert(Objective):
         assert isinstance(prepared, HubertPrepared)
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
-        n = prepared.n_targets
+        n = max(1, len(prepared.units))  # masked frames, which the metrics are means over
         everywhere = self.cfg.unmasked_weight > 0
         output = self.encoder(
             prepared.batch.wave,
@@ -165,18 +172,23 @@ class Hubert(Objective):
             "prediction_perplexity": _perplexity(logits.detach()),
         }
         if self.penalty_weight > 0:
-            penalty = feature_penalty(output.features, prepared)
+            penalty = feature_penalty(output.features, prepared, counts=prepared.row_targets)
             total = total + self.penalty_weight * penalty
-            metrics["penalty"] = penalty / n
+            metrics["penalty"] = penalty / prepared.n_targets
         if everywhere:
             others = self.logits(frames.index_select(0, prepared.other_frames))
             unmasked = functional.cross_entropy(others, prepared.other_units, reduction="sum")
             total = total + self.cfg.unmasked_weight * unmasked
             metrics["unmasked_loss"] = unmasked / max(1, len(prepared.other_units))
-        return Loss(sum=total, n_targets=n, metrics={name: value.detach() for name, value in metrics.items()})
+        return Loss(
+            sum=total,
+            n_targets=prepared.n_targets,
+            metrics={name: value.detach() for name, value in metrics.items()},
+            metrics_weight=len(prepared.units),
+        )
 
 
 def _perplexity(logits: Tensor) -> Tensor:
     """Return exp(entropy) of the mean prediction over frames: how many units the model makes use of."""
-    mean = logits.softmax(dim=1).mean(dim=0)
+    mean = logits.softmax(dim=1).sum(dim=0) / max(1, len(logits))
     return torch.special.entr(mean).sum().exp()

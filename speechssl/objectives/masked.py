@@ -102,7 +102,7 @@ def penalty_weight(encoder: SpeechEncoder, weight: float) -> float:
     return weight if any(parameter.requires_grad for parameter in encoder.frontend.parameters()) else 0.0
 
 
-def feature_penalty(features: Tensor, prepared: MaskedPrepared) -> Tensor:
+def feature_penalty(features: Tensor, prepared: MaskedPrepared, *, counts: Tensor | None = None) -> Tensor:
     """Return the sum over targets of the mean squared stem output of the utterance that each target belongs to.
 
     wav2vec 2.0 takes one mean over the batch, padding included, times the number of masked frames. Here each utterance
@@ -113,6 +113,8 @@ def feature_penalty(features: Tensor, prepared: MaskedPrepared) -> Tensor:
     ----------
     features
         [B, F, C] raw output of the stem.
+    counts
+        [B] targets in each row; by default the masked ones.
     """
     squares = at_least_float32(features).square().mean(dim=2)
     if prepared.frame_lengths is None:
@@ -120,7 +122,7 @@ def feature_penalty(features: Tensor, prepared: MaskedPrepared) -> Tensor:
     else:
         valid = frame_mask(prepared.frame_lengths, squares.shape[1])
         means = squares.masked_fill(~valid, 0.0).sum(dim=1) / prepared.frame_lengths.clamp(min=1)
-    return (means * prepared.counts).sum()
+    return (means * (prepared.counts if counts is None else counts)).sum()
 
 
 def cosine_rows(x: Tensor) -> Tensor:

@@ -35,8 +35,9 @@ class Window:
 
     def add(self, loss: Loss, n_targets: int) -> None:
         """Add one micro-batch of the step in progress."""
-        values = torch.stack([loss.sum.detach(), *(value * n_targets for value in loss.metrics.values())])
-        self._pending.append((tuple(loss.metrics), values.double(), n_targets))
+        weight = n_targets if loss.metrics_weight is None else loss.metrics_weight
+        values = torch.stack([loss.sum.detach(), *(value * weight for value in loss.metrics.values())])
+        self._pending.append((tuple(loss.metrics), values.double(), weight))
 
     def step(self, batches: Sequence[Batch], *, wait_seconds: float, total: int, norm: Tensor | None) -> None:
         """End a step.
@@ -58,9 +59,9 @@ class Window:
         if norm is not None:
             self._norms.append(norm)
             self._targets += total
-            for names, values, n_targets in self._pending:
+            for names, values, weight in self._pending:
                 self._sums[names] = self._sums[names] + values if names in self._sums else values
-                self._weights[names] = self._weights.get(names, 0) + n_targets
+                self._weights[names] = self._weights.get(names, 0) + weight
         self._pending = []
 
     @contextmanager
@@ -73,7 +74,7 @@ class Window:
     def close(self, parallel: Parallel) -> dict[str, Any]:
         """Return the averages over all ranks (a collective) and start the next window.
 
-        Keys: ``loss`` (per target), every metric (weighted by targets), ``grad_norm`` and ``grad_norm_max``,
+        Keys: ``loss`` (per target), every metric (by its weight), ``grad_norm`` and ``grad_norm_max``,
         ``n_targets``, ``audio_seconds`` and ``step_seconds`` (means per step; the audio is that of all ranks),
         ``throughput`` (seconds of audio per second), ``loader_wait`` (share of the time, of the slowest rank).
         """

@@ -17,11 +17,14 @@ def cross_entropy(context, embeddings, units, temperature):
 
 
 def loss(masked, unmasked, embeddings, features, *, temperature=0.1, penalty_weight=10.0, unmasked_weight=0.0):
-    """Masked part, plus weighted unmasked part, plus the feature penalty times the number of masked frames.
+    """Masked part, plus weighted unmasked part, plus the feature penalty times the number of targets.
+
+    Frames that are not masked are targets where their weight is above 0, however small. Returns (sum, targets).
 
     masked and unmasked: (context, units) over all frames of the batch of that kind; features: [B][F][C] stem output.
     """
-    total = cross_entropy(masked[0], embeddings, masked[1], temperature)[0]
+    total, targets = cross_entropy(masked[0], embeddings, masked[1], temperature)[0], len(masked[1])
     if unmasked_weight:
         total += unmasked_weight * cross_entropy(unmasked[0], embeddings, unmasked[1], temperature)[0]
-    return total + len(masked[0]) * penalty_weight * feature_penalty(features)
+        targets += len(unmasked[1])
+    return total + targets * penalty_weight * feature_penalty(features), targets
