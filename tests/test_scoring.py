@@ -143,6 +143,7 @@ def test_time_marked_words(tmp_path):
 def test_wrong_settings(ref, hyp, settings, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "r.txt", "just words\nmore words\n")
+    write(tmp_path / "h.trn", "just words (a-1)\nmore words (a-2)\n")
     with pytest.raises(ConfigError, match=message):
         score_files(ScoreConfig(ref=ref, hyp=(hyp,) if hyp else (), **settings), lower, "lower")
 
@@ -156,3 +157,64 @@ def test_a_reference_without_utterances(trn, tmp_path):
     empty = write(tmp_path / "empty.trn", ";; nothing\n")
     with pytest.raises(DataError, match="no utterance to score"):
         score(empty, trn[1])
+
+
+def test_ids_in_another_case_are_the_same_utterances_and_that_is_said(tmp_path):
+    ref = write(tmp_path / "ref.trn", "the cat sat (4T0C0201)\non a mat (4t0c0204)\n")
+    hyp = write(tmp_path / "hyp.trn", "the cat sat (4T0C0201)\non the mat (4T0C0204)\n")
+    scoring = score(ref, hyp)
+    (system,) = scoring.systems
+    assert sum(row["S"] + row["D"] + row["I"] for row in system.rows) == 1
+    assert (system.missing, system.extra, system.renamed) == ([], [], {"4T0C0204": "4t0c0204"})
+    assert [(e.item, e.reason, e.action) for e in scoring.ledger()] == [
+        ("hyp: 4T0C0204", "other_spelling_of_id", "repaired")
+    ]
+
+
+def test_channels_in_another_case_are_the_same_and_word_tags_are_no_words(tmp_path):
+    ref = write(tmp_path / "ref.stm", "2347 a s 0 2 <O> i've;tag1 { um;tag1; / uh;;tag2 } far\n2347 A s 2 4 yes\n")
+    hyp = write(tmp_path / "hyp.ctm", "2347 A 0.1 0.1 I'VE;t\n2347 A 0.5 0.1 UH\n2347 a 1 0.1 FAR\n2347 A 3 .1 YES\n")
+    (system,) = score(ref, hyp).systems
+    assert [(row["ref"], row["hyp"]) for row in system.rows] == [("i've uh far", "i've uh far"), ("yes", "yes")]
+    assert (system.missing, system.extra, system.renamed) == ([], [], {"2347 A": "2347 a"})
+
+
+def test_a_nemo_manifest_is_reference_and_hypothesis(tmp_path):
+    lines = (
+        '{"audio_filepath": "/d/u1.wav", "duration": 3.1, "text": "hello there", "pred_text": "hello their"}\n'
+        '{"audio_filepath": "/d/u2.wav", "duration": 3.1, "text": "you", "pred_text": "you"}\n'
+    )
+    path = write(tmp_path / "manifest.json", lines)
+    (system,) = score(path, path).systems
+    assert [(row["id"], row["S"], row["N"], row["duration"]) for row in system.rows] == [
+        ("u1", 1, 2, 3.1),
+        ("u2", 0, 1, 3.1),
+    ]
+    kaldi = write(tmp_path / "text", "u2 you\nu1 hello there\n")
+    assert sum(row["S"] + row["D"] + row["I"] for row in score(path, kaldi).systems[0].rows) == 0
+
+
+def test_parts_of_one_recording_in_a_nemo_manifest_keep_their_own_ids(tmp_path):
+    lines = [f'{{"audio_filepath": "x/a.wav", "offset": {k}, "text": "t{k}", "pred_text": "t{k}"}}' for k in (0, 2.5)]
+    path = write(
+        tmp_path / "m.json", "\n".join([*lines, '{"audio_filepath": "y/b.wav", "text": "c", "pred_text": ""}'])
+    )
+    assert [row["id"] for row in score(path, path).systems[0].rows] == ["a-0.000", "a-2.500", "b"]
+
+
+def test_ids_may_be_numbers(tmp_path):
+    ref = write(tmp_path / "r.jsonl", '{"id": 1, "text": "hello"}\n{"id": 2, "text": "you"}\n')
+    hyp = write(tmp_path / "h.json", '[{"id": 2, "prediction": "you"}, {"id": 1, "prediction": "hello"}]')
+    assert [(row["id"], row["wer"]) for row in score(ref, hyp).systems[0].rows] == [("1", 0.0), ("2", 0.0)]
+
+
+def test_a_row_without_hypothesis_does_not_fall_back_to_the_reference_text(tmp_path):
+    path = write(tmp_path / "m.jsonl", '{"id": 1, "text": "a", "pred_text": "a"}\n{"id": 2, "text": "b"}\n')
+    with pytest.raises(DataError, match=r"line 2: has no hypothesis \(other lines of the file have one\)"):
+        score(path, path)
+
+
+def test_speakers_are_found_in_another_case(tmp_path):
+    ref, hyp = write(tmp_path / "r.trn", "a (u1-x)\n"), write(tmp_path / "h.trn", "a (u1-x)\n")
+    table = write(tmp_path / "utt2spk", "U1-X ann\n")
+    assert score(ref, hyp, speakers=table).systems[0].rows[0]["speaker"] == "ann"

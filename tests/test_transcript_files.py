@@ -4,7 +4,8 @@ import pytest
 
 from speechssl.errors import DataError
 from speechssl.evaluation.network import Optional
-from speechssl.evaluation.transcript_files import guess_format, read_lines, read_transcripts
+from speechssl.evaluation.text_formats import guess_format
+from speechssl.evaluation.transcript_files import read_lines, read_transcripts
 
 
 def write(path, text):
@@ -39,7 +40,7 @@ def test_trn_ends_with_an_id(tmp_path):
 def test_rows_and_manifests(tmp_path):
     rows = [
         {"id": "a", "ref": "r", "hyp": "h", "ref_raw": "R!", "speaker": "s", "duration": 2},
-        {"id": "b", "text": "both", "speaker": 7},
+        {"id": "b", "ref": "both", "hyp": "both", "speaker": 7},
     ]
     path = write(tmp_path / "hypotheses.jsonl", "\n".join(map(json.dumps, rows)) + "\n\n")
     refs, hyps = (read_transcripts(path, "jsonl", side) for side in ("ref", "hyp"))
@@ -64,12 +65,12 @@ def test_rows_and_manifests(tmp_path):
     ],
 )
 def test_the_format_is_told(name, text, kind, tmp_path):
-    assert guess_format(write(tmp_path / name, text)) == kind
+    assert guess_format(write(tmp_path / name, text), read_lines) == kind
 
 
 def test_a_folder_of_an_evaluation(tmp_path):
     write(tmp_path / "hypotheses.jsonl", "")
-    assert guess_format(tmp_path) == "jsonl"
+    assert guess_format(tmp_path, read_lines) == "jsonl"
 
 
 @pytest.mark.parametrize(
@@ -81,8 +82,13 @@ def test_a_folder_of_an_evaluation(tmp_path):
         ("trn", "{ a (s-1)\n", "line 1: an opening brace"),
         ("kaldi", "u1 a\nu1 b\n", "line 2: utterance 'u1' is there twice"),
         ("jsonl", "{\n", "line 1: not JSON"),
-        ("jsonl", "[1]\n", "line 1: not an object with an 'id'"),
-        ("jsonl", '{"id": "a"}\n', "line 1: has no text: none of ref_raw, ref, text"),
+        ("jsonl", "[1]\n", "entry 1: not a JSON object but int"),
+        ("jsonl", "1\n", "line 1: not a JSON object but int"),
+        ("jsonl", '{"text": "a"}\n', "line 1: names no utterance: none of id, .* its fields are text"),
+        ("jsonl", '{"id": true, "text": "a"}\n', "line 1: 'id' must be a string or a whole number, not True"),
+        ("jsonl", '{"id": 1.5, "text": "a"}\n', "line 1: 'id' must be a string or a whole number, not 1.5"),
+        ("jsonl", '{"id": "a"}\n', "line 1: has no reference: none of ref_raw, .* its fields are id"),
+        ("jsonl", '{"id": "a", "text": null}\n', "line 1: 'text' must be a string, not None; write an empty string"),
         ("text", b"good\n\xff\n", "line 2: not UTF-8"),
         ("stm", "", "stm has times"),
     ],

@@ -5,6 +5,7 @@ a word in parentheses may be left out. Out: the plain reference and hypothesis t
 any other pair. Alternatives may be nested and may be in the hypothesis too (``<ALT_BEGIN>`` of a ctm file).
 """
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = [
     "parse_markup",
     "resolve",
     "rewrite",
+    "untagged",
 ]
 
 NOTHING = ""
@@ -82,6 +84,11 @@ def parse_markup(text: str, *, optional: bool = True) -> tuple[Item, ...]:
     items, rest = _sequence(_tokens(text), optional=optional, depth=0)
     assert not rest
     return items
+
+
+def untagged(text: str) -> str:
+    """Return a text without the tags that NIST lets a word carry (``word;tag``); an escaped semicolon is one."""
+    return re.sub(r"\\;|;\S*", lambda found: ";" if found.group() == "\\;" else "", text) if ";" in text else text
 
 
 def rewrite(items: Sequence[Item], change: Callable[[str], str]) -> tuple[Item, ...]:

@@ -5,7 +5,7 @@ of the raw text, and what could not be matched. `scoring_report` writes and show
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from speechssl.data.ledger import Entry
 from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.alignment import normal_text
 from speechssl.evaluation.hypotheses import Row, score_row
+from speechssl.evaluation.identity import match_ids, same_name
 from speechssl.evaluation.network import Item, has_markup, resolve, rewrite
-from speechssl.evaluation.timed import group_words, read_ctm, read_stm
-from speechssl.evaluation.transcript_files import Format, Transcript, guess_format, read_lines, read_transcripts
+from speechssl.evaluation.text_formats import Format, guess_formats
+from speechssl.evaluation.timed import Segment, group_words, read_ctm, read_stm
+from speechssl.evaluation.transcript_files import Transcript, read_lines, read_transcripts
 from speechssl.evaluation.weighted import WEIGHTS, Cost
 
 __all__ = ["Scoring", "SystemRows", "score_files"]
@@ -42,6 +44,8 @@ class SystemRows:
     """Hypotheses without a reference, left out."""
     optional: int
     """Optional words left out, which are not in N (sclite -D counts those of the reference as correct)."""
+    renamed: dict[str, str]
+    """Ids (or files and channels) of the hypotheses that are spelled in another way in the reference, and how."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,15 @@ class Scoring:
     """Segments of an stm reference that are marked as not to be scored."""
 
     def ledger(self) -> list[Entry]:
-        """Return an entry for every hypothesis that is missing or left out."""
+        """Return an entry for every hypothesis that is missing, left out, or taken for one of another spelling."""
         found = []
         for system in self.systems:
             found += [Entry("score", f"{system.name}: {id_}", "no_hypothesis", "") for id_ in system.missing]
             found += [Entry("score", f"{system.name}: {id_}", "no_reference", "") for id_ in system.extra]
+            found += [
+                Entry("score", f"{system.name}: {id_}", "other_spelling_of_id", f"taken for {ref}", "repaired")
+                for id_, ref in system.renamed.items()
+            ]
         return found
 
 
@@ -85,8 +93,9 @@ def score_files(cfg: ScoreConfig, normalise: Normaliser, rule: str) -> Scoring:
         )
     names = _names(cfg)
     ref_path = Path(cfg.ref)
-    kind: Format = guess_format(ref_path) if cfg.ref_format == "auto" else cfg.ref_format
-    kinds = [guess_format(Path(path)) if cfg.hyp_format == "auto" else cfg.hyp_format for path in cfg.hyp]
+    kind, kinds = guess_formats(
+        ref_path, [Path(path) for path in cfg.hyp], read_lines, ref_format=cfg.ref_format, hyp_format=cfg.hyp_format
+    )
     for path, other in zip(cfg.hyp, kinds, strict=True):
         _fit(cfg.ref, kind, path, other)
     if kind == "stm":
@@ -101,24 +110,35 @@ def score_files(cfg: ScoreConfig, normalise: Normaliser, rule: str) -> Scoring:
     speakers = _speakers(cfg, references)
     systems = []
     for name, path, hyp_kind in zip(names, cfg.hyp, kinds, strict=True):
-        if hyp_kind == "ctm":
-            grouped = group_words(segments, read_ctm(Path(path), optional=cfg.optional_words))
-            hypotheses = grouped.hypotheses
-            outside = Counter("file {} channel {}".format(*word.channel) for word in grouped.outside)
-            extra = [f"{where} ({count} words)" for where, count in outside.items()]
-        else:
-            hypotheses = read_transcripts(Path(path), hyp_kind, "hyp", optional=cfg.optional_words)
-            extra = [id_ for id_ in hypotheses if id_ not in references]
+        hypotheses, extra, renamed = _hypotheses(cfg, Path(path), hyp_kind, references, segments)
         if kind == hyp_kind == "text" and len(hypotheses) != len(references):
             raise DataError(
                 f"{cfg.ref} has {len(references)} lines and {path} has {len(hypotheses)}: without ids, line k of one "
-                "is compared with line k of the other"
+                "is compared with line k of the other (where each line begins with an id, give --ref-format kaldi and "
+                "--hyp-format kaldi)"
             )
-        _check_extra(cfg, path, extra, shared=len(hypotheses) - (0 if hyp_kind == "ctm" else len(extra)))
+        _check_extra(
+            cfg, path, extra, next(iter(references)), shared=len(hypotheses) - (0 if hyp_kind == "ctm" else len(extra))
+        )
         rows, raw, optional = _rows(references, hypotheses, speakers, normalise, cfg.cost)
         missing = [id_ for id_ in references if id_ not in hypotheses]
-        systems.append(SystemRows(name, path, hyp_kind, rows, raw, missing, extra, optional))
+        systems.append(SystemRows(name, path, hyp_kind, rows, raw, missing, extra, optional, renamed))
     return Scoring(cfg.ref, kind, tuple(systems), rule, cfg.cost, ignored)
+
+
+def _hypotheses(
+    cfg: ScoreConfig, path: Path, kind: Format, references: Mapping[str, Transcript], segments: Sequence[Segment]
+) -> tuple[dict[str, Transcript], list[str], dict[str, str]]:
+    """Return the hypotheses by the reference's ids, what has no reference, and ids of another spelling."""
+    if kind == "ctm":
+        grouped = group_words(segments, read_ctm(path, optional=cfg.optional_words))
+        outside = Counter("file {} channel {}".format(*word.channel) for word in grouped.outside)
+        channels = {" ".join(there): " ".join(here) for there, here in grouped.renamed.items()}
+        return grouped.hypotheses, [f"{where} ({count} words)" for where, count in outside.items()], channels
+    found = read_transcripts(path, kind, "hyp", optional=cfg.optional_words)
+    renamed = match_ids(references, found, same_name)
+    found = {renamed.get(id_, id_): transcript for id_, transcript in found.items()}
+    return found, [id_ for id_ in found if id_ not in references], renamed
 
 
 def _rows(
@@ -194,10 +214,13 @@ def _fit(ref: str, kind: Format, hyp: str, other: Format) -> None:
         )
 
 
-def _check_extra(cfg: ScoreConfig, path: str, extra: Sequence[str], *, shared: int) -> None:
+def _check_extra(cfg: ScoreConfig, path: str, extra: Sequence[str], first_id: str, *, shared: int) -> None:
     if not shared:
-        first = f" (its first is {extra[0]!r})" if extra else ""
-        raise DataError(f"{path}: has no utterance of {cfg.ref}{first}; are they of the same test set?")
+        first = f" (its first is {extra[0]!r}, that of the reference {first_id!r})" if extra else ""
+        raise DataError(
+            f"{path}: has no utterance of {cfg.ref}{first}; are they of the same test set, and of the formats that "
+            "--ref-format and --hyp-format should name?"
+        )
     if extra and not cfg.allow_extra:
         raise DataError(
             f"{path}: {len(extra)} of its utterances are not in {cfg.ref} (first: {extra[0]!r}); remove them, or leave "
@@ -212,15 +235,16 @@ def _speakers(cfg: ScoreConfig, references: dict[str, Transcript]) -> dict[str, 
         return {id_: speaker or _prefix(id_) for id_, speaker in known.items()}
     if not cfg.speakers:
         return known
+    named: dict[str, str] = {}
     for number, line in enumerate(read_lines(Path(cfg.speakers)), 1):
         if not line.strip():
             continue
         parts = line.split()
         if len(parts) != 2:
             raise DataError(f"{cfg.speakers}, line {number}: not 'id speaker': {line[:60]!r}")
-        if parts[0] in known:
-            known[parts[0]] = parts[1]
-    return known
+        named[parts[0]] = parts[1]
+    renamed = match_ids(known, named, same_name)
+    return known | {renamed.get(id_, id_): name for id_, name in named.items() if renamed.get(id_, id_) in known}
 
 
 def _prefix(id_: str) -> str | None:

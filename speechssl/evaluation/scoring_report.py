@@ -124,7 +124,7 @@ def _text(
         rates = (percent(r.cer), interval_text(r.cer_ci_low, r.cer_ci_high), percent(r.mer), percent(r.wil))
         more.append((system.name, *rates, percent(r.ser), str(len(system.missing)), str(len(system.extra))))
     parts.append(text_table(others, more))
-    parts += [_listed(system) for system in scoring.systems if system.missing or system.extra]
+    parts += [_listed(system) for system in scoring.systems if system.missing or system.extra or system.renamed]
     if pairs:
         parts.append(_pairs(pairs))
         parts.append(
@@ -160,6 +160,10 @@ def _listed(system: SystemRows) -> str:
         if ids:
             shown = ", ".join(ids[:_LISTED]) + (", …" if len(ids) > _LISTED else "")
             lines.append(f"{system.name}: {len(ids)} {what}: {shown}\n")
+    if system.renamed:
+        pairs = [f"{there} = {here}" for there, here in system.renamed.items()]
+        shown = ", ".join(pairs[:_LISTED]) + (", …" if len(pairs) > _LISTED else "")
+        lines.append(f"{system.name}: {len(pairs)} ids are spelled in another way in the reference: {shown}\n")
     return "".join(lines)
 
 
@@ -185,6 +189,7 @@ def _document(
                 "raw": {"wer": raw_wer, **raw},
                 "missing": system.missing,
                 "extra": system.extra,
+                "other_spellings": system.renamed,
                 "optional_words_left_out": system.optional,
             }
         )

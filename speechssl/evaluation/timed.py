@@ -6,12 +6,13 @@ segment belong to it; words in segments marked ``IGNORE_TIME_SEGMENT_IN_SCORING`
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechssl.errors import DataError
-from speechssl.evaluation.network import Alternatives, Item, parse_markup
+from speechssl.evaluation.identity import channel_keys, match_ids
+from speechssl.evaluation.network import Alternatives, Item, parse_markup, untagged
 from speechssl.evaluation.transcript_files import Transcript, collect, markup, read_lines
 
 __all__ = ["Grouped", "Segment", "group_words", "read_ctm", "read_stm"]
@@ -56,6 +57,8 @@ class Grouped:
     """Words of channels that the stm file does not have."""
     ignored_words: int
     """Words in segments that are not scored."""
+    renamed: dict[Channel, Channel]
+    """Channels of the ctm file that are written in another way in the stm file, and how."""
 
 
 def read_stm(path: Path, *, optional: bool = True) -> list[Segment]:
@@ -67,6 +70,7 @@ def read_stm(path: Path, *, optional: bool = True) -> list[Segment]:
         A line is not of this form; names it.
     """
     counted: dict[Channel, int] = {}
+    spelled: dict[Hashable, Channel] = {}
     segments: list[Segment] = []
     for where, line in _fields(path):
         parts = line.split(None, 5)
@@ -80,11 +84,11 @@ def read_stm(path: Path, *, optional: bool = True) -> list[Segment]:
         if text.startswith("<"):
             first, _, text = text.partition(" ")
             labels = tuple(first.strip("<>").split(","))
-        channel = (parts[0], parts[1])
+        channel = _one_spelling((parts[0], parts[1]), spelled)
         counted[channel] = counted.get(channel, 0) + 1
         ignored = any(word in text.lower() for word in IGNORED)
         transcript = Transcript(
-            id=f"{parts[0]}-{parts[1]}-{counted[channel]:04d}",
+            id=f"{channel[0]}-{channel[1]}-{counted[channel]:04d}",
             items=() if ignored else markup(text, where, optional=optional),
             where=where,
             speaker=parts[2],
@@ -129,14 +133,18 @@ def read_ctm(path: Path, *, optional: bool = True) -> list[Word]:
 
 
 def group_words(segments: Sequence[Segment], words: Iterable[Word]) -> Grouped:
-    """Give every word to a segment of its channel."""
+    """Give every word to a segment of its channel; the names of files and channels may differ in case."""
     channels: dict[Channel, list[Segment]] = {}
     for segment in segments:
         channels.setdefault(segment.channel, []).append(segment)
     by_channel: dict[Channel, list[Word]] = {}
+    spelled: dict[Hashable, Channel] = {channel_keys[0](channel): channel for channel in channels}
     for word in words:
-        by_channel.setdefault(word.channel, []).append(word)
+        by_channel.setdefault(_one_spelling(word.channel, spelled), []).append(word)
+    renamed = match_ids(channels, by_channel, channel_keys)
+    by_channel = {renamed.get(channel, channel): found for channel, found in by_channel.items()}
     outside = [word for channel, found in by_channel.items() if channel not in channels for word in found]
+    renamed |= {w.channel: name for name, found in by_channel.items() for w in found if w.channel != name in channels}
     hypotheses: dict[str, Transcript] = {}
     ignored_words = 0
     for channel, spans in channels.items():
@@ -153,7 +161,12 @@ def group_words(segments: Sequence[Segment], words: Iterable[Word]) -> Grouped:
                 ignored_words += len(group)
             else:
                 hypotheses[segment.transcript.id] = _hypothesis(segment, group)
-    return Grouped(hypotheses, outside, ignored_words)
+    return Grouped(hypotheses, outside, ignored_words, renamed)
+
+
+def _one_spelling(channel: Channel, spelled: dict[Hashable, Channel]) -> Channel:
+    """Return the first spelling of a channel; others in another case are the same one, as for sclite."""
+    return spelled.setdefault(channel_keys[0](channel), channel)
 
 
 def _hypothesis(segment: Segment, group: Sequence[Word]) -> Transcript:
@@ -191,7 +204,8 @@ def _word(parts: Sequence[str], where: str, *, optional: bool) -> Word:
         confidence = _seconds(parts[5], where) if parts[5][:1] != "-" else None
         if confidence is not None and confidence > 1:
             raise DataError(f"{where}: the confidence {parts[5]} is not between 0 and 1")
-    items = parse_markup(parts[4], optional=optional) if parts[4][0] == "(" else (parts[4],)
+    word = untagged(parts[4])
+    items = parse_markup(word, optional=optional) if word[:1] == "(" else (word,)
     return Word((parts[0], parts[1]), start, start + duration, start + duration / 2, items[0], confidence, where)
 
 

@@ -3,8 +3,6 @@
 In: a file. Out: a `Transcript` for each utterance, by id, in the order of the file. Errors name the file and the line.
 """
 
-import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +10,11 @@ from typing import Literal
 
 from speechssl.errors import DataError
 from speechssl.evaluation.hypotheses import HYPOTHESES
-from speechssl.evaluation.network import Item, parse_markup
+from speechssl.evaluation.json_transcripts import parse_rows
+from speechssl.evaluation.network import Item, parse_markup, untagged
+from speechssl.evaluation.text_formats import TRN, Format
 
-__all__ = ["Format", "Transcript", "collect", "guess_format", "markup", "read_lines", "read_transcripts"]
-
-Format = Literal["text", "kaldi", "trn", "stm", "ctm", "jsonl"]
-"""text: a line an utterance. kaldi: ``id words``. trn: ``words (id)``. stm, ctm: with times. jsonl: ids and texts."""
-
-_SUFFIXES: dict[str, Format] = {".trn": "trn", ".stm": "stm", ".ctm": "ctm", ".jsonl": "jsonl"}
-_TRN = re.compile(r"(?P<text>.*?)\s*\((?P<id>[^()]*)\)\s*")
-_LOOKED_AT = 50
+__all__ = ["Format", "Transcript", "collect", "markup", "read_lines", "read_transcripts"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,7 @@ class Transcript:
     speaker: str | None = None
     duration: float | None = None
     """Seconds."""
+    language: str | None = None
     times: tuple[tuple[float, float], ...] = ()
     """Start and end of each word, in seconds, where known."""
     confidences: tuple[float, ...] = ()
@@ -63,31 +57,10 @@ def read_lines(path: Path) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def guess_format(path: Path) -> Format:
-    """Tell the format from the name, or, for other names, from the first lines.
-
-    ``.txt`` and unknown names are trn if every line ends in ``(id)``; kaldi if every line begins with an id, that is a
-    word of its own that no other line begins with and that has a digit; else text, a line an utterance.
-    """
-    path = Path(path)
-    if path.is_dir() and (path / HYPOTHESES).is_file():
-        return "jsonl"
-    if path.suffix.lower() in _SUFFIXES:
-        return _SUFFIXES[path.suffix.lower()]
-    lines = [line for line in read_lines(path) if line.strip()]
-    looked = [line for line in lines[:_LOOKED_AT] if not line.startswith(";;")]
-    if looked and all(_TRN.fullmatch(line) for line in looked):
-        return "trn"
-    first = [line.split()[0] for line in lines]
-    if len(set(first)) == len(first) and all(any(char.isdigit() for char in word) for word in first):
-        return "kaldi"
-    return "text"
-
-
 def markup(text: str, where: str, *, optional: bool) -> tuple[Item, ...]:
-    """Read a text with alternatives; the error names the line."""
+    """Read a text with alternatives and without tags of words (``word;tag``); the error names the line."""
     try:
-        return parse_markup(text, optional=optional)
+        return parse_markup(untagged(text), optional=optional)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
 
@@ -100,7 +73,7 @@ def read_transcripts(
     Parameters
     ----------
     side
-        Which text of a jsonl row is meant; a manifest (``text``) serves for both.
+        Which text of a jsonl row is meant; a manifest that has ``text`` only serves for both.
     optional
         Take words in parentheses in trn files for optional ones.
 
@@ -111,7 +84,19 @@ def read_transcripts(
     """
     path = Path(path)
     if kind == "jsonl":
-        return collect(_jsonl(path / HYPOTHESES if path.is_dir() else path, side))
+        path = path / HYPOTHESES if path.is_dir() else path
+        rows = parse_rows(path, read_lines(path), side)
+        return collect(
+            Transcript(
+                row.id,
+                tuple(row.text.split()),
+                row.where,
+                speaker=row.speaker,
+                duration=row.duration,
+                language=row.language,
+            )
+            for row in rows
+        )
     lines = list(enumerate(read_lines(path), 1))
     if kind == "text":
         return collect(Transcript(f"line-{n:06d}", tuple(line.split()), f"{path}, line {n}") for n, line in lines)
@@ -144,31 +129,7 @@ def _trn(path: Path, lines: list[tuple[int, str]], *, optional: bool) -> Iterabl
         if not line.strip() or line.startswith(";;"):
             continue
         where = f"{path}, line {number}"
-        found = _TRN.fullmatch(line)
+        found = TRN.fullmatch(line)
         if found is None or not found["id"].strip():
             raise DataError(f"{where}: does not end in an utterance id in parentheses, as trn does: {line[-40:]!r}")
         yield Transcript(found["id"].strip(), markup(found["text"], where, optional=optional), where)
-
-
-def _jsonl(path: Path, side: Literal["ref", "hyp"]) -> Iterable[Transcript]:
-    for number, line in enumerate(read_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not JSON ({error.msg})") from None
-        if not isinstance(row, dict) or not isinstance(row.get("id"), str):
-            raise DataError(f"{where}: not an object with an 'id'")
-        text = next((row[name] for name in (f"{side}_raw", side, "text") if isinstance(row.get(name), str)), None)
-        if text is None:
-            raise DataError(f"{where}: has no text: none of {side}_raw, {side}, text")
-        speaker, duration = row.get("speaker"), row.get("duration")
-        yield Transcript(
-            row["id"],
-            tuple(text.split()),
-            where,
-            speaker=speaker if isinstance(speaker, str) else None,
-            duration=float(duration) if isinstance(duration, int | float) else None,
-        )

@@ -1,0 +1,147 @@
+"""Transcripts in JSON: our manifests and ``hypotheses.jsonl``, manifests of NeMo and others, one object an utterance.
+
+In: a file of JSON lines, or a JSON array. Out: id, text and what else is known of each utterance. Ids may be numbers;
+a row without an id has the name of its audio file. What the fields are called is told once for the whole file.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from speechssl.data.rows import FIELDS
+from speechssl.errors import DataError
+
+__all__ = ["JsonRow", "parse_rows"]
+
+_REFERENCES = ("ref_raw", "ref", "reference", "reference_text", "target", "ground_truth")
+_HYPOTHESES = ("hyp_raw", "hyp", "hypothesis", "pred_text", "prediction", "predicted", "pred")
+_LISTED = 6
+
+
+@dataclass(frozen=True)
+class JsonRow:
+    """One object of the file."""
+
+    id: str
+    text: str
+    where: str
+    """File and line, for messages."""
+    speaker: str | None
+    duration: float | None
+    language: str | None
+
+
+def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"]) -> list[JsonRow]:
+    """Return the rows of a file.
+
+    The text of a reference is ``ref_raw``, ``ref``, ``reference`` ... or else ``text`` and its other names; that of a
+    hypothesis ``hyp_raw``, ``hyp``, ``pred_text`` ... If any row has one of those, ``text`` is not looked at in any: in
+    a manifest of NeMo it is the reference, and would score as a perfect hypothesis.
+
+    Raises
+    ------
+    DataError
+        A line is not an object with an id (or audio file) and a text; the line is named.
+    """
+    rows = _objects(path, lines)
+    names = (*_REFERENCES, *FIELDS["text"])
+    if side == "hyp":
+        names = _HYPOTHESES if any(name in row for _, row in rows for name in _HYPOTHESES) else FIELDS["text"]
+    ids = _ids(rows)
+    found = []
+    for (where, row), id_ in zip(rows, ids, strict=True):
+        values = [row[name] for name in names if isinstance(row.get(name), str)]
+        if not values:
+            raise DataError(f"{where}: {_no_text(row, names, side)}")
+        speaker, language = (row.get(name) for name in ("speaker", "language"))
+        duration = row.get("duration")
+        known = isinstance(duration, int | float) and not isinstance(duration, bool)
+        found.append(
+            JsonRow(
+                id_,
+                values[0],
+                where,
+                speaker if isinstance(speaker, str) else None,
+                float(duration) if known and duration is not None else None,
+                language if isinstance(language, str) else None,
+            )
+        )
+    return found
+
+
+def _no_text(row: dict[str, Any], names: Sequence[str], side: str) -> str:
+    empty = next((name for name in names if name in row), None)
+    if empty is not None:
+        return f"{empty!r} must be a string, not {row[empty]!r}; write an empty string where nothing was said"
+    what = "reference" if side == "ref" else "hypothesis"
+    others = " (other lines of the file have one)" if names is _HYPOTHESES else ""
+    return (
+        f"has no {what}{others}: none of {', '.join(names[:_LISTED])}; its fields are {', '.join(map(str, row)) or '-'}"
+    )
+
+
+def _objects(path: Path, lines: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the objects of JSON lines, or of a file that is one array, and where each stands."""
+    text = "\n".join(lines)
+    if text.lstrip().startswith("["):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+        placed = [(f"{path}, entry {number}", value) for number, value in enumerate(values, 1)]
+    else:
+        placed = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                placed.append((f"{path}, line {number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg})") from None
+    for where, value in placed:
+        if not isinstance(value, dict):
+            raise DataError(f"{where}: not a JSON object but {type(value).__name__}; give an object an utterance")
+    return placed
+
+
+def _ids(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Return an id for each row: its own, else its audio's name, else its path where names repeat; with its start."""
+    own = [_own_id(where, row) for where, row in rows]
+    audio = ["" if id_ else _audio(where, row) for id_, (where, row) in zip(own, rows, strict=True)]
+    files = {name for name in audio if name}
+    stems = Counter(PurePosixPath(name).stem for name in files)
+    parts = Counter(audio)
+    ids = []
+    for id_, name, (_, row) in zip(own, audio, rows, strict=True):
+        if not id_:
+            stem = PurePosixPath(name).stem
+            id_ = stem if stems[stem] == 1 else str(PurePosixPath(name).with_suffix(""))
+            start = next((row[key] for key in FIELDS["start"] if key in row), None)
+            if parts[name] > 1 and isinstance(start, int | float):
+                id_ += f"-{float(start):.3f}"
+        ids.append(id_)
+    return ids
+
+
+def _own_id(where: str, row: dict[str, Any]) -> str | None:
+    for name in FIELDS["id"]:
+        value = row.get(name)
+        if value is None or value == "":
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise DataError(f"{where}: {name!r} must be a string or a whole number, not {value!r}")
+        return str(value)
+    return None
+
+
+def _audio(where: str, row: dict[str, Any]) -> str:
+    for name in FIELDS["audio"]:
+        value = row.get(name)
+        value = value.get("path") if isinstance(value, dict) else value
+        if isinstance(value, str) and value.strip():
+            return value.strip().replace("\\", "/")
+    names = f"{', '.join(FIELDS['id'][:3])} or an audio file ({', '.join(FIELDS['audio'][:3])})"
+    raise DataError(f"{where}: names no utterance: none of {names}; its fields are {', '.join(map(str, row)) or '-'}")
