@@ -142,10 +142,11 @@ def test_what_is_no_table_is_none(name, content):
     assert parse(name, content) == (None, [])
 
 
-def test_a_table_that_breaks_off_says_where():
-    table, entries = parse("x.csv", 'path,text\na1,one\na2,"' + "x" * 200_000 + "\n")
-    assert [row.key for row in table.rows] == ["a1"]
-    assert "nothing from here on is read" in entries[0].detail
+def test_a_cell_beyond_the_limit_loses_its_own_row_only():
+    table, entries = parse("x.csv", 'path,text\na1,one\na2,"' + "x" * 200_000 + "\na3,three\n")
+    assert [row.key for row in table.rows] == ["a1", "a3"]
+    assert [(entry.item, entry.reason) for entry in entries] == [("x.csv:3", "bad_row")]
+    assert "field limit" in entries[0].detail
 
 
 def test_files_are_read_in_utf8_or_marked_utf16_only(tmp_path):

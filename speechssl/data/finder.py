@@ -17,11 +17,12 @@ __all__ = ["AudioIndex", "nfc", "stem_of"]
 
 
 class AudioIndex:
-    """Finds recordings by any key that a table may use: path, name, stem; an extension that changed; NFC or NFD."""
+    """Finds recordings by any key that a table may use: path, name, stem; an extension or case that changed; NFC or NFD."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = sorted(paths)
         self._by_name: dict[str, list[str]] = defaultdict(list)
+        self._by_folded: dict[str, list[str]] = defaultdict(list)
         self._by_path: dict[str, list[str]] = defaultdict(list)
         self._folders: set[str] = set()
         for path in self._paths:
@@ -30,6 +31,8 @@ class AudioIndex:
                 self._by_path[alias].append(path)
             for alias in {name, stem_of(name)}:
                 self._by_name[alias].append(path)
+            for alias in {name.casefold(), stem_of(name).casefold()}:
+                self._by_folded[alias].append(path)
             self._folders.update(str(parent) for parent in PurePosixPath(path).parents)
 
     def scope(self, table: str) -> str:
@@ -52,8 +55,10 @@ class AudioIndex:
         scope = self.scope(table)
         name = parts[-1]
         stem = stem_of(name) if PurePosixPath(name).suffix.lower() in AUDIO_EXTENSIONS else name
-        for alias in dict.fromkeys((name, stem)):
-            found = [p for p in self._by_name.get(alias, ()) if scope == "." or p.startswith(scope + "/")]
+        aliases = [(self._by_name, name), (self._by_name, stem)]
+        aliases += [(self._by_folded, name.casefold()), (self._by_folded, stem.casefold())]
+        for names, alias in aliases:
+            found = [p for p in names.get(alias, ()) if scope == "." or p.startswith(scope + "/")]
             if found:
                 closeness = {p: (_shared_tail(p, parts), _shared_head(p, folder)) for p in found}
                 best = max(closeness.values())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import PurePosixPath
 
-__all__ = ["canonical_split", "speaker_of", "split_of"]
+__all__ = ["canonical_split", "speaker_of", "split_of", "split_word"]
 
 _SPEAKERS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("LibriSpeech, LibriTTS, MLS", re.compile(r"(?:^|/)(?P<speaker>\d+)/(\d+)/(?P=speaker)[-_]\2[-_][^/]+$")),
@@ -32,6 +32,11 @@ def canonical_split(name: str | None) -> str | None:
         return None
     lowered = name.lower()
     return _SPLIT_NAMES.get(lowered) or _SPLIT_NAMES.get(re.split(r"[-_]", lowered)[0], name)
+
+
+def split_word(word: str) -> bool:
+    """Whether a word is a usual name of a split."""
+    return word.lower() in _SPLIT_NAMES
 
 
 def speaker_of(path: str) -> str | None:

@@ -5,27 +5,39 @@ In: the named fields of a line, under any of the names that corpora use. Out: a 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["FIELDS", "Row", "clean_text", "row_from_fields"]
+__all__ = ["FIELDS", "Row", "clean_text", "field_name", "row_from_fields"]
 
 FIELDS: dict[str, tuple[str, ...]] = {
     "audio": ("audio", "path", "audio_filepath", "audio_path", "audio_file", "file", "file_name", "filename",
-              "filepath", "file_path", "wav", "wav_path", "wav_file", "wav_filename", "recording"),
-    "text": ("text", "transcript", "transcription", "sentence", "normalized_text", "text_normalized"),
-    "speaker": ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speakerid", "reader_id", "reader"),
+              "filepath", "file_path", "wav", "wav_path", "wav_file", "wav_filename", "recording", "audio_filename",
+              "audiofile", "audio_name", "wavfile", "wav_filepath", "clip", "clip_path", "recording_path"),
+    "text": ("text", "transcript", "transcription", "sentence", "normalized_text", "text_normalized", "words", "wrd",
+             "normalized_transcript", "normalized_transcription", "raw_transcription", "src_text", "tgt_text", "trans"),
+    "speaker": ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speakerid", "reader_id", "reader",
+                "speaker_name"),
     "language": ("language", "lang", "locale"),
     "split": ("split", "subset", "partition"),
-    "id": ("id", "utt_id", "utterance_id", "uttid", "audio_id", "key"),
-    "start": ("start", "offset", "start_time", "begin"),
-    "end": ("end", "end_time", "stop"),
+    "id": ("id", "utt_id", "utterance_id", "uttid", "audio_id", "key", "utt", "file_id", "segment_id"),
+    "start": ("start", "offset", "start_time", "begin", "begin_time"),
+    "end": ("end", "end_time", "stop", "stop_time"),
     "duration": ("duration", "dur"),
     "meta": ("meta",),
     "": ("sample_rate", "samplerate", "channels", "num_channels"),  # measured, never believed
 }  # fmt: skip
 """Names of columns and JSON fields, in order of preference; the first that is there counts, others stay in ``meta``."""
+
+_TRANSLATED = {
+    "audio": "audiodatei datei dateiname fichier archivo arquivo файл аудио 文件 文件名 音频 ファイル 音声",
+    "text": "texte texto testo tekst текст транскрипция 文本 转写 テキスト transkript transkription satz phrase frase",
+    "speaker": "sprecher locuteur locutor hablante parlante диктор спикер 说话人 話者",
+}
+_ENGLISH = {word: role for role, words in _TRANSLATED.items() for word in words.split()}
+_SAMPLE_RATES = range(4_000, 192_001)
 
 
 @dataclass(frozen=True)
@@ -52,13 +64,21 @@ def clean_text(text: str) -> str:
     return " ".join("".join(kept).replace("\ufeff", " ").split())
 
 
+def field_name(written: str) -> str:
+    """Return the name of a column as ``FIELDS`` has it: lower case, underscores, the usual foreign words in English."""
+    name = re.sub(r"[\s-]+", "_", written.strip().lower().lstrip("\ufeff"))
+    return _ENGLISH.get(name, name)
+
+
 def row_from_fields(fields: dict[Any, Any], line: int, split: str | None, *, empty_is_text: bool) -> Row:
     """Sort the fields of a line into a row; ValueError says what is wrong with it."""
-    by_name = {str(key).lower().strip(): key for key in fields}
+    by_name = {field_name(str(key)): key for key in reversed(list(fields))}
     taken: dict[str, Any] = {}
     used = set()
     for role, names in FIELDS.items():
         present = [by_name[n] for n in names if n in by_name and fields[by_name[n]] is not None]
+        if role == "text" and len(present) > 1:  # lists of aligned words stand beside the text
+            present = [key for key in present if isinstance(fields[key], str)] or present
         used |= set(present) if role == "" else set(present[:1])
         if role and present:
             taken[role] = fields[present[0]]
@@ -90,15 +110,23 @@ def _word(value: Any) -> str | None:
 
 
 def _span(taken: dict[str, Any]) -> tuple[float, float | None] | None:
-    """Return the part of the recording that a line is about; a duration alone describes the whole file."""
+    """Return the part of the recording that a line is about; a duration alone describes the whole file.
+
+    A start and an end whose distance is a sampling rate times the duration count samples (SpeechBrain's VoxCeleb).
+    """
     if "start" not in taken and "end" not in taken:
         return None
     try:
         start = float(taken.get("start", 0.0))
-        end = taken.get("end")
-        duration = float(taken["duration"]) if "duration" in taken else None if end is None else float(end) - start
+        end = None if taken.get("end") is None else float(taken["end"])
+        duration = float(taken["duration"]) if "duration" in taken else None
     except (TypeError, ValueError) as error:
         raise ValueError("start, end or duration is not a number of seconds") from error
+    if end is not None and end >= 0:  # -1: to the end of the recording
+        length = end - start
+        if duration and round(length / duration) in _SAMPLE_RATES:
+            start *= duration / length
+        duration = length if duration is None else duration
     if not 0 <= start < 1e7 or not (duration is None or 0 < duration < 1e7):
         raise ValueError(f"a part from {start} s of {duration} s cannot be")
     return start, duration

@@ -7,8 +7,9 @@ ledger entries for rows without a recording, recordings with two transcripts, an
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,16 +17,19 @@ from typing import Any
 from speechssl.data.finder import AudioIndex, nfc, stem_of
 from speechssl.data.layouts import canonical_split
 from speechssl.data.ledger import Entry
+from speechssl.data.leftovers import leftovers
 from speechssl.data.rows import Row, clean_text
 from speechssl.data.tables import TABLE_SUFFIXES, Table, parse_table, read_text
+from speechssl.data.toolkits import read_toolkits
 
 __all__ = ["Said", "find_transcripts"]
 
-_RANK = {"jsonl": 0, "columns": 1, "sphinx": 2, "list": 2, "sidecar": 3}
-_SIDECAR_SUFFIXES = (".normalized.txt", ".original.txt", ".txt", ".lab")
+_RANK = {"kaldi": 0, "fairseq": 0, "jsonl": 0, "stm": 0, "columns": 1, "sphinx": 2, "list": 2, "sidecar": 3}
+_SIDECAR_SUFFIXES = (".normalized.txt", ".original.txt", ".txt", ".lab", ".trn")
 _SPLIT_CAUTION = {"test": 0, "dev": 1}
 """When tables disagree on a split, the one that keeps the recording out of training wins."""
 _SAME_LENGTH = 0.15
+_MOST_LATIN = 2**26
 
 
 @dataclass(frozen=True)
@@ -72,30 +76,48 @@ def find_transcripts(
         For the ledger.
     """
     index = AudioIndex(durations)
-    entries: list[Entry] = []
+    names = sorted(texts)
+    toolkits = read_toolkits(names, lambda name: read_text(root / name))
+    used, entries = set(toolkits.used), toolkits.entries
     claims: dict[str, list[_Claim]] = defaultdict(list)
-    for name in sorted(texts):
+    for joined in toolkits.tables:
+        entries += _claim_rows(joined, index, durations, claims) or []
+    for name in (name for name in names if name not in toolkits.used):
         owners = _sidecar_of(name, index)
         if PurePosixPath(name).suffix.lower() not in TABLE_SUFFIXES and not owners:
             continue
+
+        def known(key: str, name: str = name) -> bool:
+            return bool(index.find(key, name))
+
         try:
             text = read_text(root / name)
-        except ValueError as error:
-            if owners or Path(name).suffix.lower() in (".jsonl", ".csv", ".tsv") or ".trans" in name:
+        except (OSError, ValueError) as error:
+            if owners or isinstance(error, OSError) or _promises_table(root / name, name, known):
                 entries.append(Entry("manifest", name, "unreadable_text", str(error)))
+                used.add(name)
             continue
-        except OSError as error:
-            entries.append(Entry("manifest", name, "unreadable_text", str(error)))
-            continue
-        if owners:
-            entries += _claim_sidecar(name, text, owners, claims)
-        else:
-            table, bad = parse_table(name, text, lambda key, name=name: bool(index.find(key, name)))  # type: ignore[misc]
+        table, bad = (None, []) if owners and not name.lower().endswith(".trn") else parse_table(name, text, known)
+        claimed = None if table is None else _claim_rows(table, index, durations, claims)
+        if claimed is None and owners:
+            bad, claimed = [], _claim_sidecar(name, text, owners, claims)
+        if claimed is not None:
+            used.add(name)
+            entries += bad + claimed
+        elif bad and not owners:
+            used.add(name)
             entries += bad
-            if table is not None:
-                entries += _claim_rows(table, index, durations, claims)
+    entries += leftovers(name for name in names if name not in used)
     said = {path: _merge(path, claims[path], entries) for path in sorted(claims)}
     return said, entries
+
+
+def _promises_table(path: Path, name: str, known: Callable[[str], bool]) -> bool:
+    """Whether a file that is not in Unicode is a table of recordings, by its name or by its lines in Latin-1."""
+    if path.suffix.lower() in (".jsonl", ".csv", ".tsv") or ".trans" in name:
+        return True
+    data = path.read_bytes() if path.stat().st_size <= _MOST_LATIN else b"\0"
+    return b"\0" not in data and parse_table(name, data.decode("latin-1"), known)[0] is not None
 
 
 def _sidecar_of(name: str, index: AudioIndex) -> list[str]:
@@ -106,7 +128,7 @@ def _sidecar_of(name: str, index: AudioIndex) -> list[str]:
         return []
     path = PurePosixPath(name)
     stem = path.name[: -len(suffix)]
-    found = [p for p in index.find(stem, name) if stem_of(nfc(PurePosixPath(p).name)) == nfc(stem)]
+    found = [p for p in index.find(stem, name) if nfc(stem) in _names(p)]
     beside = [p for p in found if PurePosixPath(p).parent == path.parent]
     if beside:
         return beside
@@ -115,11 +137,21 @@ def _sidecar_of(name: str, index: AudioIndex) -> list[str]:
     return found if len(found) == 1 and parallel & set(folders) else []
 
 
+def _names(path: str) -> tuple[str, str]:
+    """Return the names that a sidecar of a recording may have: ``x.wav`` (for ``x.wav.txt``) and ``x``."""
+    name = nfc(PurePosixPath(path).name)
+    return name, stem_of(name)
+
+
 def _claim_sidecar(name: str, text: str, owners: list[str], claims: dict[str, list[_Claim]]) -> list[Entry]:
     lines = [line for line in text.split("\n") if line.strip()]
     if any("://" in line or "www." in line for line in lines):
         detail = "it holds a web address: a description, not what was said"
         return [Entry("manifest", name, "not_a_transcript", detail, "dropped")]
+    if name.lower().endswith(".trn"):  # THCHS-30: words, then syllables and phones
+        lines = lines[:1]
+    if len(lines) == 1 and re.fullmatch(r"\S*/\S*\.\w{2,4}", lines[0].strip()):
+        return [Entry("manifest", name, "not_a_transcript", "the path of another file", "dropped")]
     if len(lines) > 1 and all(re.match(r"^\d+(\.\d+)?\s+\d+(\.\d+)?\s", line) for line in lines):
         return [Entry("manifest", name, "not_a_transcript", "time-aligned labels, not words", "dropped")]
     words = clean_text(re.sub(r"^\d+ \d+ ", "", " ".join(lines)))  # TIMIT: first and last sample, then the words
@@ -132,12 +164,12 @@ def _claim_sidecar(name: str, text: str, owners: list[str], claims: dict[str, li
 
 def _claim_rows(
     table: Table, index: AudioIndex, durations: Mapping[str, float | None], claims: dict[str, list[_Claim]]
-) -> list[Entry]:
-    """Hand the rows of a table to their recordings, if it is a table of this corpus at all."""
+) -> list[Entry] | None:
+    """Hand the rows of a table to their recordings; None when it is no table of this corpus at all."""
     found = [(row, index.find(row.key, table.path)) for row in table.rows]
     matched = sum(bool(paths) for _, paths in found)
     if not table.certain and matched < max(1, min(20, len(found) // 2)):
-        return []
+        return None
     entries = []
     several = [[durations[p] or 0.0 for p in paths] for _, paths in found if len(paths) > 1]
     copies = all(max(lengths) - min(lengths) <= _SAME_LENGTH * max(lengths) for lengths in several)
@@ -221,5 +253,5 @@ def _join(path: str, claims: list[_Claim], entries: list[Entry]) -> Said:
 
 
 def _letters(text: str | None) -> str:
-    """Return what two spellings of the same words share: letters and digits, without case."""
-    return "".join(c for c in (text or "").casefold() if c.isalnum())
+    """Return what two spellings of the same words share: letters, their marks and digits, without case."""
+    return "".join(c for c in (text or "").casefold() if c.isalnum() or unicodedata.category(c)[0] == "M")
