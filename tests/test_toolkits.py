@@ -94,6 +94,11 @@ def test_fairseq_labels_of_another_length_are_refused(tmp_path):
     assert ledger == [("train.wrd", "label_mismatch")]
 
 
+def each(line):
+    """Return the line with N and WORD of every recording in it."""
+    return "".join(line.replace("N", str(n)).replace("WORD", word) + "\n" for n, word in enumerate(WORDS))
+
+
 WANT = {"audio/c0.wav": "one", "audio/c1.wav": "two", "audio/c2.wav": "three"}
 WORDS = ("one", "two", "three")
 NEMO = "".join(
@@ -111,7 +116,7 @@ FLEURS = "".join(
     ("train_manifest.json", NEMO.split("\n")[0] + "\n" + "\n".join(NEMO.split("\n")[1:])),
     ("dev.manifest", NEMO),
     ("train.json", json.dumps(SPEECHBRAIN, indent=1)),
-    ("train.csv", "ID,duration,wav,spk_id,wrd\n" + "".join(f"u{n},1,$data_root/c{n}.wav,s,{w}\n" for n, w in enumerate(WORDS))),
+    ("train.csv", "ID,duration,wav,spk_id,wrd\n" + each("uN,1,$data_root/cN.wav,s,WORD")),
     ("data.json", json.dumps(ESPNET)),
     ("list.json", json.dumps([{"file": f"c{n}.wav", "sentence": w} for n, w in enumerate(WORDS)])),
     ("list.json", json.dumps({"data": [{"path": f"c{n}.wav", "text": w} for n, w in enumerate(WORDS)]})),
@@ -124,8 +129,8 @@ FLEURS = "".join(
     ("ref.stm", ";; c\n" + "".join(f"c{n} 1 s 0.00 2.00 <o,f0,male> {w}\n" for n, w in enumerate(WORDS))),
     ("ref.trn", "".join(f"{w} (c{n})\n" for n, w in enumerate(WORDS))),
     ("metadata.csv", "file_name,transcription\n" + "".join(f"audio/c{n}.wav,{w}\n" for n, w in enumerate(WORDS))),
-    ("audio/metadata.jsonl", "".join(json.dumps({"file_name": f"c{n}.wav", "text": w}) + "\n" for n, w in enumerate(WORDS))),
-    ("st/train.tsv", "id\taudio\tn_frames\ttgt_text\tspeaker\n" + "".join(f"i\t/d/c{n}.wav\t9\t{w}\ts\n" for n, w in enumerate(WORDS))),
+    ("audio/metadata.jsonl", each('{"file_name": "cN.wav", "text": "WORD"}')),
+    ("st/train.tsv", "id\taudio\tn_frames\ttgt_text\tspeaker\n" + each("i\t/d/cN.wav\t9\tWORD\ts")),
 ])  # fmt: skip
 def test_tables_of_toolkits_give_their_texts(tmp_path, name, content):
     texts, ledger = texts_in(tmp_path, {name: content}, CLIPS)
@@ -156,7 +161,8 @@ def test_segments_that_are_not_scored_and_bad_lines_of_nist_files_are_listed(tmp
 
 def test_sidecars_of_thchs30_and_with_the_whole_name(tmp_path):
     files = {
-        "audio/c0.wav.trn": "ni hao\nni3 hao3\nn i3 h ao3\n", "audio/c1.wav.txt": "two", "audio/c2.json": '{"text": "3"}',
+        "audio/c0.wav.trn": "ni hao\nni3 hao3\nn i3 h ao3\n", "audio/c1.wav.txt": "two",
+        "audio/c2.json": '{"text": "3"}',
         "other/c0.wav.trn": "../audio/c0.wav.trn\n",
     }  # fmt: skip
     texts, ledger = texts_in(tmp_path, files, [*CLIPS, "other/c0.wav"])

@@ -17,7 +17,7 @@ __all__ = ["AudioIndex", "nfc", "stem_of"]
 
 
 class AudioIndex:
-    """Finds recordings by any key that a table may use: path, name, stem; an extension or case that changed; NFC or NFD."""
+    """Finds recordings by any key that a table may use: path, name, stem; an extension or case that changed."""
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._paths = sorted(paths)
