@@ -32,11 +32,12 @@ from speechssl.data.stream import Stream
 from speechssl.errors import ConfigError, DataError, RunError
 from speechssl.evaluation.units import UnitTable
 from speechssl.interop.model_folder import load_encoder, load_folder
+from speechssl.models.encoder import SpeechEncoder
 from speechssl.settings import write_toml
+from speechssl.training import phases, unit_stage
 from speechssl.training import pretrain as pretrain_module
-from speechssl.training import unit_stage
 from speechssl.training.log import read_metrics
-from speechssl.training.parallel import Parallel
+from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.pretrain import pretrain, resolved
 from speechssl.training.run import RunFolder
 
@@ -149,7 +150,7 @@ def test_resumed_anywhere_gives_the_same_bits(cfg, tmp_path, monkeypatch, where,
         case "step 3 of 2":
             stop_at_call(Stream, "step", 4 + 4)
         case "export of 1":
-            stop_at_call(pretrain_module, "save_model", 1)
+            stop_at_call(phases, "save_model", 1)
         case "publishing":
             stop_at_call(pretrain_module, "_publish", 1)
     with pytest.raises(Stopped):
@@ -240,10 +241,10 @@ def test_missing_shards_and_changed_settings_are_refused(cfg, tmp_path):
 def test_a_model_with_another_frame_grid_gives_no_units(cfg, tmp_path):
     one = replace(cfg, hubert=replace(cfg.hubert, steps=(2,), clusters=(6,), layers=(0,)))
     first = pretrain(at(one, tmp_path / "a"))
-    encoder = pretrain_module.SpeechEncoder(replace(cfg.model, frontend=replace(cfg.model.frontend, stack=3)))
+    encoder = SpeechEncoder(replace(cfg.model, frontend=replace(cfg.model.frontend, stack=3)))
     layer = replace(one, hubert=replace(one.hubert, layers=(1,)))
     with pytest.raises(ConfigError, match="320 samples apart, those of the new model 480"):
-        unit_stage._features(layer, 0, encoder, first, pretrain_module.start_parallel("cpu"))
+        unit_stage._features(layer, 0, encoder, first, start_parallel("cpu"))
 
 
 def test_damaged_audio_is_listed_and_left_out(cfg, tone_corpus, tmp_path):
@@ -301,7 +302,7 @@ def test_other_ranks_wait_for_the_units_of_rank_0(cfg, tmp_path, monkeypatch):
 
     def wait() -> UnitTable:
         return unit_stage.iteration_units(
-            cfg, 0, corpus=None, rows=[], encoder=None, previous=None, run=RunFolder(tmp_path), parallel=second
+            cfg, 0, corpus=None, rows=[], held=[], encoder=None, previous=None, run=RunFolder(tmp_path), parallel=second
         )
 
     with ThreadPoolExecutor(1) as pool:

@@ -19,6 +19,7 @@ from speechssl.config.training import (
     TrainingConfig,
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
+from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import EvaluateConfig, RunConfig
 
 __all__ = [
@@ -50,5 +51,6 @@ __all__ = [
     "TrainingConfig",
     "TranscribeConfig",
     "TuneConfig",
+    "ValidationConfig",
     "Wav2Vec2Config",
 ]

@@ -5,6 +5,7 @@ from typing import Literal
 
 from speechssl.config.data import AugmentConfig, DataConfig
 from speechssl.config.model import HubertConfig, MaskConfig, ModelConfig, Wav2Vec2Config
+from speechssl.config.validation import ValidationConfig
 
 __all__ = ["CtcConfig", "FinetuneConfig", "OptimConfig", "PretrainConfig", "TokensConfig", "TrainingConfig"]
 
@@ -50,7 +51,8 @@ class TrainingConfig:
     keep: int = 3
     """Checkpoints kept, besides the best; at least 2."""
     validate_every: int = 0
-    """Steps between validations (fine-tuning: dev WER); 0 for the end only."""
+    """Steps between validations. 0: in fine-tuning (dev WER) at the end only, in pretraining (held-out loss) 50 times
+    a run, or as often as costs 2 % of it."""
     max_skips: int = 10
     """Consecutive steps with non-finite gradients after which the run stops."""
     on_collapse: Literal["warn", "stop"] = "warn"
@@ -76,6 +78,7 @@ class PretrainConfig:
     mask: MaskConfig = field(default_factory=MaskConfig)
     wav2vec2: Wav2Vec2Config = field(default_factory=Wav2Vec2Config)
     hubert: HubertConfig = field(default_factory=HubertConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

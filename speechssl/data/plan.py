@@ -111,13 +111,16 @@ class Plan:
         self.batches_per_epoch = int(self._sizes.sum())
 
     @classmethod
-    def pretrain(cls, corpus: Corpus, cfg: DataConfig, seed: int, *, align: int) -> Self:
+    def pretrain(
+        cls, corpus: Corpus, cfg: DataConfig, seed: int, *, align: int, without: np.ndarray | None = None
+    ) -> Self:
         """Plan equal-length batches: every row is cropped to its bucket's edge, so nothing is padded.
 
-        Every utterance that is not in ``dropped`` appears exactly once in each epoch. Edges and crop starts are
-        multiples of ``align`` samples (the encoder's hop), so that frames of a crop are frames of the utterance.
+        Every utterance that is neither in ``dropped`` nor in the rows ``without`` (held out, int64, increasing) appears
+        exactly once in each epoch. Edges and crop starts are multiples of ``align`` samples (the encoder's hop), so
+        that frames of a crop are frames of the utterance.
         """
-        chosen = Selection("pretrain", max(cfg.min_seconds, align / RATE), None)
+        chosen = Selection("pretrain", max(cfg.min_seconds, align / RATE), None, without=without)
         return cls(corpus, cfg, chosen, kind="pretrain", seed=seed, align=align)
 
     @classmethod

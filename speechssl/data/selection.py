@@ -31,6 +31,9 @@ class Selection:
     """Seconds; None for no limit."""
     labelled: np.ndarray | None = None
     """bool, for each row of the corpus; None when a transcript is not needed."""
+    without: np.ndarray | None = None
+    """int64, increasing: rows of sufficient length that are kept for something else; they are not said to be left
+    out."""
 
     def kept(self, lengths: np.ndarray, start: int) -> np.ndarray:
         """Return who is used of the rows from ``start`` on, bool, as long as ``lengths`` (samples)."""
@@ -39,6 +42,9 @@ class Selection:
             kept &= lengths <= round(self.longest * RATE)
         if self.labelled is not None:
             kept &= self.labelled[start : start + len(lengths)]
+        if self.without is not None:
+            first, last = np.searchsorted(self.without, [start, start + len(lengths)])
+            kept[self.without[first:last] - start] = False
         return kept
 
     def reasons(self, lengths: np.ndarray, kept: np.ndarray) -> dict[str, int]:
@@ -75,7 +81,8 @@ class Selection:
         """Return who is left out for each reason, bool; nobody for two."""
         short = lengths < round(self.shortest * RATE)
         long = np.zeros_like(short) if self.longest is None else lengths > round(self.longest * RATE)
-        return {"too_short": short, "too_long": long & ~short, "no_transcript": ~(short | long | kept)}
+        silent = np.zeros_like(short) if self.labelled is None else ~(short | long | kept)
+        return {"too_short": short, "too_long": long & ~short, "no_transcript": silent}
 
     def _summary(self, corpus: Corpus) -> list[Entry] | None:
         """Return an entry for each reason, where one for each utterance would need too many indexes."""

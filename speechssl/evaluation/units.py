@@ -46,6 +46,8 @@ class Source:
     features: UnitFeatures
     rows: Sequence[int]
     """Utterances to use, as rows of the corpus; those too short for one frame are passed over."""
+    unfitted: frozenset[int] = frozenset()
+    """Rows among them that get units, but that the k-means is not fitted on: held out."""
     batch_seconds: float = 100.0
     """Audio that becomes features at a time, padding included."""
     threads: int = 1
@@ -115,7 +117,8 @@ def sample_features(source: Source, *, hours: float, seed: int, max_bytes: int =
     Unreadable utterances are left out here; labelling, which follows, lists them.
     """
     corpus, features = source.corpus, source.features
-    order = sorted(source.usable(), key=lambda row: key("kmeans", seed, corpus.ids[row]))
+    fitted = [row for row in source.usable() if row not in source.unfitted]
+    order = sorted(fitted, key=lambda row: key("kmeans", seed, corpus.ids[row]))
     ends = np.cumsum(corpus.samples[order])
     drawn = order[: int(np.searchsorted(ends, hours * 3600 * SAMPLE_RATE)) + 1]
     frames = sum(int(corpus.samples[row]) // features.hop for row in drawn)

@@ -51,6 +51,8 @@ class Objective(nn.Module):
 
     chance: dict[str, float]
     """Metric name -> value that a model which has learnt nothing would show (for training/health.py)."""
+    seed: int = 0
+    """Key of what ``prepare`` draws; validation draws by a key of its own."""
 
     def __init__(self) -> None:
         super().__init__()

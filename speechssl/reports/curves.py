@@ -6,6 +6,7 @@ says what they are, because a loss means nothing without them.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from speechssl.reports.axes import LONGEST, Series
@@ -18,6 +19,10 @@ from speechssl.reports.unit_use import use_chart
 __all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
 
 _X = "update"
+_HELD_OUT = (
+    " Held out: on utterances that are never trained on, without dropout. When the model memorises, this loss rises "
+    "while the training loss falls."
+)
 _FEW = 60
 """Curves of at most this many points get a dot at each."""
 
@@ -38,17 +43,18 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
         (n for n in ("contrastive", "masked_loss") if any(n in row for t in trainings for row in t.train)), "loss"
     )
     what = {"contrastive": "Contrastive loss", "masked_loss": "Masked prediction loss"}.get(name, "Loss")
+    held = _HELD_OUT if any(row for t in trainings for row in t.valid) else ""
     figures = [
         _figure(
-            _series(trainings, name),
+            _with_held_out(trainings, name),
             f"{what} (nats per masked frame)",
-            f"{what}; lower is better.{chance if name != 'loss' else ''}",
+            f"{what}; lower is better.{chance if name != 'loss' else ''}{held}",
             references=losses if name != "loss" else [],
         ),
         _figure(
-            _series(trainings, "accuracy", scale=100),
+            _with_held_out(trainings, "accuracy", scale=100),
             "Accuracy on masked frames (%)",
-            "How often the right target is ranked first.",
+            f"How often the right target is ranked first.{held}",
             references=accuracies,
             zero=True,
         ),
@@ -171,6 +177,18 @@ def _series(trainings: Sequence[Training], name: str, scale: float = 1.0, *, val
     for index, training in enumerate(trainings):
         x, y = _points(training, name, valid=valid)
         series.append(Series(training_label(training, trainings), x, [scale * value for value in y], style=index % 4))
+    return series
+
+
+def _with_held_out(trainings: Sequence[Training], name: str, scale: float = 1.0) -> list[Series]:
+    """Return the curve of each training, and of the same metric on its held-out part where there is one."""
+    known, held = _series(trainings, name, scale), _series(trainings, f"valid_{name}", scale, valid=True)
+    if not any(item.x for item in held):
+        return known
+    series = []
+    for index, pair in enumerate(zip(known, held, strict=True)):
+        names = ("training", "held out") if len(known) == 1 else (pair[0].name, f"{pair[1].name}, held out")
+        series += [replace(item, name=names[i], style=(2 * index + i) % 4) for i, item in enumerate(pair)]
     return series
 
 

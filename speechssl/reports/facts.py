@@ -56,6 +56,9 @@ class TrainingFacts:
     skipped: int
     loss: float | None
     accuracy: float | None
+    valid_loss: float | None
+    """On held-out audio (pretraining), at the end."""
+    valid_accuracy: float | None
     dev_wer: float | None
     """Lowest."""
     dev_wer_step: int | None
@@ -157,6 +160,7 @@ def _training(training: Training) -> TrainingFacts:
     settings = training.config.get("training")
     planned = settings.get("steps") if isinstance(settings, dict) else None
     last = rows[-1] if rows else {}
+    held = training.valid[-1] if training.valid else {}
     return TrainingFacts(
         name=training.name,
         phase=training.phase,
@@ -170,6 +174,8 @@ def _training(training: Training) -> TrainingFacts:
         skipped=int(last["skipped"]) if _is_number(last.get("skipped")) else 0,
         loss=_number(last.get("loss")),
         accuracy=_number(last.get("accuracy")),
+        valid_loss=_number(held.get("valid_loss")),
+        valid_accuracy=_number(held.get("valid_accuracy")),
         dev_wer=best,
         dev_wer_step=best_step,
         findings=len(training.health),

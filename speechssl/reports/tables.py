@@ -208,14 +208,27 @@ def training_table(trainings: Sequence[TrainingFacts], run: str) -> Html:
                 "–" if t.waiting is None else f"{100 * t.waiting:.1f}",
                 count(t.skipped),
                 "–" if t.loss is None else f"{t.loss:.3f}",
+                "–" if t.valid_loss is None else f"{t.valid_loss:.3f}",
                 best,
             )
         )
     caption = (
         "The trainings. Time: updates times the median time of one. Speed: seconds of audio in a second. Loader: share "
-        "of the time that an update waited for data. Skipped: updates left out because a gradient was not finite."
+        "of the time that an update waited for data. Skipped: updates left out because a gradient was not finite. Held "
+        "out: the loss, at the end, on audio that pretraining never trained on."
     )
-    header = ("Folder", "Phase", "Updates", "Time", "Speed", "Loader %", "Skipped", "Last loss", "Best dev WER %")
+    header = (
+        "Folder",
+        "Phase",
+        "Updates",
+        "Time",
+        "Speed",
+        "Loader %",
+        "Skipped",
+        "Last loss",
+        "Held out",
+        "Dev WER %",
+    )
     return table(caption, header, rows, text=range(2))
 
 

@@ -33,11 +33,12 @@ def render_text(record: RunRecord, facts: Facts, made: datetime) -> str:
     if facts.main is not None:
         parts += [sentence + "\n" for sentence in score_sentences(facts.main)]
     if facts.trainings:
-        header = ("training", "phase", "updates", "time", "skipped", "last loss", "best dev WER %", "findings")
+        header = ("training", "phase", "updates", "time", "skipped", "last loss", "held out", "dev WER %", "findings")
         rows = [
             (
                 t.name or record.name, t.phase, str(t.steps), duration_text(t.seconds), str(t.skipped),
-                "–" if t.loss is None else f"{t.loss:.3f}", percent(t.dev_wer), str(t.findings),
+                "–" if t.loss is None else f"{t.loss:.3f}",
+                "–" if t.valid_loss is None else f"{t.valid_loss:.3f}", percent(t.dev_wer), str(t.findings),
             )
             for t in facts.trainings
         ]  # fmt: skip

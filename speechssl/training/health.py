@@ -36,6 +36,10 @@ ALL_BLANK = 0.99
 """Share of frames whose best CTC label is the blank; speech needs about 0.6 to 0.95."""
 PLATEAU_BLANK = 0.9
 """A loss that stands still below this share of blanks has simply converged."""
+MEMORISES_SHARE = 0.15
+"""Share of the run that must have passed since the lowest validation loss."""
+MEMORISES_RISE = 1.01
+"""Rise of the validation loss, as a factor of its lowest value, that is more than a ripple."""
 PLATEAU = (
     "All-blank output is normal for the first part of a run. If it lasts: check the transcripts and the vocabulary in "
     "the ledger, shorten ctc.freeze_steps, or raise optim.lr"
@@ -77,6 +81,8 @@ class Health:
         self._norms: deque[float] = deque(maxlen=20)
         self._waits: deque[float] = deque(maxlen=3)
         self._losses: list[tuple[int, float]] = []
+        self._trained: list[float] = []
+        self._validated: list[tuple[int, float, float]] = []
 
     def watch(self, step: int, metrics: Mapping[str, Any]) -> list[Finding]:
         """Return the findings that are new at ``step`` (steps done); what has ended may be found again later."""
@@ -100,6 +106,7 @@ class Health:
             self._skips,
             self._loader,
             self._ctc,
+            self._memorising,
         ]
         return checks if self.total >= GRACE_STEPS else checks[2:]
 
@@ -228,3 +235,25 @@ class Health:
                 "no words at all is the blank plateau (train longer), wrong letters are a vocabulary that does not fit"
             )
             yield "no_words", Finding("ctc_no_words", message) if wer > 0.98 and self._settled(step, 0.5) else None
+
+    def _memorising(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
+        """Held-out loss that has risen for long while the training loss went on falling."""
+        if "valid_loss" not in values:
+            self._trained += [values["loss"]] if "loss" in values else []
+            return
+        if not self._trained:
+            return
+        self._validated.append((step, values["valid_loss"], statistics.fmean(self._trained)))
+        self._trained = []
+        best, lowest, then = min(self._validated, key=lambda item: item[1])
+        recent = [loss for at, loss, _ in self._validated[-3:] if at > best]
+        now = self._validated[-1][2]
+        risen = len(recent) == 3 and min(recent) > MEMORISES_RISE * lowest
+        message = (
+            f"valid_loss was lowest at step {best} ({lowest:.3f}) and is {values['valid_loss']:.3f} now, while the "
+            f"training loss fell from {then:.3f} to {now:.3f}: the model memorises its training audio, and later "
+            "weights are worse on new audio. Use more audio, a smaller model or more dropout, or stop near "
+            f"training.steps = {best}"
+        )
+        lasting = step - best >= MEMORISES_SHARE * self.total
+        yield "memorises", Finding("memorises", message) if risen and lasting and now < then else None

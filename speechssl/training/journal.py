@@ -29,6 +29,8 @@ logger = logging.getLogger("speechssl.train")
 
 SHOWN = ("loss", "lr", "grad_norm", "throughput", "loader_wait", "skipped")
 """Metrics shown beside the progress bar."""
+HELD_OUT_SHOWN = ("valid_loss", "valid_accuracy")
+"""Those of validation in pretraining, which has every metric of the objective."""
 
 
 def fingerprint(module: nn.Module) -> int:
@@ -133,7 +135,8 @@ class Journal:
     def validation(self, step: int, values: dict[str, Any]) -> None:
         """Write a line of validation metrics (a collective); raises as ``train`` does."""
         self.run.metrics.append(step, "valid", values)
-        self.progress.report(step, values)
+        few = {name: values[name] for name in HELD_OUT_SHOWN if name in values}
+        self.progress.report(step, few or values)
         self._diagnose(step, values)
 
     def _compare_ranks(self, step: int, objective: nn.Module) -> None:

@@ -32,7 +32,7 @@ from speechssl.training.run import RunFolder
 from speechssl.training.state import TrainingState
 from speechssl.training.window import Window
 
-__all__ = ["Batches", "TrainResult", "seed_micro_batch", "train"]
+__all__ = ["Batches", "TrainResult", "autocast", "seed_micro_batch", "train"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def train(
             for i, item in enumerate(feed.on_device(micro_batches if total else [])):
                 seed_micro_batch(seed, step, i * parallel.world + parallel.rank)
                 with parallel.accumulate(module, last=i + 1 == len(micro_batches)):
-                    with _autocast(parallel.device, training):
+                    with autocast(parallel.device, training):
                         loss: Loss = module(item)
                     summed = loss.sum if item.n_targets else _nothing(parameters)
                     (summed * (parallel.world / total)).backward()
@@ -177,7 +177,8 @@ def seed_micro_batch(seed: int, step: int, number: int) -> None:
     torch.manual_seed(key("micro-batch", seed, step, number))
 
 
-def _autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
+def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
+    """Return the context that losses are computed in: bfloat16 where ``training.precision`` asks for it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
 
 

@@ -7,50 +7,25 @@ it was stopped: finished iterations, finished units and finished updates are not
 
 import os
 import shutil
-import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from speechssl.config import ModelConfig, PretrainConfig
-from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.ids import read_ids
 from speechssl.data.keys import key
-from speechssl.data.plan import Plan
-from speechssl.data.stream import Stream
 from speechssl.errors import ConfigError
-from speechssl.interop.model_folder import load_encoder, load_folder, save_model
-from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.base import Objective
+from speechssl.interop.model_folder import load_folder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.training.loop import train
 from speechssl.training.parallel import Parallel, start_parallel
+from speechssl.training.phases import open_phase, say, train_phase
 from speechssl.training.run import RunFolder
 from speechssl.training.unit_stage import iteration_units
 
 __all__ = ["pretrain", "resolved"]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One training from start to model folder: all of wav2vec 2.0, or one iteration of HuBERT."""
-
-    cfg: PretrainConfig
-    """With the steps of this phase in ``training.steps``."""
-    title: str
-    seed: int
-    """Key of initial weights, order, crops, masks and dropout."""
-    init: str
-    """Model folder that the encoder starts from; empty for random weights."""
-    encoder: SpeechEncoder
-    corpus: Corpus
-    plan: Plan
-    run: RunFolder
-    parallel: Parallel
 
 
 def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
@@ -71,15 +46,15 @@ def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
         with RunFolder(cfg.output or f"runs/{cfg.name}").open(cfg, ranks) as run:
             model = run.path / "model"
             if (model / "config.json").exists():
-                _say(ranks, f"{model} is complete; nothing is left to do")
+                say(ranks, f"{model} is complete; nothing is left to do")
                 return model
             corpus = _corpus(cfg)
             if cfg.objective == "hubert":
                 return _iterations(cfg, corpus, run, ranks)
-            phase = _open(cfg, "wav2vec2", cfg.seed, cfg.init, corpus=corpus, run=run, parallel=ranks)
+            phase = open_phase(cfg, "wav2vec2", cfg.seed, cfg.init, corpus=corpus, run=run, parallel=ranks)
             torch.manual_seed(key("heads", phase.seed))
             objective = Wav2Vec2(phase.encoder, cfg.wav2vec2, cfg.mask, seed=phase.seed)
-            return _train(phase, objective, {})
+            return train_phase(phase, objective, {})
     finally:
         if parallel is None:
             ranks.close()
@@ -130,15 +105,16 @@ def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: P
         init = str(previous or "") if cfg.hubert.carry_over else cfg.init
         with RunFolder(folder).open(own, parallel) as iteration:
             if (folder / "model" / "config.json").exists():
-                _say(parallel, f"{title}: done before")
+                say(parallel, f"{title}: done before")
             else:
                 seed = key("iteration", cfg.seed, index)
-                phase = _open(own, title, seed, init, corpus=corpus, run=iteration, parallel=parallel)
+                phase = open_phase(own, title, seed, init, corpus=corpus, run=iteration, parallel=parallel)
                 units = iteration_units(
                     own,
                     index,
                     corpus=corpus,
                     rows=phase.plan.rows.tolist(),
+                    held=phase.held.tolist(),
                     encoder=phase.encoder,
                     previous=previous,
                     run=iteration,
@@ -146,64 +122,12 @@ def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: P
                 )
                 torch.manual_seed(key("heads", seed))  # making the units may or may not have drawn numbers
                 objective = Hubert(phase.encoder, cfg.hubert, cfg.mask, units, cfg.hubert.clusters[index], seed=seed)
-                _train(phase, objective, {"iteration": index + 1, "units": units.quality()})
+                train_phase(phase, objective, {"iteration": index + 1, "units": units.quality()})
         previous = folder / "model"
     target = run.path / "model"
     if parallel.first:
         assert previous is not None
         _publish(previous, target)
-    parallel.barrier()
-    return target
-
-
-def _open(
-    cfg: PretrainConfig, title: str, seed: int, init: str, *, corpus: Corpus, run: RunFolder, parallel: Parallel
-) -> Phase:
-    """Build the encoder, random weights keyed by the seed, and the plan."""
-    torch.manual_seed(key("encoder", seed))
-    encoder = load_encoder(Path(init), cfg.model) if init else SpeechEncoder(cfg.model)
-    plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop)
-    run.record(plan.dropped)
-    return Phase(cfg, title, seed, init, encoder, corpus, plan, run, parallel)
-
-
-def _train(phase: Phase, objective: Objective, info: dict[str, Any]) -> Path:
-    """Train one phase and write its model folder, with ``info`` beside what every model says of itself."""
-    cfg, parallel = phase.cfg, phase.parallel
-    hours = phase.plan.n_samples / SAMPLE_RATE / 3600
-    _say(parallel, _outlook(phase, objective, hours))
-    stream = Stream(
-        phase.corpus,
-        phase.plan,
-        cfg.data,
-        seed=phase.seed,
-        batches_per_step=cfg.data.batches_per_step,
-        rank=parallel.rank,
-        world=parallel.world,
-    )
-    with stream:
-        result = train(
-            objective,
-            stream,
-            run=phase.run,
-            parallel=parallel,
-            training=cfg.training,
-            optim=cfg.optim,
-            seed=phase.seed,
-        )
-    target = phase.run.path / "model"
-    if parallel.first:
-        heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("encoder.")}
-        facts = {
-            "objective": cfg.objective,
-            "step": result.step,
-            "seed": cfg.seed,
-            "init": phase.init,
-            "averaged": cfg.training.ema_decay > 0,
-            "utterances": phase.plan.n_rows,
-            "hours": round(hours, 4),
-        }
-        save_model(target, encoder=phase.encoder, extra=heads, info=facts | info)
     parallel.barrier()
     return target
 
@@ -223,21 +147,6 @@ def _with_rates_of(sizes: ModelConfig, rates: ModelConfig) -> ModelConfig:
     return replace(sizes, encoder=encoder, frontend=replace(sizes.frontend, grad_scale=rates.frontend.grad_scale))
 
 
-def _outlook(phase: Phase, objective: Objective, hours: float) -> str:
-    """Return what is about to happen, in one line."""
-    cfg, plan = phase.cfg, phase.plan
-    per_step = cfg.data.batches_per_step
-    dropped = ", ".join(f"{count} {reason}" for reason, count in plan.dropped_counts.most_common())
-    return (
-        f"{phase.title}: {hours:.2f} h in {phase.plan.n_rows:,} utterances"
-        + (f" (left out: {dropped})" if dropped else "")
-        + f"; {cfg.training.steps:,} steps of up to {per_step * cfg.data.batch_seconds:g} s, "
-        f"{cfg.training.steps * per_step / plan.batches_per_epoch:.1f} epochs; "
-        f"{sum(parameter.numel() for parameter in objective.parameters()) / 1e6:.2f} M parameters; "
-        f"{phase.parallel.world} x {phase.parallel.device.type}, {cfg.training.precision}"
-    )
-
-
 def _publish(source: Path, target: Path) -> None:
     """Copy a model folder; it takes its name only when complete."""
     partial = target.with_name(f"{target.name}.tmp-{os.getpid()}")
@@ -246,8 +155,3 @@ def _publish(source: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(target)
     partial.rename(target)
-
-
-def _say(parallel: Parallel, text: str) -> None:
-    if parallel.first:
-        print(text, file=sys.stderr, flush=True)

@@ -40,6 +40,7 @@ def iteration_units(
     *,
     corpus: Corpus,
     rows: list[int],
+    held: list[int],
     encoder: SpeechEncoder,
     previous: Path | None,
     run: RunFolder,
@@ -52,7 +53,9 @@ def iteration_units(
     index
         Iteration, counted from 0.
     rows
-        Utterances to label.
+        Utterances to train on.
+    held
+        Held-out utterances: labelled too, but the k-means is not fitted on them.
     encoder
         The encoder that will be trained on them: its frame grid counts.
     previous
@@ -87,7 +90,8 @@ def iteration_units(
                 features = _features(cfg, index, encoder, previous, parallel)
                 if cfg.hubert.units_normalise:
                     features = NormalisedFeatures(features)
-                table = _make(cfg, index, Source(corpus, features, rows, check=check), run)
+                source = Source(corpus, features, sorted([*rows, *held]), frozenset(held), check=check)
+                table = _make(cfg, index, source, run)
             except BaseException as error:
                 failed.write_text(str(error) or type(error).__name__, encoding="utf-8")
                 raise

@@ -1,0 +1,160 @@
+"""One training from start to model folder: all of wav2vec 2.0, or one iteration of HuBERT.
+
+In: the configuration, a corpus, a run folder. Out: ``model/`` in that run folder. Nothing here knows which objective it
+trains.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speechssl.config import PretrainConfig
+from speechssl.core.files import write_atomic
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.corpus import Corpus
+from speechssl.data.holdout import held_out
+from speechssl.data.keys import key
+from speechssl.data.plan import Plan
+from speechssl.data.stream import Stream
+from speechssl.interop.model_folder import load_encoder, save_model
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.base import Objective
+from speechssl.training.loop import autocast, train
+from speechssl.training.parallel import Parallel
+from speechssl.training.run import RunFolder
+from speechssl.training.validation import HeldOut, validation_interval
+
+__all__ = ["Phase", "open_phase", "say", "train_phase"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One training from start to model folder: all of wav2vec 2.0, or one iteration of HuBERT."""
+
+    cfg: PretrainConfig
+    """With the steps of this phase in ``training.steps``."""
+    title: str
+    seed: int
+    """Key of initial weights, order, crops, masks and dropout."""
+    init: str
+    """Model folder that the encoder starts from; empty for random weights."""
+    encoder: SpeechEncoder
+    corpus: Corpus
+    plan: Plan
+    held: np.ndarray
+    """Rows that are not trained on."""
+    run: RunFolder
+    parallel: Parallel
+
+
+def open_phase(
+    cfg: PretrainConfig, title: str, seed: int, init: str, *, corpus: Corpus, run: RunFolder, parallel: Parallel
+) -> Phase:
+    """Build the encoder, random weights keyed by the seed, and the plan; write down what is held out."""
+    torch.manual_seed(key("encoder", seed))
+    encoder = load_encoder(Path(init), cfg.model) if init else SpeechEncoder(cfg.model)
+    shortest = max(round(cfg.data.min_seconds * SAMPLE_RATE), int(encoder.frontend.receptive))
+    held = held_out(corpus, cfg.validation, min_samples=shortest)
+    plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop, without=held)
+    run.record(plan.dropped)
+    if parallel.first and len(held):
+        names = "".join(f"{corpus.row(row).id}\n" for row in held.tolist())
+        write_atomic(run.path / "validation.txt", names)
+    return Phase(cfg, title, seed, init, encoder, corpus, plan, held, run, parallel)
+
+
+def train_phase(phase: Phase, objective: Objective, info: dict[str, Any]) -> Path:
+    """Train one phase and write its model folder, with ``info`` beside what every model says of itself."""
+    cfg, parallel = phase.cfg, phase.parallel
+    hours = phase.plan.n_samples / SAMPLE_RATE / 3600
+    validate = _held_out(phase, objective)
+    say(parallel, _outlook(phase, objective, hours, validate))
+    stream = Stream(
+        phase.corpus,
+        phase.plan,
+        cfg.data,
+        seed=phase.seed,
+        batches_per_step=cfg.data.batches_per_step,
+        rank=parallel.rank,
+        world=parallel.world,
+    )
+    with stream:
+        result = train(
+            objective,
+            stream,
+            run=phase.run,
+            parallel=parallel,
+            training=_with_interval(phase, validate),
+            optim=cfg.optim,
+            seed=phase.seed,
+            validate=validate,
+        )
+    target = phase.run.path / "model"
+    if parallel.first:
+        heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("encoder.")}
+        facts = {
+            "objective": cfg.objective,
+            "step": result.step,
+            "seed": cfg.seed,
+            "init": phase.init,
+            "averaged": cfg.training.ema_decay > 0,
+            "utterances": phase.plan.n_rows,
+            "hours": round(hours, 4),
+        }
+        save_model(target, encoder=phase.encoder, extra=heads, info=facts | info)
+    parallel.barrier()
+    return target
+
+
+def _held_out(phase: Phase, objective: Objective) -> HeldOut | None:
+    cfg = phase.cfg
+    if not len(phase.held):
+        return None
+    return HeldOut(
+        objective,
+        phase.corpus,
+        phase.held.tolist(),
+        phase.parallel,
+        hop=phase.encoder.hop,
+        max_seconds=cfg.data.max_seconds,
+        batch_seconds=cfg.data.batch_seconds,
+        threads=cfg.data.workers,
+        autocast=lambda: autocast(phase.parallel.device, cfg.training),
+        record=phase.run.record,
+    )
+
+
+def _with_interval(phase: Phase, validate: HeldOut | None) -> Any:
+    """Return the settings of the loop, with the steps between validations."""
+    training, plan, data = phase.cfg.training, phase.plan, phase.cfg.data
+    if validate is None or training.validate_every:
+        return training
+    batch = min(data.batch_seconds, plan.n_samples / SAMPLE_RATE / plan.batches_per_epoch)
+    every = validation_interval(training.steps, data.batches_per_step * batch, validate.seconds)
+    return replace(training, validate_every=every)
+
+
+def _outlook(phase: Phase, objective: Objective, hours: float, validate: HeldOut | None) -> str:
+    """Return what is about to happen, in one line."""
+    cfg, plan = phase.cfg, phase.plan
+    per_step = cfg.data.batches_per_step
+    dropped = ", ".join(f"{count} {reason}" for reason, count in plan.dropped_counts.most_common())
+    held = "nothing" if validate is None else f"{validate.seconds / 60:.1f} min in {len(phase.held):,} utterances"
+    return (
+        f"{phase.title}: {hours:.2f} h in {phase.plan.n_rows:,} utterances"
+        + (f" (left out: {dropped})" if dropped else "")
+        + f"; {cfg.training.steps:,} steps of up to {per_step * cfg.data.batch_seconds:g} s, "
+        f"{cfg.training.steps * per_step / plan.batches_per_epoch:.1f} epochs; held out for validation: {held}; "
+        f"{sum(parameter.numel() for parameter in objective.parameters()) / 1e6:.2f} M parameters; "
+        f"{phase.parallel.world} x {phase.parallel.device.type}, {cfg.training.precision}"
+    )
+
+
+def say(parallel: Parallel, text: str) -> None:
+    """Print a line to standard error, once."""
+    if parallel.first:
+        print(text, file=sys.stderr, flush=True)
