@@ -40,16 +40,17 @@ def test_a_text_file_is_read_line_by_line(tmp_path):
         assert read_words(tmp_path / "lm.arpa") == ("a", "cat", "cat's", "hat", "the")
 
 
-def test_manifest_and_shards_give_the_same(tone_corpus, tmp_path):
+def test_manifest_and_shards_give_the_same(tone_corpus, tmp_path, capsys):
     lines = [json.loads(line) for line in tone_corpus.manifest.read_text().splitlines()]
     train = sorted(row["text"] for row in lines if row["split"] == "train")
     for source in (tone_corpus.manifest, tone_corpus.folder, tone_corpus.shards):
         assert sorted(read_text(source, LmConfig())) == train
         assert len(list(read_text(source, LmConfig(splits=())))) == len(lines)
         ids = tmp_path / "ids.txt"
-        ids.write_text("tone03\ntone36\n")
+        ids.write_text("tone03\ntone36\nabsent\n")
         texts = [row["text"] for row in lines if row["id"] in ("tone03", "tone36")]
         assert sorted(read_text(source, LmConfig(ids=(str(ids),)))) == sorted(texts)
+        assert "1 listed ids are not in the corpus: absent" in capsys.readouterr().err
         with pytest.raises(DataError, match=r"no transcript in test; choose other splits"):
             list(read_text(source, LmConfig(splits=("test",))))
 

@@ -327,3 +327,13 @@ def test_a_failure_of_rank_0_is_left_for_the_others_to_read(cfg, tmp_path):
     with pytest.raises(DataError):
         pretrain(bad)
     assert "cannot make 60000 clusters" in failed.read_text()
+
+
+def test_listed_ids_that_are_not_in_the_shards_are_in_the_ledger_and_said(cfg, tmp_path, capsys):
+    ids = tmp_path / "ids.txt"
+    ids.write_text("\n".join([*open_corpus(cfg.data.shards, splits=("train",)).ids[:8], "absent-1"]))
+    cfg = replace(cfg, objective="wav2vec2", training=replace(cfg.training, steps=1))
+    pretrain(replace(cfg, data=replace(cfg.data, ids=(str(ids),))))
+    assert "1 listed ids are not in the corpus: absent-1" in capsys.readouterr().err
+    entries = [e for e in read_ledger(tmp_path / "run" / "ledger.jsonl") if e.reason == "id_not_in_corpus"]
+    assert [(entry.stage, entry.item) for entry in entries] == [("pretrain", "absent-1")]

@@ -223,3 +223,21 @@ def test_clear_errors(model: Path, shards: Path, tmp_path: Path) -> None:
     ids.write_text("odd-unlabelled\n")
     with pytest.raises(DataError, match=r"1 without a transcript"):
         evaluate(replace(cfg, data=replace(cfg.data, ids=(str(ids),))))
+    ids.write_text("test-005x\ntest-006x\n")
+    with pytest.raises(DataError, match=r"none of the 2 ids of .*ids.txt \(such as 'test-005x'\) is in .*ids are like"):
+        evaluate(replace(cfg, data=replace(cfg.data, ids=(str(ids),))))
+
+
+def test_listed_ids_that_are_not_in_the_shards_are_counted_beside_the_rate(
+    model: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = tmp_path / "ids.txt"
+    ids.write_text("test-001\ntest-002\ntest-001x\ntest-002x\n")
+    cfg = settings(model, shards, tmp_path / "out")
+    report = evaluate(replace(cfg, data=replace(cfg.data, ids=(str(ids),))))
+    assert report.utterances == 2
+    assert "2 listed ids are not in the corpus: test-001x, test-002x" in capsys.readouterr().err
+    info = json.loads((tmp_path / "out" / "wer.json").read_text())["info"]
+    assert info["not_scored"] == "2 id_not_in_corpus"
+    listed = [entry for entry in read_ledger(tmp_path / "out" / "ledger.jsonl") if entry.reason == "id_not_in_corpus"]
+    assert [entry.item for entry in listed] == ["test-001x", "test-002x"] and str(ids) in listed[0].detail

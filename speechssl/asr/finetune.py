@@ -24,6 +24,7 @@ from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.augment import augmenter
 from speechssl.data.corpus import Corpus
+from speechssl.data.ids import say_absent
 from speechssl.data.keys import key
 from speechssl.data.ledger import Entry
 from speechssl.data.plan import Plan
@@ -194,6 +195,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     if Validation.possible(tokens, dev):
         validation = Validation(model, tokens, dev, parallel, record=run.record)
     _say(parallel, _summary(data, validation))
+    if said := say_absent(dev.dropped):
+        _say(parallel, f"{said} (dev)")
     stream = Stream(
         data.corpus,
         Plan.finetune(data.corpus, cfg.data, cfg.seed),
@@ -253,6 +256,8 @@ def _summary(data: TrainingSet, validation: Validation | None) -> str:
     ]
     if left_out:
         lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()))
+    if said := say_absent(data.entries):
+        lines.append(said)
     if validation is None:
         lines.append("no transcribed dev utterance: the last weights will be kept, unselected")
     else:

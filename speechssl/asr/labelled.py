@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from speechssl.config import DataConfig
 from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.ids import read_ids
+from speechssl.data.ids import absent_ids, read_ids
 from speechssl.data.ledger import Entry
 from speechssl.data.manifest import Utterance
 from speechssl.errors import ConfigError
@@ -55,11 +55,12 @@ def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
     ConfigError
         No shards are named.
     DataError
-        The shards or a list of ids cannot be read.
+        The shards or a list of ids cannot be read, or none of the listed ids is there.
     """
     if not cfg.shards:
         raise ConfigError("no shards to read; give data.shards, the folder that `speechssl shard` wrote")
     corpus = open_corpus(cfg.shards, cache=cfg.cache)
+    absent = absent_ids(cfg.ids, corpus.ids, stage=stage, where=cfg.shards) if cfg.ids else []
     if cfg.ids:
         wanted = read_ids(cfg.ids)
         chosen = [name for name in corpus.ids if name in wanted]
@@ -69,4 +70,4 @@ def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
     known = corpus.utterances() if chosen else {}
     labelled = {name: known[name] for name in chosen if known[name].text is not None}
     dropped = [Entry(stage, name, "no_transcript", action="dropped") for name in chosen if name not in labelled]
-    return Labelled(cfg, labelled, tuple(dropped))
+    return Labelled(cfg, labelled, (*absent, *dropped))

@@ -4,14 +4,16 @@ In: a path and ``LmConfig``. Out: sentences, as words or as the recogniser's tok
 """
 
 import gzip
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from speechssl.asr.labelled import open_labelled
 from speechssl.asr.ngram import NgramModel, estimate
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import DataConfig, LmConfig
-from speechssl.data.ids import read_ids
+from speechssl.data.ids import absent_ids, read_ids, say_absent
+from speechssl.data.ledger import Entry
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import ConfigError, DataError
 
@@ -67,14 +69,17 @@ def read_text(source: Path, cfg: LmConfig) -> Iterator[str]:
     manifest = source / "manifest.jsonl" if source.is_dir() else source
     if manifest.suffix == ".jsonl" and manifest.is_file():
         wanted = read_ids(cfg.ids) if cfg.ids else None
+        utterances = read_manifest(manifest)
+        _warn(absent_ids(cfg.ids, (u.id for u in utterances), stage="lm", where=str(manifest)))
         texts = [
             utterance.text
-            for utterance in read_manifest(manifest)
+            for utterance in utterances
             if utterance.text is not None
             and (utterance.id in wanted if wanted else not cfg.splits or (utterance.split or "train") in cfg.splits)
         ]
     elif source.is_dir():
         chosen = open_labelled(DataConfig(shards=str(source), splits=cfg.splits, ids=cfg.ids), stage="lm")
+        _warn(chosen.dropped)
         texts = list(chosen.texts.values())
     else:
         yield from _lines(source)
@@ -84,6 +89,11 @@ def read_text(source: Path, cfg: LmConfig) -> Iterator[str]:
             f"{source}: no transcript in {', '.join(cfg.ids or cfg.splits) or 'it'}; choose other splits with --splits"
         )
     yield from texts
+
+
+def _warn(entries: Iterable[Entry]) -> None:
+    if said := say_absent(entries):
+        print(said, file=sys.stderr, flush=True)
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -5,6 +5,7 @@ not be scored, so that a rate always says what it is a rate of.
 """
 
 import json
+import sys
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -19,6 +20,7 @@ from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import EvaluateConfig
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.ids import say_absent
 from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.plan import Plan
 from speechssl.data.quality import snr_db
@@ -87,6 +89,8 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
     rows = sorted((row for part in parallel.gather(rows) for row in part), key=lambda row: row["id"])
     if not parallel.first:
         return summarise(rows, n=cfg.bootstrap, seed=cfg.seed)
+    if said := say_absent(chosen.dropped):
+        print(said, file=sys.stderr, flush=True)
     ledger.extend(Entry(**fields) for part in unread[1:] for fields in part)
     return _write(cfg, output, tokens=tokens, chosen=chosen, rows=rows, ledger=ledger)
 

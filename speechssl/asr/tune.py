@@ -6,6 +6,7 @@ that was tried. The model runs once; its log-probabilities stay in memory. The s
 
 import json
 import multiprocessing
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from speechssl.asr.language_model import open_graph
 from speechssl.asr.recognise import recognise
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import DecoderConfig, EvaluateConfig, TuneConfig
+from speechssl.data.ids import say_absent
 from speechssl.data.ledger import Ledger
 from speechssl.data.stream import evaluation_batches
 from speechssl.errors import ConfigError, DataError
@@ -146,7 +148,10 @@ def tune(cfg: TuneConfig) -> Choice:
         raise ConfigError("tune without hotwords, and give them when you decode")
     output = Path(cfg.output or Path(cfg.model).parent / "tune")
     output.mkdir(parents=True, exist_ok=True)
-    spoken, tokens = _listen(cfg, Ledger(output / "ledger.jsonl", fresh=True))
+    ledger = Ledger(output / "ledger.jsonl", fresh=True)
+    spoken, tokens = _listen(cfg, ledger)
+    if said := say_absent(ledger.entries):
+        print(said, file=sys.stderr, flush=True)
     words = sum(len(one.ref.split()) for one in spoken)
     if not words:
         raise DataError(f"no dev utterance of {cfg.data.shards} has words to score; choose others with --data.splits")

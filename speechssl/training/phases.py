@@ -17,6 +17,7 @@ from speechssl.core.files import write_atomic
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.corpus import Corpus
 from speechssl.data.holdout import held_out
+from speechssl.data.ids import absent_ids, say_absent
 from speechssl.data.keys import key
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
@@ -60,7 +61,10 @@ def open_phase(
     shortest = max(round(cfg.data.min_seconds * SAMPLE_RATE), int(encoder.frontend.receptive))
     held = held_out(corpus, cfg.validation, min_samples=shortest)
     plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop, without=held)
-    run.record(plan.dropped)
+    absent = absent_ids(cfg.data.ids, corpus.ids, stage="pretrain", where=cfg.data.shards) if cfg.data.ids else []
+    run.record([*absent, *plan.dropped])
+    if absent:
+        say(parallel, say_absent(absent))
     if parallel.first and len(held):
         names = "".join(f"{corpus.row(row).id}\n" for row in held.tolist())
         write_atomic(run.path / "validation.txt", names)
