@@ -12,25 +12,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.processor import processor
+
 __all__ = ["RESULTS", "ROOT", "command", "hardware", "today", "versions", "write"]
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-PRODUCTS = ("amx_bf16", "avx512_bf16", "avx512f", "avx2")
-"""What decides the speed of matrix products, the fastest first, as Linux calls it."""
 
 
 def hardware() -> str:
-    """Return the processor's name, how many of its cores this process may use, and its best vector unit."""
+    """Return the processor's name, how many of its cores this process may use, and its vector unit, as it is used."""
     facts: dict[str, str] = {}
     cpuinfo = Path("/proc/cpuinfo")
     for line in cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []:
         name, _, value = line.partition(":")
         facts.setdefault(name.strip(), value.strip())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    flags = facts.get("flags", "").split()
-    unit = next((f", {name}" for name in PRODUCTS if name in flags), "")
-    return f"{facts.get('model name') or platform.processor() or platform.machine()}, {cores} cores{unit}"
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    return f"{name}, {cores} cores, {processor()}"
 
 
 def versions(*packages: str) -> dict[str, str | None]:

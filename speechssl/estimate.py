@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig
+from speechssl.core.precision import Choice, choose, device_kind
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import ConfigError, RunError
 from speechssl.settings import to_dict
@@ -33,6 +34,10 @@ class Estimate:
 
     kind: str
     device: str
+    processor: str
+    """What computes matrix products, as this process may use it."""
+    precision: str
+    """That of the run; ``auto`` was resolved on this device."""
     world: int
     parameters: int
     rows: int
@@ -75,6 +80,7 @@ def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimat
     samples = round(min(cfg.data.max_seconds, cfg.data.batch_seconds) * SAMPLE_RATE)
     rows = max(1, round(cfg.data.batch_seconds * SAMPLE_RATE) // samples)
     available, device = _device(cfg)
+    choice = _precision(cfg)
     probes = _probes(cfg, rows, samples, ROOM * available)
     micro = _line([(probe["rows"], probe["micro_seconds"]) for probe in probes])
     memory = _line([(probe["rows"], probe["peak_bytes"]) for probe in probes])
@@ -90,6 +96,8 @@ def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimat
     return Estimate(
         kind="finetune" if isinstance(cfg, FinetuneConfig) else "pretrain",
         device=device,
+        processor=choice.device,
+        precision=choice.precision,
         world=world,
         parameters=probes[0]["parameters"],
         rows=rows,
@@ -182,6 +190,10 @@ def _device(cfg: PretrainConfig | FinetuneConfig) -> tuple[int, str]:
     return _memory(), f"CPU, {cfg.training.threads or torch.get_num_threads()} threads"
 
 
+def _precision(cfg: PretrainConfig | FinetuneConfig) -> Choice:
+    return choose(cfg.training.precision, device_kind(cfg.training.device))
+
+
 def _memory() -> int:
     """Return the memory that this process may use: of the machine, or of its control group when that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -224,8 +236,8 @@ def _advice(
                 f"there is room: data.batch_seconds = {rows * factor * seconds:g} and data.batches_per_step = "
                 f"{cfg.data.batches_per_step // factor} do the same step in fewer pieces"
             )
-    if cfg.training.precision == "fp32":
-        advice.append('training.precision = "bf16" is faster on most devices')
+    if warning := _precision(cfg).warning:
+        advice.append(f'training.precision = "{cfg.training.precision}": {warning}')
     return advice
 
 
@@ -233,7 +245,8 @@ def estimate_text(cost: Estimate) -> str:
     """Return the estimate as a page of text."""
     gigabyte = 1e9
     lines = [
-        f"{cost.kind} on {cost.world} x {cost.device}",
+        f"{cost.kind} on {cost.world} x {cost.device} ({cost.processor})",
+        f"  precision          {cost.precision}",
         f"  parameters         {cost.parameters / 1e6:.1f} M",
         f"  micro-batch        {cost.rows} x {cost.seconds:g} s, {cost.micro_batches} in a step on each device",
         f"  peak memory        {cost.peak_bytes / gigabyte:.2f} GB of {cost.memory_bytes / gigabyte:.1f} GB; "

@@ -269,6 +269,7 @@ def run(folder: Path, cfg: RunConfig) -> Path:
         From the stages.
     """
     from speechssl.reports.build import build_report
+    from speechssl.training.precision import settled_run
 
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
@@ -278,6 +279,7 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     if output == folder or output in folder.parents:
         raise ConfigError(f"the output {output} must not hold the audio folder {folder}; give another --output")
     output.mkdir(parents=True, exist_ok=True)
+    cfg = settled_run(cfg, output / "config.toml")
     first = _train_stages(folder, cfg, output)
     check_stages(output, first)  # a refused run leaves the configuration of the accepted one as it was
     if not (output / "config.toml").exists():

@@ -20,6 +20,7 @@ from speechssl.allocator import keep_freed_memory
 from speechssl.asr.ctc import CtcObjective
 from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
+from speechssl.core.precision import uses_bf16
 from speechssl.data.batch import Batch
 from speechssl.evaluation.kmeans import fit_kmeans
 from speechssl.evaluation.unit_features import MfccFeatures
@@ -164,7 +165,7 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
             began = time.perf_counter()
             seed_micro_batch(0, step, 0)
             prepared = objective.prepare(batch)
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device.type)):
                 loss = objective(prepared.to(device))
             (loss.sum / max(1, loss.n_targets)).backward()
             _wait(device)

@@ -67,7 +67,8 @@ def test_imports_go_one_way(path):
         pieces = name.split(".")
         if pieces[0] != "speechssl" or len(pieces) < 2:
             continue
-        assert pieces[1] in ALLOWED[room] | FREE, f"{room} must not import {name}"
+        free = {"errors"} if room == "core" else FREE  # the ground floor rests on nothing
+        assert pieces[1] in ALLOWED[room] | free, f"{room} must not import {name}"
         if room == "data":
             assert not name.startswith("torch.nn")
 

@@ -58,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(model: Path, shards: Path, output: Path, **changes: object) -> EvaluateConfig:
     data = DataConfig(shards=str(shards), splits=("test",), min_seconds=0.0, max_seconds=5.0, batch_seconds=6.0)
-    cfg = EvaluateConfig(model=str(model), output=str(output), data=data, bootstrap=100, device="cpu")
+    cfg = EvaluateConfig(model=str(model), output=str(output), data=data, bootstrap=100, precision="fp32", device="cpu")
     return replace(cfg, **changes)  # type: ignore[arg-type]
 
 

@@ -26,6 +26,7 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, ConfigError, DataError
 from speechssl.training.parallel import start_parallel
+from speechssl.training.precision import agreed
 
 __all__ = ["MAX_CELLS", "Passage", "align_all", "align_passage", "passages"]
 
@@ -78,7 +79,7 @@ def passages(words: Sequence[str], splits: Sequence[str] = ()) -> list[Passage]:
     return [Passage(Input(first, first.stem), text)]
 
 
-def align_passage(model: CtcModel, tokens: Tokens, passage: Passage, *, block: int) -> Transcript:
+def align_passage(model: CtcModel, tokens: Tokens, passage: Passage, *, block: int, bf16: bool = False) -> Transcript:
     """Return the words of a passage with their times; what cannot be aligned comes back with its reason.
 
     Reasons: those of audio files, ``no_transcript``, ``empty_transcript`` (nothing in it can be spelled with the
@@ -102,7 +103,7 @@ def align_passage(model: CtcModel, tokens: Tokens, passage: Passage, *, block: i
             raise AudioError(name, "empty_transcript", "nothing in its text can be spelled with the model's characters")
         rows = []
         frames = 0
-        for rows_of_block in local_log_probs(model, counted(), block):
+        for rows_of_block in local_log_probs(model, counted(), block, bf16=bf16):
             rows.append(rows_of_block)
             frames += len(rows_of_block)
             if frames * (2 * len(labels) + 1) > MAX_CELLS:
@@ -134,7 +135,9 @@ def align_all(
     check_stream(cfg.format, len(found), output)
     if not cfg.model:
         raise ConfigError("no model to align with; give --model, the model folder of a fine-tuning run")
-    model, tokens = load_recogniser(Path(cfg.model), start_parallel(cfg.device).device)
+    parallel = start_parallel(cfg.device)
+    choice = agreed(cfg.precision, parallel, verb="align")
+    model, tokens = load_recogniser(Path(cfg.model), parallel.device)
     block = block_frames(model, cfg.block_seconds)
     captions([], cfg.captions)
     summary = Summary(output=cfg.output, verb="aligned")
@@ -143,14 +146,14 @@ def align_all(
     with ExitStack() as stack:
         outputs = None
         if output is not None:
-            key = model_key(cfg.model, block=cfg.block_seconds)
+            key = model_key(cfg.model, cfg.precision, block=cfg.block_seconds)
             outputs = stack.enter_context(
                 open_outputs(output, stage="align", formats=formats, captions=cfg.captions, key=key)
             )
         for passage in found:
             item = passage.item
             known = outputs.known(item, of=_part(passage)) if outputs is not None else None
-            done = known or align_passage(model, tokens, passage, block=block)
+            done = known or align_passage(model, tokens, passage, block=block, bf16=choice.bf16)
             before += done.duration if passage.duration is None else passage.duration
             if advance is not None:
                 advance(round(before), max(total, round(before)))

@@ -21,6 +21,7 @@ from speechssl.asr.lexicon import words_of
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.asr.validation import Validation
 from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
+from speechssl.core.precision import uses_bf16
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.augment import augmenter
 from speechssl.data.corpus import Corpus
@@ -36,6 +37,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frontend import build_frontend
 from speechssl.training.loop import train
 from speechssl.training.parallel import Parallel, start_parallel
+from speechssl.training.precision import settled
 from speechssl.training.run import RunFolder
 
 __all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model_settings", "training_set"]
@@ -172,7 +174,9 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None) -> Path:
     """
     ranks = parallel or start_parallel(cfg.training.device)
     try:
-        with RunFolder(cfg.output or f"runs/{cfg.name}").open(cfg, ranks) as run:
+        folder = cfg.output or f"runs/{cfg.name}"
+        cfg = settled(cfg, folder, ranks)
+        with RunFolder(folder).open(cfg, ranks) as run:
             return _finetune(cfg, run, ranks)
     finally:
         if parallel is None:
@@ -193,7 +197,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     objective = CtcObjective(model, ctc_settings(cfg), seed=cfg.seed)
     validation = None
     if Validation.possible(tokens, dev):
-        validation = Validation(model, tokens, dev, parallel, record=run.record)
+        bf16 = uses_bf16(cfg.training.precision, parallel.device.type)
+        validation = Validation(model, tokens, dev, parallel, record=run.record, bf16=bf16)
     _say(parallel, _summary(data, validation))
     if said := say_absent(dev.dropped):
         _say(parallel, f"{said} (dev)")

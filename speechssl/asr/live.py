@@ -90,7 +90,9 @@ def _check_form(form: bytes) -> None:
         raise AudioError("-", "not_pcm", f"{said}; {_HOW}")
 
 
-def sliding_log_probs(model: CtcModel, blocks: Iterable[Samples], cfg: LiveConfig) -> Iterator[Tensor]:
+def sliding_log_probs(
+    model: CtcModel, blocks: Iterable[Samples], cfg: LiveConfig, *, bf16: bool = False
+) -> Iterator[Tensor]:
     """Yield log-probabilities ``[F, V]`` of a recording that is still going on, each frame once.
 
     After each ``step_seconds`` the last ``window_seconds`` are recognised; frames of the last ``lookahead_seconds``
@@ -112,7 +114,7 @@ def sliding_log_probs(model: CtcModel, blocks: Iterable[Samples], cfg: LiveConfi
         )
     wave = np.zeros(0, np.float32)
     start = done = 0  # frame at which ``wave`` begins; frames that were given
-    hear = listener(model)
+    hear = listener(model, bf16=bf16)
 
     def run() -> Tensor:
         return hear([torch.from_numpy(wave)])[0]
@@ -141,6 +143,6 @@ def live_words(recogniser: Recogniser, blocks: Iterable[Samples], cfg: Transcrib
         rule = CutRule(0.0, 0.0, cfg.max_stretch_seconds, silence)
     else:
         rule = CutRule(0.0, 0.3, cfg.max_stretch_seconds, silence)
-    log_probs = sliding_log_probs(model, blocks, cfg.live)
+    log_probs = sliding_log_probs(model, blocks, cfg.live, bf16=recogniser.bf16)
     hop = model.encoder.hop / SAMPLE_RATE
     return decode_stream(log_probs, recogniser.decoder, recogniser.tokens, frame_seconds=hop, rule=rule)

@@ -16,6 +16,7 @@ from speechssl.asr.ctc import CtcModel
 from speechssl.data.audio import SAMPLE_RATE, AudioFile, AudioLimits, mono
 from speechssl.errors import ConfigError
 from speechssl.models.local import encode_locally
+from speechssl.models.norm import at_least_float32
 
 __all__ = ["block_frames", "local_log_probs", "read_blocks", "regroup"]
 
@@ -85,17 +86,22 @@ def regroup(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
 
 
 @torch.inference_mode()
-def local_log_probs(model: CtcModel, blocks: Iterable[Samples], block: int) -> Iterator[Tensor]:
+def local_log_probs(model: CtcModel, blocks: Iterable[Samples], block: int, *, bf16: bool = False) -> Iterator[Tensor]:
     """Yield log-probabilities ``[F, V]`` (CPU, float32) of one recording, at most ``block`` frames at a time.
 
-    For a recording of up to two blocks they are those of ``frame_log_probs``.
+    For a recording of up to two blocks they are those of ``frame_log_probs``, with the same meaning of ``bf16``.
     """
     device = next(model.parameters()).device
     waves = (torch.from_numpy(wave).to(device) for wave in regroup(blocks, block * model.encoder.hop))
     training = model.training
     model.eval()
     try:
-        for x in encode_locally(model.encoder, waves, block):
-            yield torch.log_softmax(model.head(x).float(), dim=-1).cpu()
+        found = encode_locally(model.encoder, waves, block)
+        while True:
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # ends before whoever iterates goes on
+                x = next(found, None)
+            if x is None:
+                return
+            yield torch.log_softmax(model.head(at_least_float32(x)).float(), dim=-1).cpu()
     finally:
         model.train(training)

@@ -1,13 +1,16 @@
 """Layers whose weights are laid out once for oneDNN, with GELU in the epilogue of the product: for inference on a CPU.
 
 In: weights of a trained layer. Out: a callable on frames, in the dtype it was made for. oneDNN otherwise reorders the
-weights at every call, and a GELU of its own reads and writes every activation once more.
+weights at every call, and a GELU of its own reads and writes every activation once more. On a processor without
+bfloat16, for which oneDNN has no such layout, rounded factors are multiplied in float32 and the result is rounded.
 """
 
 from typing import cast
 
 import torch
 from torch import Tensor
+
+from speechssl.models.products import widened
 
 __all__ = ["Convolution", "Dense", "available", "dense"]
 
@@ -26,16 +29,24 @@ def _epilogue(*, gelu: bool) -> tuple[str, list[float], str]:
 
 
 def dense(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """Return ``x @ weight.t() + bias`` for [N, I] and [O, I], and its GELU if asked for."""
+    """Return ``x @ weight.t() + bias`` for [N, I] and [O, I], and its GELU if asked for; in the dtype of ``x``."""
+    if x.dtype == torch.bfloat16 and widened(x):
+        return dense(x.float(), weight.float(), None if bias is None else bias.float(), gelu=gelu).to(x.dtype)
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, *_epilogue(gelu=gelu)))
+
+
+def _rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a weight in ``dtype``; bfloat16 as float32 again where the processor does not compute in it."""
+    weight = weight.to(dtype)
+    return weight.float() if dtype == torch.bfloat16 and widened(weight) else weight
 
 
 class Dense:
     """A linear layer; ``weight`` [O, I] and ``bias`` [O] are copied."""
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, *, gelu: bool = False) -> None:
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), _ROWS)
-        self.bias = bias.to(dtype, copy=True)
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(_rounded(weight, dtype).contiguous(), _ROWS)
+        self.bias = _rounded(bias, dtype).clone()
         self.gelu = gelu
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -50,14 +61,16 @@ class Convolution:
         self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, stride: int, gelu: bool = False
     ) -> None:
         self.geometry = [0, 0], [1, stride], [1, 1], 1
-        flat = weight[:, :, None].to(dtype).contiguous(memory_format=torch.channels_last)
+        flat = _rounded(weight[:, :, None], dtype).contiguous(memory_format=torch.channels_last)
         size = [1, weight.shape[1], 1, stride * _ROWS + weight.shape[2]]
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(flat, *self.geometry, size)
-        self.bias = None if bias is None else bias.to(dtype, copy=True)
+        self.bias = None if bias is None else _rounded(bias, dtype).clone()
         self.gelu = gelu
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map [F, C] to [F', O]."""
+        if x.dtype == torch.bfloat16 and self.weight.dtype == torch.float32:
+            return self(x.float()).to(x.dtype)
         image = x.view(1, 1, *x.shape).permute(0, 3, 1, 2)
         y = torch.ops.mkldnn._convolution_pointwise(
             image, self.weight, self.bias, *self.geometry, *_epilogue(gelu=self.gelu)

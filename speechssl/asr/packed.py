@@ -19,6 +19,7 @@ from speechssl.data.batch import full_scale
 from speechssl.models.grouped import FixedConvolution
 from speechssl.models.norm import LayerNorm, normalise_waveform
 from speechssl.models.paths import is_plain
+from speechssl.models.products import widened
 from speechssl.models.transformer import Block
 from speechssl.models.waveform import WaveformStem
 
@@ -147,13 +148,18 @@ class _PackedBlock:
         count = len(qkv)
         q, k, v = qkv.view(count, 3, self.heads, -1).permute(1, 2, 0, 3)
         if self.dtype == torch.bfloat16:
-            y = _tiled_attention(q, k, v)
+            y = _wide_attention(q, k, v) if widened(q) else _tiled_attention(q, k, v)
         else:
             y = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=1.0)[0]
         return y.transpose(0, 1).reshape(count, -1)
 
     def _ffn(self, x: Tensor) -> Tensor:
         return self.down(self.up(x.to(self.dtype)))
+
+
+def _wide_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return ``softmax(q k^T) v`` for bfloat16 [H, F, C] on a processor without bfloat16."""
+    return F.scaled_dot_product_attention(q[None].float(), k[None].float(), v[None].float(), scale=1.0)[0].to(q.dtype)
 
 
 def _tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ not be scored, so that a rate always says what it is a rate of.
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import EvaluateConfig
+from speechssl.core.precision import Choice
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.ids import say_absent
 from speechssl.data.ledger import Entry, Ledger
@@ -30,6 +31,7 @@ from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.wer import WerReport, greedy_score, raw_text, score_row, summarise, write_wer
 from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel
+from speechssl.training.precision import agreed
 
 __all__ = ["evaluate", "fields_of"]
 
@@ -61,6 +63,8 @@ def evaluate(cfg: EvaluateConfig, *, parallel: Parallel | None = None) -> WerRep
 
 
 def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
+    choice = agreed(cfg.precision, parallel, verb="evaluate")
+    cfg = replace(cfg, precision=choice.precision)
     model, tokens = load_recogniser(Path(cfg.model), parallel.device)
     chosen = open_labelled(cfg.data, stage="evaluate")
     if not chosen.utterances:
@@ -78,10 +82,7 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
     known = len(ledger.entries)
     rows: list[dict[str, Any]] = []
     batches = evaluation_batches(corpus, cfg.data, workers=chosen.workers, rank=parallel.rank, world=parallel.world)
-    items = (
-        (item, item.log_probs)
-        for item in recognise(model, batches, rejected=ledger.extend, bf16=cfg.precision == "bf16")
-    )
+    items = ((item, item.log_probs) for item in recognise(model, batches, rejected=ledger.extend, bf16=choice.bf16))
     frame = model.encoder.hop / SAMPLE_RATE
     for item, found in decode_all(items, cfg.decoder, tokens, model=Path(cfg.model)):
         rows.append(_row(cfg, item, found, utterance=chosen.utterances[item.id], tokens=tokens, frame=frame))
@@ -92,7 +93,7 @@ def _evaluate(cfg: EvaluateConfig, parallel: Parallel) -> WerReport:
     if said := say_absent(chosen.dropped):
         print(said, file=sys.stderr, flush=True)
     ledger.extend(Entry(**fields) for part in unread[1:] for fields in part)
-    return _write(cfg, output, tokens=tokens, chosen=chosen, rows=rows, ledger=ledger)
+    return _write(cfg, output, tokens=tokens, chosen=chosen, rows=rows, ledger=ledger, choice=choice)
 
 
 def _row(
@@ -135,7 +136,14 @@ def _snr(item: Recognised) -> float | None:
 
 
 def _write(
-    cfg: EvaluateConfig, output: Path, *, tokens: Tokens, chosen: Labelled, rows: list[dict[str, Any]], ledger: Ledger
+    cfg: EvaluateConfig,
+    output: Path,
+    *,
+    tokens: Tokens,
+    chosen: Labelled,
+    rows: list[dict[str, Any]],
+    ledger: Ledger,
+    choice: Choice,
 ) -> WerReport:
     not_scored = ledger.counts()
     ledger.extend(tokens.unseen(chosen.texts, split=chosen.name, stage="evaluate"))
@@ -145,6 +153,7 @@ def _write(
         "split": chosen.name,
         "shards": cfg.data.shards,
         "decoder": describe(cfg.decoder),
+        "precision": f"{choice.precision} ({choice.device})",
         "text": f"normalisation {tokens.normalise!r}",
         "raw text": raw_text(rows) or "not kept",
         "not_scored": ", ".join(f"{count} {reason}" for reason, count in not_scored.items()) or "none",

@@ -21,9 +21,11 @@ from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcript import Transcript
 from speechssl.asr.wordfiles import JOINABLE, parse_formats, render
 from speechssl.config import TranscribeConfig
+from speechssl.core.precision import Setting
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.errors import AudioError, ConfigError
 from speechssl.training.parallel import start_parallel
+from speechssl.training.precision import agreed
 
 __all__ = [
     "Advance",
@@ -47,6 +49,8 @@ class Recogniser:
     model: CtcModel
     tokens: Tokens
     decoder: Decoder
+    bf16: bool = False
+    """Whether the model's products are in bfloat16."""
 
 
 @dataclass
@@ -92,8 +96,10 @@ def open_recogniser(cfg: TranscribeConfig) -> Recogniser:
     """
     if not cfg.model:
         raise ConfigError("no model to transcribe with; give --model, the model folder of a fine-tuning run")
-    model, tokens = load_recogniser(Path(cfg.model), start_parallel(cfg.device).device)
-    return Recogniser(model, tokens, build_decoder(cfg.decoder, tokens, model=Path(cfg.model)))
+    parallel = start_parallel(cfg.device)
+    choice = agreed(cfg.precision, parallel, verb="transcribe")
+    model, tokens = load_recogniser(Path(cfg.model), parallel.device)
+    return Recogniser(model, tokens, build_decoder(cfg.decoder, tokens, model=Path(cfg.model)), bf16=choice.bf16)
 
 
 def transcribe_file(
@@ -111,7 +117,7 @@ def transcribe_file(
                 heard(samples / SAMPLE_RATE)
             yield block
 
-    log_probs = local_log_probs(model, counted(), block_frames(model, cfg.block_seconds))
+    log_probs = local_log_probs(model, counted(), block_frames(model, cfg.block_seconds), bf16=recogniser.bf16)
     rule = CutRule.greedy() if cfg.decoder.kind == "greedy" else CutRule.search(cfg.max_stretch_seconds)
     hop = model.encoder.hop / SAMPLE_RATE
     try:
@@ -122,13 +128,16 @@ def transcribe_file(
     return Transcript(str(path), text, words, round(samples / SAMPLE_RATE, 3))
 
 
-def model_key(model: str, **settings: Any) -> dict[str, Any]:
-    """Return what a transcript depends on beside the audio: the model, and settings with the files they name."""
+def model_key(model: str, precision: Setting, **settings: Any) -> dict[str, Any]:
+    """Return what a transcript depends on beside the audio: the model, and settings with the files they name.
+
+    With ``auto`` another kind of processor goes on with what was done.
+    """
     names = [str(value) for table in settings.values() if isinstance(table, dict) for value in table.values()]
     files = [path for name in names if name and (path := Path(name)).is_file()]
     files += [path for name in ("config.json", "model.safetensors") if (path := Path(model) / name).is_file()]
     stamps = {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
-    return {"files": stamps, **settings}
+    return {"files": stamps, **settings} | ({} if precision == "auto" else {"precision": precision})
 
 
 def transcribe(
@@ -177,7 +186,7 @@ def transcribe(
         outputs = None
         if output is not None:
             settings = {"decoder": asdict(cfg.decoder), "cut": [cfg.block_seconds, cfg.max_stretch_seconds]}
-            key = model_key(cfg.model, **settings)
+            key = model_key(cfg.model, cfg.precision, **settings)
             outputs = stack.enter_context(
                 open_outputs(output, stage="transcribe", formats=formats, captions=cfg.captions, key=key)
             )

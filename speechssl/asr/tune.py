@@ -34,6 +34,7 @@ from speechssl.evaluation.alignment import align_characters, score_utterance
 from speechssl.evaluation.hypotheses import replace_text
 from speechssl.settings import to_toml
 from speechssl.training.parallel import start_parallel
+from speechssl.training.precision import agreed
 
 __all__ = ["Choice", "Point", "search_weights", "tune"]
 
@@ -177,13 +178,15 @@ def tune(cfg: TuneConfig) -> Choice:
 
 def _listen(cfg: TuneConfig, ledger: Ledger) -> tuple[list[_Spoken], Tokens]:
     """Run the model over dev."""
-    model, tokens = load_recogniser(Path(cfg.model), start_parallel(cfg.device).device)
+    parallel = start_parallel(cfg.device)
+    choice = agreed(cfg.precision, parallel, verb="tune")
+    model, tokens = load_recogniser(Path(cfg.model), parallel.device)
     chosen = open_labelled(cfg.data, stage="tune")
     ledger.extend(chosen.dropped)
     batches = evaluation_batches(chosen.corpus(), cfg.data, workers=chosen.workers) if chosen.utterances else ()
     return [
         _Spoken(normalise_text(item.text or "", tokens.normalise), item.log_probs.clone().numpy())
-        for item in recognise(model, batches, rejected=ledger.extend)
+        for item in recognise(model, batches, rejected=ledger.extend, bf16=choice.bf16)
     ], tokens
 
 

@@ -40,12 +40,14 @@ class Validation:
         parallel: Parallel,
         *,
         record: Callable[[Iterable[Entry]], None],
+        bf16: bool = False,
     ) -> None:
         self.model = model
         self.tokens = tokens
         self.dev = dev
         self.parallel = parallel
         self.record = record
+        self.bf16 = bf16
         self.corpus = dev.corpus()
         record(Plan.sequential(self.corpus, dev.cfg).dropped)
 
@@ -74,7 +76,7 @@ class Validation:
         batches = evaluation_batches(
             self.corpus, self.dev.cfg, workers=self.dev.workers, rank=self.parallel.rank, world=self.parallel.world
         )
-        for item in recognise(self.model, batches, rejected=self.record):
+        for item in recognise(self.model, batches, rejected=self.record, bf16=self.bf16):
             ref = normalise_text(item.text or "", self.tokens.normalise)
             hyp = greedy(item.log_probs, self.tokens)
             score = score_utterance(ref, hyp)

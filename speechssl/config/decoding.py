@@ -71,4 +71,6 @@ class TuneConfig:
     word_scores: tuple[float, ...] = (-2.0, 0.0, 2.0, 4.0)
     refinements: int = 2
     """Times that the steps around the best point are halved."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """As that of ``evaluate``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

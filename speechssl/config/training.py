@@ -36,7 +36,9 @@ class TrainingConfig:
 
     steps: int = 400_000
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Of matrix products. auto: bf16 where the processor or the GPU computes in it, else fp32; ``config.toml`` of a run
+    holds what was chosen, and a resumed run keeps it."""
     compile: bool = False
     recompute: bool = False
     """Activation checkpointing: keep only the inputs of the transformer's blocks and run them again in the backward

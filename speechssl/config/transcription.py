@@ -58,6 +58,8 @@ class TranscribeConfig:
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """As that of ``evaluate``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -75,4 +77,6 @@ class AlignConfig:
     """Splits of the manifest; empty for all."""
     block_seconds: float = 5.0
     captions: CaptionConfig = field(default_factory=CaptionConfig)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """As that of ``evaluate``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

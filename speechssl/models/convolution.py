@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from speechssl.models.products import product
+from speechssl.models.products import product, widened
 
 __all__ = ["convolve_rows"]
 
@@ -58,6 +58,8 @@ def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
     """Add ``a @ b`` to ``out``: in one call where the library accumulates, in float32 on a CPU in two."""
     if out.dtype == torch.float32 and out.device.type == "cpu":
         out.add_(product(a, b))
+    elif out.dtype == torch.bfloat16 and widened(out):
+        out.copy_(torch.addmm(out.float(), a.float(), b.float()))
     else:
         out.addmm_(a, b)
 

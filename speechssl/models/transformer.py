@@ -16,7 +16,7 @@ from speechssl.models.dropout import Dropout, keep_mask
 from speechssl.models.grouped import convolve_groups
 from speechssl.models.norm import LayerNorm, weight_norm
 from speechssl.models.paths import is_plain
-from speechssl.models.products import Linear, linear_product
+from speechssl.models.products import Linear, linear_product, widened
 
 __all__ = ["Attention", "Block", "PositionalConvolution", "linear", "product_attention", "take_frames"]
 
@@ -94,10 +94,19 @@ class Attention(nn.Module):
             k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not is_plain():
-            y = product_attention(q, k, v, key_mask, dropout)
+            y = _cpu_attention(q, k, v, key_mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
         return self.out(y.transpose(1, 2).reshape(B, -1, D))
+
+
+def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention of bfloat16 [B, H, T, D] on a CPU: two products, or in float32 where it has none in bfloat16."""
+    if not widened(q):
+        return product_attention(q, k, v, key_mask, dropout)
+    with torch.autocast("cpu", enabled=False):
+        wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=key_mask, dropout_p=dropout)
+        return wide.to(q.dtype)
 
 
 def take_frames(x: Tensor, positions: Tensor | None) -> Tensor:

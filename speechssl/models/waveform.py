@@ -16,6 +16,7 @@ from speechssl.errors import ConfigError
 from speechssl.models.convolution import convolve_rows
 from speechssl.models.norm import LayerNorm, frame_mask
 from speechssl.models.paths import is_plain
+from speechssl.models.products import matmul
 from speechssl.models.samples import Samples, check_wave, not_negative
 
 __all__ = ["WaveformStem", "folded_group_norm"]
@@ -58,7 +59,7 @@ class ConvLayer(nn.Module):
             # A column of ones carries the shift: one product, and its gradient is summed in float32.
             windows = F.pad(F.pad(windows, (0, 1), value=1.0), (0, 0, 0, rows - windows.shape[1])).to(dtype)
             kernel = torch.cat([kernel, shift[:, None].expand(*kernel.shape[:-1], 1)], -1).to(dtype)
-            z = torch.matmul(windows, kernel.transpose(-1, -2)).flatten(0, 1)
+            z = matmul(windows, kernel.transpose(-1, -2)).flatten(0, 1)
         return self._activate(z)
 
     def rows(self, x: Tensor) -> Tensor:

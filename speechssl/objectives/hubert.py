@@ -18,6 +18,7 @@ from torch.nn import functional
 from speechssl.config import HubertConfig, MaskConfig
 from speechssl.data.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.products import Linear
 from speechssl.objectives.base import Loss, Objective, Prepared
 from speechssl.objectives.masked import (
     MaskedPrepared,
@@ -105,7 +106,7 @@ class Hubert(Objective):
         self.units = units
         self.seed = seed
         self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
-        self.projection = nn.Linear(encoder.dim, cfg.final_dim)
+        self.projection = Linear(encoder.dim, cfg.final_dim)
         self.embeddings = nn.Parameter(torch.empty(n_units, cfg.final_dim).uniform_())
         # Predicting how often each unit occurs is the best that a model which ignores its input can do.
         self.chance = {"masked_loss": units.entropy(), "accuracy": units.largest_share()}

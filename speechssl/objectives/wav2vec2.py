@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from speechssl.config import MaskConfig, Wav2Vec2Config
 from speechssl.data.batch import Batch
@@ -18,6 +18,7 @@ from speechssl.data.keys import generator
 from speechssl.models.dropout import dropout
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import sample_negatives
+from speechssl.models.products import Linear
 from speechssl.models.quantizer import GumbelQuantizer
 from speechssl.objectives.base import Loss, Objective, Prepared
 from speechssl.objectives.masked import (
@@ -133,8 +134,8 @@ class Wav2Vec2(Objective):
         self.seed = seed
         self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
         self.quantizer = GumbelQuantizer(encoder.frontend.dim, cfg.groups, cfg.entries, cfg.final_dim)
-        self.project_targets = nn.Linear(cfg.final_dim, cfg.final_dim)
-        self.project_context = nn.Linear(encoder.dim, cfg.final_dim)
+        self.project_targets = Linear(cfg.final_dim, cfg.final_dim)
+        self.project_context = Linear(encoder.dim, cfg.final_dim)
         self.register_buffer("temperature", torch.tensor(float(cfg.gumbel_start)), persistent=False)
         self.chance = {"contrastive": math.log(1 + cfg.negatives), "accuracy": 1 / (1 + cfg.negatives)}
 

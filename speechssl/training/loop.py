@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from speechssl.allocator import keep_freed_memory
 from speechssl.config import OptimConfig, TrainingConfig
+from speechssl.core.precision import uses_bf16
 from speechssl.data.keys import key
 from speechssl.errors import InterruptedRun, RunError
 from speechssl.models.encoder import SpeechEncoder
@@ -179,7 +180,7 @@ def seed_micro_batch(seed: int, step: int, number: int) -> None:
 
 def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
     """Return the context that losses are computed in: bfloat16 where ``training.precision`` asks for it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device.type))
 
 
 def _nothing(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -22,6 +22,7 @@ from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.phases import open_phase, say, train_phase
+from speechssl.training.precision import settled
 from speechssl.training.run import RunFolder
 from speechssl.training.unit_stage import iteration_units
 
@@ -43,7 +44,9 @@ def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
     cfg = resolved(cfg)
     ranks = parallel or start_parallel(cfg.training.device)
     try:
-        with RunFolder(cfg.output or f"runs/{cfg.name}").open(cfg, ranks) as run:
+        folder = cfg.output or f"runs/{cfg.name}"
+        cfg = settled(cfg, folder, ranks)
+        with RunFolder(folder).open(cfg, ranks) as run:
             model = run.path / "model"
             if (model / "config.json").exists():
                 say(ranks, f"{model} is complete; nothing is left to do")

@@ -79,7 +79,9 @@ def config_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return [
         f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
         for name in sorted(before.keys() | after.keys())
-        if before.get(name) != after.get(name) and not any(fnmatch.fnmatch(name, free) for free in FREE)
+        if before.get(name) != after.get(name)
+        and not any(fnmatch.fnmatch(name, free) for free in FREE)
+        and not (name == "training.precision" and after.get(name) == '"auto"')  # a run keeps the one it has
     ]
 
 

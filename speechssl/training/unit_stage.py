@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechssl.config import PretrainConfig
+from speechssl.core.precision import uses_bf16
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import key
 from speechssl.errors import ConfigError, InterruptedRun, RunError
@@ -151,4 +152,6 @@ def _features(
             f"{previous}: its frames lie {teacher.hop} samples apart, those of the new model {encoder.hop}: "
             "units would not fit; use the same stem"
         )
-    return LayerFeatures(teacher, layer, device=parallel.device, bf16=cfg.training.precision == "bf16")
+    return LayerFeatures(
+        teacher, layer, device=parallel.device, bf16=uses_bf16(cfg.training.precision, parallel.device.type)
+    )
