@@ -1,5 +1,7 @@
 """Stems: exact frame counts, padding invariance, known values, silence."""
 
+import math
+
 import pytest
 import torch
 import torchaudio
@@ -164,6 +166,36 @@ def test_silence_constants_and_spikes_stay_finite(name):
 def test_mel_filterbank_is_torchaudios():
     expected = torchaudio.functional.melscale_fbanks(257, 20.0, 8000.0, 80, 16_000, norm=None, mel_scale="htk")
     torch.testing.assert_close(mel_filterbank(80), expected, atol=2e-4, rtol=0)  # torchaudio computes in float32
+
+
+@pytest.mark.parametrize("n_mels", [23, 80])
+def test_mel_filterbank_is_its_formula_term_by_term(n_mels):
+    top = 2595 * math.log10(1 + 8000 / 700)
+    bottom = 2595 * math.log10(1 + 20 / 700)
+    edges = [700 * (10 ** ((bottom + (top - bottom) * k / (n_mels + 1)) / 2595) - 1) for k in range(n_mels + 2)]
+    triangles = [edges[k : k + 3] for k in range(n_mels)]
+    expected = [
+        [max(0.0, min((f - low) / (mid - low), (high - f) / (high - mid))) for low, mid, high in triangles]
+        for f in (31.25 * k for k in range(257))
+    ]
+    torch.testing.assert_close(mel_filterbank(n_mels), torch.tensor(expected), atol=1e-7, rtol=1e-6)
+
+
+GOLDEN = [
+    [1.3481562, -1.1294166, -0.82413435, -0.009499128, -0.98706722],
+    [0.72411776, -0.6236096, -0.14878666, 0.0012816284, -0.86213404],
+    [-0.25305718, 0.089849234, 0.67774767, -0.012363945, 1.3354197],
+    [-0.58027881, 1.6131029, -0.12325297, -0.00098006881, 1.1710263],
+]
+"""Every 7th frame and 17th filter of the test below, computed before the filters came from librosa."""
+
+
+def test_log_mel_keeps_the_values_that_trained_models_know():
+    time = torch.arange(4000) / 16_000
+    wave = 0.1 * torch.sin(2 * torch.pi * (300 + 500 * time) * time) + 0.01 * torch.sin(2 * torch.pi * 3000 * time)
+    features = build_frontend(FrontendConfig(kind="logmel", stack=1))(wave[None])[0]
+    assert features.shape == (23, 80)
+    torch.testing.assert_close(features[::7, ::17], torch.tensor(GOLDEN), rtol=1e-5, atol=2e-5)  # FFTs differ
 
 
 def test_log_mel_of_a_tone():

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
+from PIL import Image
 
 from speechssl.evaluation.wer import write_wer
 from speechssl.reports.build import build_report
@@ -187,7 +187,7 @@ def test_every_word_has_contrast(view, look):
 
 
 def brightness(picture):
-    image = imread(io.BytesIO(picture))[..., :3].mean(-1)
+    image = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=float).mean(-1) / 255
     return float(np.median(image)), float(image.std())
 
 

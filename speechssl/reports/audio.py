@@ -7,8 +7,6 @@ a report stays a function of its folder. The page's content security policy must
 
 import base64
 import io
-import struct
-import zlib
 
 import numpy as np
 
@@ -92,18 +90,21 @@ def log_mel(wave: np.ndarray, rate: int, columns: int) -> np.ndarray:
     """Return the power in mel bands over time, in dB below the loudest point.
 
     Windows of 25 ms (Hann) lie evenly over the clip, at most 10 ms apart where up to 16 windows a column allow it; a
-    column is the mean power of its windows. Bands are triangles on O'Shaughnessy's mel scale from 0 to half the rate.
+    column is the mean power of its windows. Bands are librosa's, on O'Shaughnessy's mel scale from 0 to half the rate.
 
     Returns
     -------
     float32 array [80, columns], lowest band first, from -70 (or less) to 0; all at -70 in digital silence
     """
+    from librosa.filters import mel as mel_filters
+
     size = max(round(_WINDOW * rate), 16)
     points = 1 << (2 * size - 1).bit_length()  # zero padding: low bands are narrower than a bin otherwise
     each = int(np.clip(np.ceil(len(wave) / columns / (_HOP * rate)), 1, 16))
     padded = np.pad(wave, (size // 2, size))
     starts = ((np.arange(columns * each) + 0.5) * len(wave) / (columns * each)).astype(np.int64)
-    window, bank = np.hanning(size).astype(np.float32), _triangles(points, rate)
+    window = np.hanning(size).astype(np.float32)
+    bank = mel_filters(sr=rate, n_fft=points, n_mels=MEL_BANDS, htk=True, norm=None).T
     mel = np.empty((columns, MEL_BANDS), dtype=np.float32)
     for first in range(0, columns, 256):
         part = starts[first * each : (first + 256) * each]
@@ -146,34 +147,18 @@ def _address(kind: str, data: bytes) -> str:
 
 
 def _mel(hertz: float) -> float:
-    return float(2595 * np.log10(1 + hertz / 700))
+    from librosa import hz_to_mel
 
-
-def _triangles(points: int, rate: int) -> np.ndarray:
-    """Return mel filters [points / 2 + 1, bands] of peak 1 over the bins of a spectrum."""
-    mels = np.linspace(0.0, _mel(rate / 2), MEL_BANDS + 2)
-    edges = 700 * (10 ** (mels / 2595) - 1)
-    bins = np.fft.rfftfreq(points, 1 / rate)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
-    return np.asarray(np.maximum(np.minimum(rising, falling), 0.0), dtype=np.float32)
+    return float(hz_to_mel(hertz, htk=True))
 
 
 def _png(indices: np.ndarray) -> bytes:
-    """Write indices [height, width] into the ramp as a PNG picture with a palette (W3C PNG, colour type 3)."""
-    height, width = indices.shape
+    """Return indices [height, width] into the ramp as a PNG picture with a palette."""
+    from PIL import Image
+
     anchors = np.linspace(0, _LEVELS - 1, len(_RAMP))
     ramp = np.stack([np.interp(np.arange(_LEVELS), anchors, [c[k] for c in _RAMP]) for k in range(3)], axis=1)
-    rows = np.concatenate([np.zeros((height, 1), np.uint8), indices], axis=1)  # filter 0 in front of each row
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        [
-            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-            chunk(b"PLTE", np.rint(ramp).astype(np.uint8).tobytes()),
-            chunk(b"IDAT", zlib.compress(rows.tobytes(), 9)),
-            chunk(b"IEND", b""),
-        ]
-    )
+    image, buffer = Image.fromarray(indices), io.BytesIO()
+    image.putpalette(np.rint(ramp).astype(np.uint8).tobytes())
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
