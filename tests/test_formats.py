@@ -6,7 +6,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.data.formats import AUDIO_EXTENSIONS, FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, cut_short, sniff
+from speechssl.data.containers import cut_short
+from speechssl.data.formats import AUDIO_EXTENSIONS, FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, sniff
 from tests.voices import voice
 
 
@@ -23,12 +24,16 @@ MP3 = make("MP3", "MPEG_LAYER_III")
     (MP3, "mp3"), (MP3[417:], "mp3"), (bytes(700) + MP3, "mp3"), (b"junk before the first frame" + MP3, "mp3"),
     (b"ID3\x03\x00" + bytes(3000), "mp3"), (MP3[:3], None), (b"\xff\xfb", None),
     (b"\xff\xfb\x90\x00" + bytes(5000), None),
-    ("\ufeffthis is text".encode("utf-16"), None), (b"", None), (b"RIFF\x00\x00\x00\x00AVI ", None),
+    ("\ufeffthis is text".encode("utf-16"), None), (b"", None), (b"RIFF\x00\x00\x00\x00AVI ", "avi"),
     (b"RIFF\x00\x00\x00\x00WEBPVP8 ", None), (b"FORM\x00\x00\x00\x00ILBM", None), (b"\x00\x00\x00\x18ftypheic", None),
     (b"\x00\x00\x00\x18ftypM4A ", "mp4"), (b"\x1a\x45\xdf\xa3\x01", "matroska"), (b"#!AMR\n", "amr"),
     (b"wvpk", "wavpack"),
     (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(9) + b"\xff\xf1\x50\x80", "aac"),
     (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(99), None),
+    (b"FLV\x01\x05", "flv"), (b"TTA1", "tta"), (b"\x00\x00\x01\xba", "mpegps"), (b"\x00\x00\x00\x08wide", "mp4"),
+    ((b"\x47\x40\x00\x10" + bytes(184)) * 4, "mpegts"),
+    ((bytes(4) + b"\x47\x40\x00\x10" + bytes(184)) * 4, "mpegts"),
+    (b"export const free = 1; // TypeScript", None), (b"the free text", None), (b"GGGG" * 200, None),
     (b"%PDF-1.7", None), (b"PK\x03\x04", None), (b"\x7fELF", None), (b"\xff\xd8\xff\xe0\x00\x10JFIF", None),
 ])  # fmt: skip
 def test_sniffing(head, kind):
@@ -49,6 +54,11 @@ def test_sniffing_takes_any_bytes(head):
         "caf",
         "w64",
         "voc",
+        "svx",
+        "pvf",
+        "paf",
+        "avr",
+        "ircam",
         *FFMPEG_FORMATS,
     }
 

@@ -15,13 +15,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
+from speechssl.data.containers import cut_short
 from speechssl.data.ffmpeg import FfmpegReader
-from speechssl.data.formats import FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, LOSSY_FORMATS, cut_short, sniff
+from speechssl.data.formats import FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, LOSSY_FORMATS, sniff
+from speechssl.data.joined import parts_of
 from speechssl.data.limits import AudioInfo, AudioLimits, check_claims, check_samples
+from speechssl.data.mpeg import after_tags
+from speechssl.data.spliced import JoinedSound
 from speechssl.errors import AudioError
 
 if TYPE_CHECKING:
@@ -49,22 +53,22 @@ class AudioFile:
     ------
     AudioError
         With one of the reasons ``missing_file``, ``unreadable``, ``empty_file``, ``too_large``, ``not_audio``,
-        ``needs_ffmpeg``, ``corrupt``, ``truncated``, ``unknown_length``, ``sample_rate``, ``channels``, ``no_samples``,
-        ``too_long``.
+        ``needs_ffmpeg``, ``corrupt``, ``joined``, ``truncated``, ``unknown_length``, ``sample_rate``, ``channels``,
+        ``no_samples``, ``too_long``.
     """
 
     def __init__(self, source: Path | bytes, item: str, limits: AudioLimits) -> None:
         self.item, self.limits = item, limits
-        self._sound: soundfile.SoundFile | None = None
+        self._sound: soundfile.SoundFile | JoinedSound | None = None
         self._ffmpeg: FfmpegReader | None = None
         self._file = _open_source(source, item, limits)
         try:
-            kind = sniff(self._file.read(HEAD_BYTES))
-            if kind is None:
-                raise AudioError(item, "not_audio", "its content is no audio format")
+            kind, begin = self._sniffed()
             if reason := cut_short(self._file, kind):
                 raise AudioError(item, "truncated", reason)
-            self.info = self._open_ffmpeg(source, kind) if kind in FFMPEG_FORMATS else self._open_sndfile(source, kind)
+            self.info = (
+                self._open_ffmpeg(source, kind) if kind in FFMPEG_FORMATS else self._open_sndfile(source, kind, begin)
+            )
         except OSError as error:
             self.close()
             raise AudioError(item, "unreadable", str(error)) from error
@@ -72,21 +76,39 @@ class AudioFile:
             self.close()
             raise
 
-    def _open_sndfile(self, source: Path | bytes, kind: str) -> AudioInfo:
+    def _sniffed(self) -> tuple[str, int]:
+        """Return the format, and where the recording begins: behind tags, and behind zeros in MP3."""
+        kind, begin = sniff(self._file.read(HEAD_BYTES)), 0
+        if kind in (None, "mp3"):
+            begin = after_tags(self._file)
+            self._file.seek(begin)
+            behind = sniff(self._file.read(HEAD_BYTES)) if begin else None
+            kind = behind if kind == "mp3" and behind is not None else kind or ("mp3" if behind == "mp3" else None)
+        if kind is None:
+            raise AudioError(self.item, "not_audio", "its content is no audio format")
+        return kind, begin
+
+    def _open_sndfile(self, source: Path | bytes, kind: str, begin: int) -> AudioInfo:
         import soundfile
 
-        self._file.seek(0)
-        if isinstance(source, Path):
-            os.lseek(self._file.fileno(), 0, os.SEEK_SET)  # Python's buffer hides where the descriptor stands
-        # A descriptor has no name: neither libsndfile nor soundfile can then judge by the extension.
-        handle = self._file if isinstance(source, bytes) else self._file.fileno()
         try:
+            parts = parts_of(self._file, kind, begin)
+            self._file.seek(0)
+            if isinstance(source, Path) and not parts:
+                os.lseek(self._file.fileno(), 0, os.SEEK_SET)  # Python's buffer hides where the descriptor stands
+            # A descriptor has no name: neither libsndfile nor soundfile can then judge by the extension.
+            handle = self._file if isinstance(source, bytes) else self._file.fileno()
             with _quiet(kind == "mp3"):
-                sound = self._sound = soundfile.SoundFile(handle, closefd=False)
+                sources: list[Any] = [*parts] or [handle]
+                opened = [soundfile.SoundFile(part, closefd=False) for part in sources]
+                sound = self._sound = opened[0] if len(opened) == 1 else JoinedSound(opened)
+        except ValueError as error:
+            raise AudioError(self.item, "joined", f"{error}; convert its parts one by one") from error
         except soundfile.LibsndfileError as error:
             if kind in FALLBACK_DEMUXERS and shutil.which("ffmpeg"):
                 return self._open_ffmpeg(source, kind)
-            raise AudioError(self.item, "corrupt", f"looks like {kind}, but: {_said(error)}") from error
+            hint = "; ffmpeg may read it: install it, or convert the file" if kind in FALLBACK_DEMUXERS else ""
+            raise AudioError(self.item, "corrupt", f"looks like {kind}, but: {_said(error)}{hint}") from error
         rate, channels, frames = int(sound.samplerate), int(sound.channels), int(sound.frames)
         if frames >= _UNKNOWN_FRAMES:  # a FLAC written to a pipe: libsndfile cannot find its end
             if kind in FALLBACK_DEMUXERS and shutil.which("ffmpeg"):
