@@ -3,12 +3,12 @@
 In: nothing. Out: names and values, also as ``environment.json`` beside the run, from where the report takes them.
 """
 
-import json
 import platform
 from importlib import metadata
 from pathlib import Path
 
 from speechssl import __version__
+from speechssl.core.files import write_json
 
 __all__ = ["environment", "write_environment"]
 
@@ -28,7 +28,4 @@ def environment() -> dict[str, str]:
 
 def write_environment(folder: Path, **more: str) -> None:
     """Write ``environment.json`` into a folder, with ``more`` at its end; a resumed run describes its last part."""
-    path = folder / "environment.json"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**environment(), **more}, indent=1) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(folder / "environment.json", {**environment(), **more})

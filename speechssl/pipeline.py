@@ -6,6 +6,7 @@ whose stamp holds the same key, and whose file is there, is skipped; a training 
 
 import hashlib
 import json
+import logging
 import os
 import re
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import EvaluateConfig, FinetuneConfig, RunConfig
+from speechssl.core.files import find_json, remove_leftovers, write_json
 from speechssl.environment import write_environment
 from speechssl.errors import ConfigError, DataError
 from speechssl.progress import duration, progress
@@ -24,6 +26,8 @@ from speechssl.settings import to_dict, write_toml
 from speechssl.sweep import Ahead, tune
 
 __all__ = ["Stage", "check_stages", "default_preset", "run", "run_stages"]
+
+logger = logging.getLogger("speechssl.run")
 
 
 @dataclass(frozen=True)
@@ -68,11 +72,9 @@ def check_stages(folder: Path, stages: list[Stage]) -> list[tuple[Stage, str, bo
     for number, stage in enumerate(stages):
         text = json.dumps([chain, stage.name, stage.key], sort_keys=True, default=str)
         chain = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-        stamp = _stamp(folder, stage)
-        done = stamp.exists() and stage.output.exists()
-        stored = json.loads(stamp.read_text(encoding="utf-8")) if done else {}
-        same = done and stored["key"] == chain
-        if done and not same and not stage.cheap:
+        stored = _stored(folder, stage)
+        same = stored is not None and stored.get("key") == chain
+        if stored is not None and not same and not stage.cheap:
             later = [path for each in stages[number:] if not each.cheap for path in each.folders if path.exists()]
             changes = _differences(stored.get("of"), json.loads(json.dumps(stage.key, default=str)))
             raise ConfigError(
@@ -99,6 +101,25 @@ def _stamp(folder: Path, stage: Stage) -> Path:
     return folder / "stages" / f"{stage.name}.json"
 
 
+def _stored(folder: Path, stage: Stage) -> dict[str, Any] | None:
+    """Return the stamp of a stage, or None where the stage is to be made (again): what is torn counts as missing."""
+    stamp = find_json(_stamp(folder, stage))
+    if not isinstance(stamp, dict) or not stage.output.exists():
+        return None
+    now, then = _sizes(stage.output), stamp.get("files") or {}
+    changed = [name for name, size in then.items() if now.get(name) != size]
+    for name in changed:
+        found = f"{now[name]:,} bytes, {then[name]:,} when it was finished" if name in now else "missing"
+        logger.warning("%s: %s; stage %r is made again", stage.output.parent / name, found, stage.name)
+    return None if changed else stamp
+
+
+def _sizes(output: Path) -> dict[str, int]:
+    """Return the size of each file beside the output of a stage: none may be cut later without being noticed."""
+    found = (path for path in output.parent.iterdir() if path.is_file() and path.suffix not in (".lock", ".tmp"))
+    return {path.name: path.stat().st_size for path in sorted(found)}
+
+
 def run_stages(folder: Path, stages: list[Stage]) -> None:
     """Run stages in order, skipping those that are complete.
 
@@ -109,10 +130,8 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
     DataError
         A stage ended without its output.
     """
-    (folder / "stages").mkdir(parents=True, exist_ok=True)
     for number, (stage, chain, done) in enumerate(check_stages(folder, stages), 1):
         title = f"[{number}/{len(stages)}] {stage.name}"
-        stamp = _stamp(folder, stage)
         if done:
             print(f"{title}: done before", flush=True)
             continue
@@ -122,10 +141,9 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
         seconds = time.monotonic() - start
         if not stage.output.exists():
             raise DataError(f"stage {stage.name!r} ended without writing {stage.output}")
-        temporary = stamp.with_suffix(".tmp")
         record = {"key": chain, "of": stage.key, "seconds": seconds, "finished": time.time()}
-        temporary.write_text(json.dumps(record, default=str), encoding="utf-8")
-        temporary.replace(stamp)
+        files = {} if stage.output.parent == folder else _sizes(stage.output)
+        write_json(_stamp(folder, stage), {**record, "files": files}, default=str, indent=None)
         print(f"{title}: {duration(seconds)}", flush=True)
 
 
@@ -249,9 +267,10 @@ def _scratch_ahead(cfg: RunConfig, output: Path, labels: dict[str, int]) -> Ahea
 
     Only with several jobs, and only until the arm is complete.
     """
+    from speechssl.interop.model_folder import is_model
+
     arm = _arms(cfg, output).get("finetune-scratch")
-    complete = (output / "finetune-scratch" / "model" / "config.json").exists()
-    if arm is None or cfg.jobs < 2 or complete or not labels["train"]:
+    if arm is None or cfg.jobs < 2 or not labels["train"] or is_model(output / "finetune-scratch" / "model"):
         return None
     return Ahead(
         lambda stop: tune("finetune-scratch", arm, _rates(cfg), output / "sweep", jobs=cfg.jobs - 1, stop=stop)
@@ -279,6 +298,7 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     if output == folder or output in folder.parents:
         raise ConfigError(f"the output {output} must not hold the audio folder {folder}; give another --output")
     output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)
     cfg = settled_run(cfg, output / "config.toml")
     first = _train_stages(folder, cfg, output)
     check_stages(output, first)  # a refused run leaves the configuration of the accepted one as it was

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from speechssl.core.files import write_atomic
 from speechssl.errors import ConfigError
 
 __all__ = ["find_config", "from_dict", "load_config", "presets", "read_toml", "to_dict", "to_toml", "write_toml"]
@@ -123,10 +124,7 @@ def to_toml(cfg: Any) -> str:
 
 def write_toml(cfg: Any, path: Path) -> None:
     """Write the resolved configuration, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(to_toml(cfg), encoding="utf-8")
-    temporary.replace(path)
+    write_atomic(path, to_toml(cfg))
 
 
 def _preset_folder() -> Path:

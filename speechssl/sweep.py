@@ -4,14 +4,12 @@ In: a fine-tuning configuration and rates. Out: the arm's run folder (config, me
 ``sweep.json`` with the dev WER of every candidate of every arm. ``Ahead`` does it while something else is running.
 """
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +17,10 @@ from types import TracebackType
 from typing import Self
 
 from speechssl.config import FinetuneConfig
+from speechssl.core.files import atomic_folder, read_json, write_json
 from speechssl.data.orphans import end_with_parent
 from speechssl.errors import InterruptedRun, RunError
-from speechssl.settings import from_dict, to_dict, write_toml
+from speechssl.settings import read_toml, to_dict, write_toml
 
 __all__ = ["Ahead", "Candidate", "tune"]
 
@@ -44,7 +43,9 @@ class Candidate:
     @property
     def done(self) -> bool:
         """Whether its model is there."""
-        return (self.folder / "model" / "config.json").exists()
+        from speechssl.interop.model_folder import is_model  # torch comes with it
+
+        return is_model(self.folder / "model")
 
     def check(self) -> None:
         """Refuse a finished candidate that had other settings."""
@@ -53,8 +54,7 @@ class Candidate:
             return
         from speechssl.training.run import config_changes  # torch comes with it
 
-        old = tomllib.loads(stored.read_text(encoding="utf-8"))
-        changes = config_changes(to_dict(from_dict(FinetuneConfig, old)), to_dict(self.cfg))
+        changes = config_changes(to_dict(read_toml(FinetuneConfig, stored)), to_dict(self.cfg))
         if changes:
             raise RunError(
                 f"{self.folder} is complete, but was trained with other settings:\n  " + "\n  ".join(changes) + "\n"
@@ -63,7 +63,7 @@ class Candidate:
 
     def dev_wer(self) -> float:
         """Return the dev WER of the kept checkpoint (infinite when there was no dev set)."""
-        info = json.loads((self.folder / "model" / "config.json").read_text(encoding="utf-8"))["info"]
+        info = read_json(self.folder / "model" / "config.json", f"delete {self.folder} to train it again")["info"]
         return float("inf") if info.get("dev_wer") is None else float(info["dev_wer"])
 
 
@@ -179,20 +179,16 @@ def tune(
 def _keep_best(candidates: list[Candidate], target: Path, listing: Path) -> None:
     """Copy the candidate with the lowest dev WER to ``target``, and list all of them."""
     best = min(candidates, key=lambda candidate: (candidate.dev_wer(), candidate.lr))
-    temporary = target.with_name(target.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     # Checkpoints stay with the candidate: the arm's folder is for reading.
-    shutil.copytree(best.folder, temporary, ignore=shutil.ignore_patterns("checkpoints", "request.toml", "*.lock"))
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.replace(target)
-    others = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+    left_out = shutil.ignore_patterns("checkpoints", "request.toml", "*.lock")
+    with atomic_folder(target) as folder:
+        shutil.copytree(best.folder, folder, ignore=left_out, dirs_exist_ok=True)
+    others = read_json(listing, "delete it and run again") if listing.exists() else []
     rows = [row for row in others if row["arm"] != best.arm]
     for each in candidates:
         row = {"arm": each.arm, "lr": each.lr, "dev_wer": each.dev_wer(), "kept": each is best}
         rows.append({**row, "folder": str(each.folder)})
-    partial = listing.with_suffix(".tmp")
-    partial.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    partial.replace(listing)
+    write_json(listing, rows)
 
 
 class Ahead:

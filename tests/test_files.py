@@ -1,5 +1,6 @@
 """THE writer: whole or not there, durable, cleaned up after, one writer a folder."""
 
+import ast
 import json
 import os
 import resource
@@ -241,3 +242,41 @@ def test_json_goes_and_comes_back(tmp_path):
     assert json.loads((tmp_path / "a.json").read_text())["a"][2] == 1.5
     with pytest.raises(DataError, match="absent"):
         read_json(tmp_path / "absent.json", "")
+
+
+OTHERS = {
+    "asr/language_model.py": {"open"},  # an unpacked model, in a temporary folder
+    "asr/outputs.py": {"os.fsync", "open"},  # the journal of transcripts is appended to
+    "data/ffmpeg.py": {"write_bytes"},  # a pipe's content, in a temporary folder
+    "data/ledger.py": {"open"},  # appended to
+    "data/public/download.py": {"open"},  # a download that is taken up again
+    "data/synth.py": {"write_text"},  # in an atomic folder
+    "interop/model_folder.py": {"write_bytes", "write_text"},  # in an atomic folder
+    "sweep.py": {"open"},  # the log of a process
+    "training/checkpoint.py": {"os.fsync"},  # before it is read back
+    "training/log.py": {"open"},  # appended to
+}
+"""Files of the package that write in another way, and how."""
+
+
+def writing(path):
+    """The ways in which a file of the package writes to the disk."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        last = called.rsplit(".", 1)[-1]
+        if called in {"os.fsync", "os.replace", "os.rename"} or last in {"write_text", "write_bytes"}:
+            found.add(called if called.startswith("os.") else last)
+        modes = {str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)}
+        if last == "open" and set("wax") & set("".join(modes)) and "devnull" not in called:
+            found.add("open")
+    return found
+
+
+def test_H6_there_is_one_writer():
+    package = Path(files.__file__).parent.parent
+    found = {path.relative_to(package).as_posix(): writing(path) for path in package.rglob("*.py")}
+    del found["core/files.py"]
+    assert {name: ways for name, ways in found.items() if ways - OTHERS.get(name, set())} == {}

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechssl.core.files import write_atomic
 from speechssl.errors import DataError
-from speechssl.evaluation.hypotheses import read_hypotheses, replace_text, score_row, scored, write_hypotheses
+from speechssl.evaluation.hypotheses import read_hypotheses, score_row, scored, write_hypotheses
 from speechssl.evaluation.wer import summarise
 
 ROWS = [
@@ -96,12 +97,12 @@ def test_writing_refuses_repeats_and_keeps_the_old_file(tmp_path):
 def test_a_failed_write_leaves_nothing_behind(tmp_path):
     (tmp_path / "place").mkdir()
     with pytest.raises(OSError):
-        replace_text(tmp_path / "place", "text")  # a folder cannot be replaced by a file
+        write_atomic(tmp_path / "place", "text")  # a folder cannot be replaced by a file
     assert list((tmp_path).iterdir()) == [tmp_path / "place"]
 
 
 def test_lone_surrogates_are_replaced(tmp_path):
-    replace_text(tmp_path / "text", "a\ud800b")
+    write_atomic(tmp_path / "text", "a\ud800b")
     assert (tmp_path / "text").read_text() == "a?b"
 
 

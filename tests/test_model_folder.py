@@ -191,7 +191,7 @@ def test_a_failing_rename_puts_the_old_model_back(tmp_path, encoder, monkeypatch
     rename = type(folder).rename
 
     def fails(self, target):
-        if ".tmp-" in self.name:
+        if self.suffix == ".tmp":
             raise OSError("no rename today")
         return rename(self, target)
 

@@ -13,9 +13,9 @@ from dataclasses import replace
 import pytest
 
 from speechssl.asr.ctc import load_recogniser
-from speechssl.errors import InterruptedRun, RunError
+from speechssl.errors import DataError, InterruptedRun, RunError
 from speechssl.settings import write_toml
-from speechssl.sweep import Ahead, Candidate, _check, tune
+from speechssl.sweep import Ahead, Candidate, _check, _keep_best, tune
 from speechssl.training.log import read_metrics
 from tests.processes import alive, children
 from tests.tones import recipe, write_shards
@@ -48,6 +48,29 @@ def test_the_rate_with_the_lowest_dev_wer_is_kept(swept):
     assert (place / "arm" / "metrics.jsonl").exists()
     assert not (place / "arm" / "checkpoints").exists()
     load_recogniser(place / "arm" / "model", "cpu")
+
+
+@pytest.mark.parametrize("content", ["", '[{"arm": "other", "lr"'])
+def test_H6_a_torn_listing_is_named(swept, tmp_path, content):
+    cfg, place = swept
+    shutil.copytree(place / "sweep", tmp_path / "sweep")
+    (tmp_path / "sweep" / "sweep.json").write_text(content, encoding="utf-8")
+    candidates = [Candidate("arm", lr, replace(cfg, output=str(tmp_path / "sweep" / f"arm-lr-{lr:g}"))) for lr in RATES]
+    with pytest.raises(DataError, match=r"sweep\.json: not whole .*; delete it and run again"):
+        _keep_best(candidates, tmp_path / "arm", tmp_path / "sweep" / "sweep.json")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_H6_a_candidate_with_a_torn_model_is_not_done(swept, tmp_path, name):
+    cfg, place = swept
+    shutil.copytree(place / "sweep", tmp_path / "sweep")
+    candidate = Candidate("arm", RATES[0], replace(cfg, output=str(tmp_path / "sweep" / f"arm-lr-{RATES[0]:g}")))
+    assert candidate.done
+    with (candidate.folder / "model" / name).open("r+b") as file:
+        file.truncate(40)
+    assert not candidate.done
+    (candidate.folder / "config.toml").write_text("[training", encoding="utf-8")
+    candidate.check()  # no more to refuse
 
 
 def test_finished_candidates_are_not_trained_again(swept, tmp_path):

@@ -190,11 +190,22 @@ def test_another_archive_under_the_name(tmp_path):
 
 def test_leftovers_of_a_killed_process_are_no_part_of_it(tmp_path):
     archive = pack(tmp_path / "c.tar.gz")
-    (tmp_path / ".unpacking-c.tar.gz/Corpus/dev").mkdir(parents=True)
-    (tmp_path / ".unpacking-c.tar.gz/Corpus/dev/half.flac").write_bytes(b"half")
+    code = """if True:
+        import os, sys
+        from pathlib import Path
+        from speechssl.data.public import unpack
+        def killed(archive, target):
+            (target / "Corpus" / "dev").mkdir(parents=True)
+            (target / "Corpus" / "dev" / "half.flac").write_bytes(b"half")
+            os.kill(os.getpid(), 9)
+        unpack._untar = killed
+        unpack.unpack(Path(sys.argv[1]), Path(sys.argv[1]).parent, creates="Corpus/dev")
+    """
+    assert subprocess.run([sys.executable, "-c", code, str(archive)], check=False).returncode == -9
+    assert list(tmp_path.rglob("half.flac"))
     unpack(archive, tmp_path, creates="Corpus/dev")
     assert there(tmp_path) == FILES
-    assert not (tmp_path / ".unpacking-c.tar.gz").exists()
+    assert not list(tmp_path.glob(".unpacking*"))
 
 
 def test_the_folder_that_proves_it_comes_last(tmp_path, monkeypatch):

@@ -6,13 +6,13 @@ reads the file with KenLM; this is for small models, for tests, and for errors t
 
 import gzip
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from speechssl.core.files import atomic_file
 from speechssl.errors import DataError
 
 __all__ = ["BEGIN", "END", "NEVER", "UNKNOWN", "Arpa", "Entry", "is_arpa", "open_arpa", "read_words", "write_arpa"]
@@ -190,18 +190,12 @@ def write_arpa(path: Path, counts: Sequence[int], sections: Iterable[Iterable[tu
     sections
         For each order, ``(words, (log10 probability, log10 backoff))``; the backoff of the highest order is left out.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as raw:
-            if path.suffix == ".gz":
-                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-                    packed.writelines(_arpa_lines(counts, sections))
-            else:
-                raw.writelines(_arpa_lines(counts, sections))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_file(path) as raw:
+        if path.suffix == ".gz":
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+                packed.writelines(_arpa_lines(counts, sections))
+        else:
+            raw.writelines(_arpa_lines(counts, sections))
 
 
 def _arpa_lines(counts: Sequence[int], sections: Iterable[Iterable[tuple[tuple[str, ...], Entry]]]) -> Iterator[bytes]:

@@ -4,7 +4,6 @@ In: ``TuneConfig``. Out: ``decoder.toml``, to be given to ``speechssl evaluate``
 that was tried. The model runs once; its log-probabilities stay in memory. The same inputs give the same choice.
 """
 
-import json
 import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,12 +25,12 @@ from speechssl.asr.language_model import open_graph
 from speechssl.asr.recognise import recognise
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import DecoderConfig, EvaluateConfig, TuneConfig
+from speechssl.core.files import write_atomic, write_json
 from speechssl.data.ids import say_absent
 from speechssl.data.ledger import Ledger
 from speechssl.data.stream import evaluation_batches
 from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.alignment import align_characters, score_utterance
-from speechssl.evaluation.hypotheses import replace_text
 from speechssl.settings import to_toml
 from speechssl.training.parallel import start_parallel
 from speechssl.training.precision import agreed
@@ -162,7 +161,7 @@ def tune(cfg: TuneConfig) -> Choice:
     best = points[0]
     chosen = replace(cfg.decoder, lm_weight=best.lm_weight, word_score=best.word_score)
     settings = output / "decoder.toml"
-    replace_text(settings, to_toml(EvaluateConfig(model=cfg.model, decoder=chosen)))
+    write_atomic(settings, to_toml(EvaluateConfig(model=cfg.model, decoder=chosen)))
     choice = Choice(best, tuple(points), plain / words, tuple(warnings), settings)
     document = {
         "chosen": asdict(best),
@@ -172,7 +171,7 @@ def tune(cfg: TuneConfig) -> Choice:
         "warnings": warnings,
         "points": [asdict(point) for point in points],
     }
-    replace_text(output / "tune.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+    write_json(output / "tune.json", document)
     return choice
 
 

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -23,12 +24,16 @@ from typing import Any, BinaryIO
 from speechssl.errors import DataError
 
 __all__ = [
-    "atomic_file", "atomic_folder", "exclusive", "read_json", "remove_leftovers", "sync_folder", "write_atomic",
-    "write_json",
+    "atomic_file", "atomic_folder", "exclusive", "find_json", "read_json", "remove_leftovers", "sync_tree",
+    "temporary_path", "write_atomic", "write_json",
 ]  # fmt: skip
+
+logger = logging.getLogger("speechssl.files")
 
 _HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 _TEMPORARY = re.compile(r".*\.([0-9a-f]{8})-([0-9]+)-[0-9]+\.tmp", re.DOTALL)
+_MANY_FILES = 1_000
+"""Number of files above which one ``os.sync`` is cheaper than syncing each."""
 _FOREIGN_SECONDS = 86_400.0
 """Age at which a temporary name of another machine counts as a leftover: its process cannot be asked."""
 _numbers = itertools.count()
@@ -48,12 +53,12 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         The file cannot be written (disk full, no permission); its ``filename`` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary(path) as temporary, temporary.open("wb") as file:
+    with temporary_path(path) as temporary, temporary.open("wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
         temporary.replace(path)
-    sync_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 @contextmanager
@@ -70,13 +75,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     previous = path.with_name(path.name + ".previous")
-    with _temporary(path) as temporary:
+    with temporary_path(path) as temporary:
         temporary.mkdir()
         yield temporary
-        for root, _, names in os.walk(temporary):
-            for name in names:
-                _sync(Path(root) / name)
-            sync_folder(Path(root))
+        sync_tree(temporary)
         if path.exists():
             shutil.rmtree(previous, ignore_errors=True)
             path.rename(previous)
@@ -86,7 +88,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             if previous.is_dir() and not path.exists():
                 previous.rename(path)
             raise
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
         shutil.rmtree(previous, ignore_errors=True)
 
 
@@ -117,22 +119,38 @@ def read_json(path: Path, remedy: str) -> Any:
         raise DataError(f"{path}: not whole ({error}); {remedy}") from error
 
 
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, where its file system can do that."""
+def find_json(path: Path) -> Any | None:
+    """Return the value in a JSON file, or None where there is no whole one: it is then to be made again."""
     try:
-        _sync(path)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
-            raise
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        logger.warning("%s is torn (%s); it counts as missing", path, error)
+        return None
 
 
-def remove_leftovers(folder: Path) -> list[Path]:
-    """Remove below ``folder`` what killed writers left; return it. What a living process writes stays."""
+def sync_tree(folder: Path) -> None:
+    """Make a folder and all that is in it durable."""
+    found = [(Path(root), names) for root, _, names in os.walk(folder)]
+    if sum(len(names) for _, names in found) > _MANY_FILES:
+        os.sync()
+        return
+    for root, names in found:
+        for name in names:
+            _sync(root / name)
+        _sync_folder(root)
+
+
+def remove_leftovers(folder: Path, *, deep: bool = True) -> list[Path]:
+    """Remove in ``folder`` (and below it) what killed writers left; return it. What a living process writes stays."""
     removed: list[Path] = []
     for root, folders, names in os.walk(folder):
         found = {name for name in [*folders, *names] if _is_leftover(Path(root) / name)}
         folders[:] = [name for name in folders if name not in found]
         removed += [Path(root) / name for name in sorted(found)]
+        if not deep:
+            break
     for path in removed:
         _remove(path)
     return removed
@@ -156,7 +174,7 @@ def exclusive(path: Path, *, wait: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[Path]:
+def temporary_path(path: Path) -> Iterator[Path]:
     """Yield a name beside ``path`` that no other writer has; whatever is under it at the end is removed."""
     stem = path.name.encode()[:200].decode(errors="ignore")  # a name holds 255 bytes
     temporary = path.with_name(f"{stem}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
@@ -198,6 +216,15 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make the names in a folder durable, where its file system can do that."""
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems have no such call
+            raise
 
 
 def _sync(path: Path) -> None:

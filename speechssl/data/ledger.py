@@ -4,6 +4,7 @@ In: entries as they happen. Out: ``ledger.jsonl`` beside a stage's output, and c
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -48,8 +49,10 @@ class Ledger:
         new = list(entries)
         self.entries += new
         if self.path is not None and new:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in new)
+            with self.path.open("ab+") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    file.write(b"\n")  # a torn last line stays one bad line
+                file.writelines(f"{json.dumps(asdict(entry), ensure_ascii=False)}\n".encode() for entry in new)
 
     def counts(self) -> dict[str, int]:
         """Return the number of entries by reason, most frequent first."""
@@ -61,7 +64,9 @@ def read_ledger(path: Path) -> list[Entry]:
     if not path.exists():
         return []
     entries = []
-    for line in path.read_text(encoding="utf-8").split("\n"):  # splitlines() would also split at U+2028
+    for line in path.read_text(encoding="utf-8", errors="replace").split(
+        "\n"
+    ):  # splitlines() would also split at U+2028
         if not line:
             continue
         try:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from speechssl.config import ManifestConfig
+from speechssl.core.files import atomic_file, write_json
 from speechssl.data.audio import AudioLimits
 from speechssl.data.folder import list_files
 from speechssl.data.gather import Gathered, drop_duplicates, gather
@@ -107,18 +108,8 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
     """Write a manifest so that it is either whole or not there; equal utterances give equal bytes."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(json.dumps(to_row(utterance), ensure_ascii=False) + "\n" for utterance in utterances)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic_file(Path(path)) as file:
+        file.writelines(f"{json.dumps(to_row(utterance), ensure_ascii=False)}\n".encode() for utterance in utterances)
 
 
 def build_manifest(
@@ -209,8 +200,7 @@ def build_manifest(
     summary = _summarise(
         utterances, rule, ledger, files=len(audio), pauses=gathered.dropped_seconds, segmenter=segmenter
     )
-    text = json.dumps(asdict(summary), ensure_ascii=False, indent=2)
-    (output / "summary.json").write_text(text + "\n", encoding="utf-8")
+    write_json(output / "summary.json", asdict(summary), indent=2)
     write_manifest(output / "manifest.jsonl", utterances)
     return summary
 

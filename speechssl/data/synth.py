@@ -10,7 +10,6 @@ import json
 import math
 import multiprocessing
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,6 +20,7 @@ from typing import Any
 
 import soundfile
 
+from speechssl.core.files import atomic_folder, remove_leftovers
 from speechssl.data.espeak import SAMPLE_RATE, Espeak, library_paths
 from speechssl.data.keys import generator, key
 from speechssl.data.orphans import end_with_main
@@ -179,10 +179,8 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
     # Slices of one stream of distinct sentences: nothing heard in test was said in training.
     texts = [list(islice(stream, quota)) for quota in quotas]
 
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    remove_leftovers(folder.parent, deep=False)
+    with atomic_folder(folder) as partial:
         # A fresh process for each speaker: espeak carries noise and flutter state from one utterance to the next.
         methods = multiprocessing.get_all_start_methods()
         context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
@@ -194,11 +192,6 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
             rows = [row for part in pool.map(_speak, drawn, texts, [partial] * len(drawn)) for row in part]
         (partial / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         (partial / "corpus.json").write_text(json.dumps(asdict(cfg), indent=1) + "\n", encoding="utf-8")
-        if folder.exists():
-            folder.rmdir()
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return _summary(folder, cfg, time.monotonic() - began)
 
 

@@ -7,16 +7,16 @@ so in ``cost``; without that field the alignment is the one with the fewest erro
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.files import write_atomic
 from speechssl.errors import DataError
 from speechssl.evaluation.alignment import Cost, normal_text, score_utterance
 from speechssl.evaluation.weighted import WEIGHTS
 
-__all__ = ["HYPOTHESES", "Row", "read_hypotheses", "replace_text", "score_row", "scored", "write_hypotheses"]
+__all__ = ["HYPOTHESES", "Row", "read_hypotheses", "score_row", "scored", "write_hypotheses"]
 
 HYPOTHESES = "hypotheses.jsonl"
 Row = dict[str, Any]
@@ -92,7 +92,7 @@ def write_hypotheses(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[Row]
     """Write rows (scoring those without counts) atomically, in the order given, and return them complete."""
     complete = [scored(row, f"row {number}") for number, row in enumerate(rows, 1)]
     _refuse_repeats(complete, str(path))
-    replace_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in complete))
+    write_atomic(Path(path), "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in complete))
     return complete
 
 
@@ -129,21 +129,6 @@ def read_hypotheses(path: Path) -> list[Row]:
         rows.append(scored(row, where))
     _refuse_repeats(rows, str(path))
     return rows
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file that is either whole or not there; a lone surrogate (possible in JSON) becomes ``?``."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(text.encode("utf-8", "replace"))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _refuse_repeats(rows: list[Row], where: str) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.core.files import write_atomic
 from speechssl.errors import DataError
 from speechssl.evaluation.alignment import normal_text
-from speechssl.evaluation.hypotheses import Row, replace_text
+from speechssl.evaluation.hypotheses import Row
 from speechssl.evaluation.significance import bootstrap_wer
 
 __all__ = [
@@ -113,7 +114,7 @@ def write_train_words(folder: Path, rows: Sequence[Row], train_words: Mapping[st
     """Write ``train_words.json``: the counts of all words of the references (0 for unseen ones), sorted."""
     words = sorted({word for row in rows for word in row["ref"].split()})
     counts = {word: int(train_words.get(word, 0)) for word in words}
-    replace_text(Path(folder) / TRAIN_WORDS, json.dumps(counts, ensure_ascii=False, indent=0) + "\n")
+    write_atomic(Path(folder) / TRAIN_WORDS, json.dumps(counts, ensure_ascii=False, indent=0) + "\n")
 
 
 def read_train_words(path: Path) -> dict[str, int] | None:

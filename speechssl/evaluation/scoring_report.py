@@ -4,14 +4,13 @@ In: a `Scoring`. Out: text for the terminal and, in the output folder, ``compari
 ``ledger.jsonl`` and ``NAME/hypotheses.jsonl``, ``NAME/wer.json``, ``NAME/wer.txt``.
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from speechssl.config import ScoreConfig
+from speechssl.core.files import write_atomic, write_json
 from speechssl.data.ledger import Ledger
-from speechssl.evaluation.hypotheses import replace_text
 from speechssl.evaluation.mapsswe import holm
 from speechssl.evaluation.matching import match
 from speechssl.evaluation.pairs import Pair, pairs_of
@@ -45,8 +44,8 @@ def report_scoring(scoring: Scoring, cfg: ScoreConfig) -> str:
         for system in scoring.systems:
             write_wer(output / system.name, system.rows, _info(scoring, system), n=cfg.bootstrap, seed=cfg.seed)
         document = _document(scoring, reports, pairs, other, cfg)
-        replace_text(output / "comparison.txt", text)
-        replace_text(output / "comparison.json", json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+        write_atomic(output / "comparison.txt", text)
+        write_json(output / "comparison.json", document)
     return text
 
 

@@ -4,7 +4,6 @@ In: labels by utterance, on a frame grid of ``hop`` samples. Out: slices by (id,
 an ``.npz`` file (a zip, so that every array carries a checksum), written atomically.
 """
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Self
 
 import numpy as np
 
+from speechssl.core.files import atomic_file
 from speechssl.errors import DataError
 
 __all__ = ["UnitTable", "load_arrays", "save_arrays"]
@@ -126,16 +126,10 @@ class UnitTable:
 
 def save_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays to an ``.npz`` file that is either whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
     try:
-        with partial.open("wb") as file:
+        with atomic_file(path) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs confuse it with a flag
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error}); free some space or check the permissions") from error
 
 

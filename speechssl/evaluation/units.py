@@ -5,7 +5,6 @@ In: a corpus and a way to turn utterances into features (unit_features.py). Out:
 """
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
+from speechssl.core.files import write_json
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.keys import generator, key
 from speechssl.data.ledger import Entry
@@ -106,7 +106,7 @@ def make_units(
         kmeans.save(kmeans_path)
     table = label_corpus(source, kmeans, folder, max_bad_fraction=max_bad_fraction, record=record)
     quality = {"features": source.features.name, "hop": source.features.hop, **table.quality()}
-    (folder / "units.json").write_text(json.dumps(quality, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "units.json", quality)
     table.save(table_path)
     return table
 

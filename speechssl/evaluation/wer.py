@@ -5,11 +5,11 @@ and ``wer.txt`` (and ``train_words.json`` where the training text is known); eve
 and the last.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.files import write_atomic, write_json
 from speechssl.errors import DataError
 from speechssl.evaluation.alignment import (
     AlignedPair,
@@ -20,7 +20,7 @@ from speechssl.evaluation.alignment import (
     score_utterance,
 )
 from speechssl.evaluation.breakdown import Group, counts
-from speechssl.evaluation.hypotheses import HYPOTHESES, read_hypotheses, replace_text, score_row, write_hypotheses
+from speechssl.evaluation.hypotheses import HYPOTHESES, read_hypotheses, score_row, write_hypotheses
 from speechssl.evaluation.rarity import TRAIN_WORDS, write_train_words
 from speechssl.evaluation.significance import PairedBootstrap, paired_bootstrap
 from speechssl.evaluation.summary import WerReport, report_of, summarise
@@ -93,9 +93,9 @@ def write_wer(
     (folder / TRAIN_WORDS).unlink(missing_ok=True)
     if train_words is not None:
         write_train_words(folder, complete, train_words)
-    replace_text(folder / "wer.txt", wer_text(report, info or {}))
+    write_atomic(folder / "wer.txt", wer_text(report, info or {}))
     document = {**report.to_dict(), "info": dict(info or {})}
-    replace_text(folder / "wer.json", json.dumps(document, ensure_ascii=False, indent=1, default=str) + "\n")
+    write_json(folder / "wer.json", document, default=str)
     return report
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
+from speechssl.core.files import write_atomic, write_json
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.models.encoder import SpeechEncoder
 
@@ -260,14 +261,13 @@ def save_huggingface(folder: Path, encoder: SpeechEncoder, architecture: Archite
     CheckpointError
         The folder cannot be written.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state, config = encoder_to_huggingface(encoder, architecture)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        write_atomic(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
         for name, content in (("config.json", config), ("preprocessor_config.json", preprocessor_config(encoder))):
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / name, content, indent=2)
     except OSError as error:
         raise CheckpointError(f"{folder}: the export was not written: {error}") from error
 

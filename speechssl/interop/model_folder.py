@@ -7,8 +7,7 @@ names.
 
 import hashlib
 import json
-import os
-import shutil
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,19 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from speechssl.config import ModelConfig
+from speechssl.core.files import atomic_folder
 from speechssl.errors import CheckpointError, ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.settings import from_dict, to_dict
 
-__all__ = ["ModelFolder", "load_encoder", "load_folder", "save_model"]
+__all__ = ["ModelFolder", "is_model", "load_encoder", "load_folder", "save_model"]
 
 FORMAT = "speechssl-model"
 VERSION = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+
+logger = logging.getLogger("speechssl.model")
 
 
 class HasDict(Protocol):
@@ -107,31 +109,23 @@ def save_model(
         "model": to_dict(cfg or encoder.cfg),
     }
     folder = Path(folder)
-    new = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
-    previous = folder.with_name(folder.name + ".previous")
     try:
-        text = json.dumps(config, indent=2, ensure_ascii=False)
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        _write(new / WEIGHTS, weights)
-        _write(new / CONFIG, text.encode())
-        if folder.exists():
-            shutil.rmtree(previous, ignore_errors=True)
-            folder.rename(previous)
-        new.rename(folder)
-        shutil.rmtree(previous, ignore_errors=True)
+        with atomic_folder(folder) as new:
+            (new / WEIGHTS).write_bytes(weights)
+            (new / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     except (OSError, TypeError, ValueError) as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if previous.is_dir() and not folder.exists():
-            previous.rename(folder)
         raise CheckpointError(f"{folder}: the model was not written: {error}") from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+def is_model(folder: Path) -> bool:
+    """Return whether a model folder is there and whole; of a damaged one a warning says what is wrong."""
+    try:
+        _read_weights(folder, _read_config(folder))
+    except CheckpointError as error:
+        if folder.is_dir():
+            logger.warning("%s", error)
+        return False
+    return True
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -144,7 +138,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         what = "it has no config.json" if folder.is_dir() else "no such folder"
         raise CheckpointError(f"{folder} is not a model folder: {what}{hint}") from error
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({error}); copy the folder again, or delete it and run its training again"
+        ) from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: not a speechssl model; a Hugging Face folder is read by speechssl.interop.huggingface"
@@ -157,6 +153,20 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _read_weights(folder: Path, config: dict[str, Any]) -> bytes:
+    path = folder / WEIGHTS
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: the weights cannot be read: {error}") from error
+    if hashlib.sha256(data).hexdigest() != config.get("sha256"):
+        raise CheckpointError(
+            f"{path}: damaged or from another model: its bytes do not match config.json; "
+            "copy the folder again, or delete it and run its training again, which exports the last checkpoint"
+        )
+    return data
+
+
 def load_folder(folder: Path) -> ModelFolder:
     """Read and verify a model folder; the weights are checked against the digest in ``config.json``.
 
@@ -167,23 +177,14 @@ def load_folder(folder: Path) -> ModelFolder:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    path = folder / WEIGHTS
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: the weights cannot be read: {error}") from error
-    if hashlib.sha256(data).hexdigest() != config.get("sha256"):
-        raise CheckpointError(
-            f"{path}: damaged or from another model: its bytes do not match config.json; "
-            "copy the folder again or export it from a checkpoint"
-        )
+    data = _read_weights(folder, config)
     from safetensors import SafetensorError
     from safetensors.torch import load
 
     try:
         state = load(data)
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
+        raise CheckpointError(f"{folder / WEIGHTS}: not a safetensors file: {error}") from error
     try:
         cfg = from_dict(ModelConfig, config.get("model") or {}, where="model")
     except ConfigError as error:

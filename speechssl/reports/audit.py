@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config.audit import AuditConfig
+from speechssl.core.files import write_atomic
 from speechssl.data.audio import AudioLimits, decode
 from speechssl.data.audit import Audit
 from speechssl.data.census import census
 from speechssl.data.checks import CHECKS, Finding
 from speechssl.errors import AudioError
-from speechssl.evaluation.hypotheses import replace_text
 from speechssl.reports.audio import player, spectrogram
 from speechssl.reports.charts import bar_chart
 from speechssl.reports.head import document_head
@@ -51,11 +51,11 @@ def write_audit(audit: Audit, cfg: AuditConfig, output: Path) -> Path:
     rows = [_row(finding) for finding in audit.findings]
     document = {"summary": summary, "config": asdict(cfg), "findings": rows}
     written = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
-    replace_text(output / "audit.json", _storable(written) + "\n")
+    write_atomic(output / "audit.json", _storable(written) + "\n")
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    replace_text(output / "findings.jsonl", _storable(lines))
-    replace_text(output / "audit.txt", _storable(render_text(audit, summary)))
-    replace_text(output / "audit.html", render_audit(audit, summary, cfg))
+    write_atomic(output / "findings.jsonl", _storable(lines))
+    write_atomic(output / "audit.txt", _storable(render_text(audit, summary)))
+    write_atomic(output / "audit.html", render_audit(audit, summary, cfg))
     return output / "audit.html"
 
 

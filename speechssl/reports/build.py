@@ -3,11 +3,10 @@
 Reads files only; works on a running, interrupted or partial run. The page is one self-contained file.
 """
 
-import json
 from datetime import datetime
 from pathlib import Path
 
-from speechssl.evaluation.hypotheses import replace_text
+from speechssl.core.files import write_atomic, write_json
 from speechssl.reports.collect import collect
 from speechssl.reports.facts import facts_of, to_json
 from speechssl.reports.page import render_page
@@ -38,7 +37,7 @@ def build_report(run_folder: Path, output: Path | None = None, *, made: datetime
     made = made or datetime.now().astimezone()
     page = Path(output) if output is not None else Path(run_folder) / "report.html"
     document = {"made": made.isoformat(timespec="seconds"), **to_json(record, facts)}
-    replace_text(page.with_suffix(".json"), json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
-    replace_text(page.with_suffix(".txt"), render_text(record, facts, made))
-    replace_text(page, render_page(record, facts, made))
+    write_json(page.with_suffix(".json"), document, allow_nan=False)
+    write_atomic(page.with_suffix(".txt"), render_text(record, facts, made))
+    write_atomic(page, render_page(record, facts, made))
     return page

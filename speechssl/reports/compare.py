@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import CompareConfig
+from speechssl.core.files import write_atomic
 from speechssl.errors import ConfigError
 from speechssl.evaluation.comparison import Comparison, compare
-from speechssl.evaluation.hypotheses import replace_text
 from speechssl.reports.compare_page import render_comparison
 from speechssl.reports.compare_text import comparison_text
 from speechssl.reports.systems import System, find_systems
@@ -69,9 +69,9 @@ def build_comparison(words: Sequence[str], cfg: CompareConfig, *, made: datetime
     }  # fmt: skip
     page = folder / "compare.html"
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False, default=str)
-    replace_text(folder / "compare.json", text + "\n")
-    replace_text(folder / "compare.txt", comparison_text(comparison, said, command, made))
-    replace_text(page, render_comparison(comparison, systems, said, command, made))
+    write_atomic(folder / "compare.json", text + "\n")
+    write_atomic(folder / "compare.txt", comparison_text(comparison, said, command, made))
+    write_atomic(page, render_comparison(comparison, systems, said, command, made))
     return page
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from speechssl.core.files import atomic_file, atomic_folder
 from speechssl.errors import CheckpointError
 
 __all__ = ["Checkpoints", "State"]
@@ -27,34 +28,25 @@ State = dict[str, Any]
 logger = logging.getLogger("speechssl.checkpoint")
 
 
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _damage(path: Path) -> str | None:
     """Return what is wrong with a saved file, or None: sizes and the CRC-32 of every member are checked."""
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
     except FileNotFoundError:
-        return "state.pt is missing"
+        return "missing"
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
         return f"not a whole file: {error}"
     return None if bad is None else f"checksum of {bad} is wrong"
 
 
 def _write(path: Path, state: State) -> None:
-    with path.open("wb") as file:
+    with atomic_file(path) as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    if damage := _damage(path):
-        raise OSError(f"the file read back is damaged: {damage}")
-    _fsync_folder(path.parent)
+        if damage := _damage(Path(file.name)):
+            raise OSError(f"the file read back is damaged: {damage}")
 
 
 class Checkpoints:
@@ -86,10 +78,13 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what a killed save left behind; call it while no other process writes here."""
-        if self.folder.is_dir():
-            for leftover in self.folder.glob("*.tmp"):
+        for pattern in ("*.tmp", "*/*.tmp"):
+            for leftover in self.folder.glob(pattern):
                 logger.warning("removing %s: its writing was interrupted", leftover)
-                shutil.rmtree(leftover)
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                else:
+                    leftover.unlink()
 
     def save(self, step: int, state: State, *, best: bool = False) -> Path:
         """Write a checkpoint of ``step`` (or, with ``best``, replace ``best/``), then remove the oldest ones.
@@ -100,20 +95,13 @@ class Checkpoints:
             It could not be written whole (disk full, most often); everything that was there before still is.
         """
         final = self.folder / "best" if best else self.path(step)
-        temporary = final.with_name(final.name + ".tmp")
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
-            _write(temporary / "state.pt", {**state, "step": step})
             if final.exists():
-                os.replace(temporary / "state.pt", final / "state.pt")  # noqa: PTH105
-                temporary.rmdir()
-                _fsync_folder(final)
+                _write(final / "state.pt", {**state, "step": step})
             else:
-                os.replace(temporary, final)  # noqa: PTH105
-            _fsync_folder(self.folder)
+                with atomic_folder(final) as folder:
+                    _write(folder / "state.pt", {**state, "step": step})
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
-            shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
                 f"cannot save {final}: {error}. Earlier checkpoints are untouched; is the disk full or read-only?"
             ) from error
@@ -143,13 +131,13 @@ class Checkpoints:
         """
         file = path / "state.pt"
         if damage := _damage(file):
-            raise CheckpointError(f"{path}: {damage}")
+            raise CheckpointError(f"{file}: {damage}")
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # whatever torch makes of a foreign archive
-            raise CheckpointError(f"{path}: not a checkpoint of speechssl: {error}") from error
+            raise CheckpointError(f"{file}: not a checkpoint of speechssl: {error}") from error
         if not isinstance(state, dict) or not isinstance(state.get("step"), int):
-            raise CheckpointError(f"{path}: not a checkpoint of speechssl: it holds no step")
+            raise CheckpointError(f"{file}: not a checkpoint of speechssl: it holds no step")
         return state
 
     def newest(self) -> tuple[int, State] | None:
@@ -177,7 +165,7 @@ class Checkpoints:
         if steps:
             raise CheckpointError(
                 "no checkpoint of this run is whole: " + "; ".join(reasons) + ". Nothing was touched. "
-                "Restore one from a backup, or choose another output folder to start over"
+                f"Restore one from a backup, or delete {self.folder.parent} to start over"
             )
         return None
 

@@ -7,13 +7,13 @@ step appears twice after a resume, because the lines past the resumed step are c
 import importlib.util
 import json
 import math
-import os
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from speechssl.core.files import write_atomic
 from speechssl.progress import duration
 
 __all__ = ["MetricsLog", "Progress", "read_metrics"]
@@ -55,12 +55,7 @@ class MetricsLog:
             return
         self.close()
         kept = [line for line in read_metrics(self.path) if line.get("step", 0) <= step]
-        temporary = self.path.with_name(self.path.name + ".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        write_atomic(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept))
         self._purge = step + 1
 
     def append(self, step: int, phase: str, values: dict[str, Any]) -> None:

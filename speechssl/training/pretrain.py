@@ -5,7 +5,6 @@ its own with ``units/`` beside its checkpoints, and ``model/`` is that of the la
 it was stopped: finished iterations, finished units and finished updates are not done twice.
 """
 
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +12,12 @@ from pathlib import Path
 import torch
 
 from speechssl.config import ModelConfig, PretrainConfig
+from speechssl.core.files import atomic_folder
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.ids import read_ids
 from speechssl.data.keys import key
 from speechssl.errors import ConfigError
-from speechssl.interop.model_folder import load_folder
+from speechssl.interop.model_folder import is_model, load_folder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.training.parallel import Parallel, start_parallel
@@ -48,7 +48,7 @@ def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
         cfg = settled(cfg, folder, ranks)
         with RunFolder(folder).open(cfg, ranks) as run:
             model = run.path / "model"
-            if (model / "config.json").exists():
+            if is_model(model):
                 say(ranks, f"{model} is complete; nothing is left to do")
                 return model
             corpus = _corpus(cfg)
@@ -107,7 +107,7 @@ def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: P
         title = f"hubert iteration {index + 1} of {len(cfg.hubert.steps)}"
         init = str(previous or "") if cfg.hubert.carry_over else cfg.init
         with RunFolder(folder).open(own, parallel) as iteration:
-            if (folder / "model" / "config.json").exists():
+            if is_model(folder / "model"):
                 say(parallel, f"{title}: done before")
             else:
                 seed = key("iteration", cfg.seed, index)
@@ -152,9 +152,5 @@ def _with_rates_of(sizes: ModelConfig, rates: ModelConfig) -> ModelConfig:
 
 def _publish(source: Path, target: Path) -> None:
     """Copy a model folder; it takes its name only when complete."""
-    partial = target.with_name(f"{target.name}.tmp-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
-    if target.exists():
-        shutil.rmtree(target)
-    partial.rename(target)
+    with atomic_folder(target) as folder:
+        shutil.copytree(source, folder, dirs_exist_ok=True)

@@ -22,7 +22,7 @@ import torch
 from speechssl.data.ledger import Entry, Ledger, read_ledger
 from speechssl.environment import write_environment
 from speechssl.errors import ConfigError, RunError
-from speechssl.settings import from_dict, to_dict, to_toml
+from speechssl.settings import from_dict, to_dict, write_toml
 from speechssl.training.checkpoint import Checkpoints
 from speechssl.training.log import MetricsLog
 from speechssl.training.parallel import Parallel
@@ -184,6 +184,8 @@ class RunFolder:
                 changes = config_changes(to_dict(from_dict(type(cfg), old)), to_dict(cfg))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
                 changes = [f"the stored configuration cannot be read: {error}"]
+            if stored.stat().st_size == 0:
+                changes = [f"{stored} is empty: restore it, or delete it where you are sure of the settings"]
         if changes and not allow_changes:
             raise RunError(
                 f"{self.path} was started with another configuration:\n  "
@@ -193,17 +195,8 @@ class RunFolder:
         for change in changes:
             logger.warning("changed configuration of %s: %s", self.path, change)
         self.checkpoints.clean()
-        _write_durably(stored, to_toml(cfg))
+        write_toml(cfg, stored)
 
 
 def _name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _write_durably(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechssl.config import PretrainConfig
+from speechssl.core.files import write_atomic
 from speechssl.core.precision import uses_bf16
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import key
@@ -94,7 +95,7 @@ def iteration_units(
                 source = Source(corpus, features, sorted([*rows, *held]), frozenset(held), check=check)
                 table = _make(cfg, index, source, run)
             except BaseException as error:
-                failed.write_text(str(error) or type(error).__name__, encoding="utf-8")
+                write_atomic(failed, str(error) or type(error).__name__)
                 raise
         else:
             table = _wait(folder, failed, check)

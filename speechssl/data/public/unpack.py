@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import lzma
 import os
-import shutil
 import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from speechssl.core.files import remove_leftovers, sync_tree, temporary_path
 from speechssl.errors import DataError
 
 __all__ = ["unpack"]
@@ -45,10 +45,9 @@ def unpack(archive: Path, folder: Path, *, creates: str, into: str = "") -> list
     OSError
         The disk is full, or the folder cannot be written. Nothing is left.
     """
-    stage = folder / f".unpacking-{archive.name}"
-    shutil.rmtree(stage, ignore_errors=True)  # of a killed process
-    target = stage / into
-    try:
+    remove_leftovers(folder, deep=False)
+    with temporary_path(folder / f".unpacking-{archive.name}") as stage:
+        target = stage / into
         target.mkdir(parents=True)
         try:
             skipped = _unzip(archive, target) if zipfile.is_zipfile(archive) else _untar(archive, target)
@@ -60,10 +59,9 @@ def unpack(archive: Path, folder: Path, *, creates: str, into: str = "") -> list
             raise DataError(f"{archive}: incomplete or damaged ({error}); delete it and get it again") from error
         if not (stage / creates).is_dir():
             raise DataError(f"{archive}: no folder {creates} in it; is it another archive under this name?")
+        sync_tree(stage)
         _move(stage, folder, stage / creates)
         _move(stage / creates, folder / creates, None)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return skipped
 
 
