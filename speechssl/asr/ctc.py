@@ -185,13 +185,7 @@ class CtcObjective(Objective):
             mask=prepared.mask,
             channel_mask=prepared.channel_mask,
         )
-        # cuDNN's kernel has no zero_infinity and other limits on labels; the native one is the reference everywhere.
-        with torch.autocast(log_probs.device.type, enabled=False), torch.backends.cudnn.flags(enabled=False):
-            losses = nn.functional.ctc_loss(
-                log_probs.transpose(0, 1), batch.targets,
-                torch.tensor(prepared.frame_counts), torch.tensor(prepared.label_counts),
-                blank=BLANK, reduction="none", zero_infinity=True,
-            )  # fmt: skip
+        losses = _losses(log_probs, batch.targets, prepared.frame_counts, prepared.label_counts)
         total = (losses * prepared.weights).sum()
         with torch.no_grad():
             best = log_probs.argmax(dim=-1)
@@ -199,6 +193,33 @@ class CtcObjective(Objective):
         rows = max(1, prepared.n_targets + prepared.infeasible)
         infeasible = torch.tensor(prepared.infeasible / rows, device=total.device)
         return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible})
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes depend on the values of the lengths
+def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels: tuple[int, ...]) -> Tensor:
+    """Return the CTC loss of each row [B], float32: negative log-likelihood of its labels, 0 where they do not fit.
+
+    Labels are int64: cuDNN takes int32 alone, so PyTorch's own kernel always runs (cuDNN's has no ``zero_infinity``).
+    Its backward pass on CUDA is not deterministic; with deterministic algorithms the loss is computed on the CPU.
+
+    Parameters
+    ----------
+    log_probs
+        [B, F, V] float32.
+    targets
+        [B, L] int64 labels.
+    frames, labels
+        Frames and labels of each row.
+    """
+    device = log_probs.device
+    if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
+        log_probs, targets = log_probs.cpu(), targets.cpu()
+    with torch.autocast(log_probs.device.type, enabled=False):
+        losses = nn.functional.ctc_loss(
+            log_probs.transpose(0, 1), targets.long(), torch.tensor(frames), torch.tensor(labels),
+            blank=BLANK, reduction="none", zero_infinity=True,
+        )  # fmt: skip
+    return losses.to(device)
 
 
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:

@@ -2,7 +2,7 @@
 
 In: activations. Out: the same shape, a share ``p`` of them zero, the others scaled by 1 / (1 - p). PyTorch's CPU kernel
 draws one double a element, which takes longer than the layer norm beside it; here ``p`` is rounded to a multiple of
-2^-16 instead. On other devices, and on the plain path, it is PyTorch's.
+2^-16 instead. On other devices, on the plain path and inside a compiled graph, it is PyTorch's.
 """
 
 from typing import Any, cast
@@ -50,7 +50,7 @@ def dropout(x: Tensor, p: float, *, training: bool) -> Tensor:
     """Set each element to zero with probability ``p`` and scale the others by 1 / (1 - p)."""
     if not training or p == 0:
         return x
-    if p == 1 or x.device.type != "cpu" or is_plain():
+    if p == 1 or x.device.type != "cpu" or is_plain() or torch.compiler.is_compiling():
         return F.dropout(x, p)
     return cast(Tensor, _Dropout.apply(x, p))
 

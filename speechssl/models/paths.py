@@ -7,7 +7,9 @@ test or a benchmark can compare outputs, gradients and loss curves of the two.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["is_plain", "plain_paths"]
+import torch
+
+__all__ = ["exact_float32", "is_plain", "plain_paths"]
 
 _CHOICE = {"plain": False}
 
@@ -26,3 +28,20 @@ def plain_paths() -> Iterator[None]:
         yield
     finally:
         _CHOICE["plain"] = before
+
+
+@contextmanager
+def exact_float32(exact: bool = True) -> Iterator[None]:
+    """Keep float32 at 24 bits on CUDA inside: by default cuDNN rounds the inputs of convolutions to TF32 (11 bits).
+
+    With ``exact`` false, or without a CUDA device, nothing changes. The setting is that of the whole process.
+    """
+    if not (exact and torch.cuda.is_available()):
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -4,7 +4,6 @@ In: wave [B, T] at 16 kHz. Out: features [B, F, C], zero on padding. The fast pa
 computes every layer as matrix products; the plain path is ``nn.Conv1d``. They differ by rounding only.
 """
 
-import math
 from typing import cast
 
 import torch
@@ -132,6 +131,7 @@ class WaveformStem(nn.Module):
             self.receptive += (kernel - 1) * self.hop
             self.hop *= stride
         self.dim = dim_in
+        self._row_unit = self.hop // cfg.conv_layers[0][2]
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -184,7 +184,7 @@ class WaveformStem(nn.Module):
         input as it lies in memory; the rows after its last frame are cut off at the end.
         """
         first, *others = self._layers()
-        unit = math.prod(layer.conv.stride[0] for layer in others)
+        unit = self._row_unit
         rows = -(-first.frames(wave.shape[1]) // unit) * unit
         x = first.first(wave, None if lengths is None else first.frames(lengths), rows)
         for layer in others:

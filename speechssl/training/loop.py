@@ -5,6 +5,7 @@ objective, and checkpoints, metrics, findings and a ledger on the disk. Whatever
 again continues the run; on a CPU the final weights are bit for bit those of a run that was never stopped.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from speechssl.core.precision import uses_bf16
 from speechssl.data.keys import key
 from speechssl.errors import InterruptedRun, RunError
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.paths import exact_float32
 from speechssl.objectives.base import Loss, Objective
 from speechssl.training.ema import WeightAverage
 from speechssl.training.feed import Batches, Feed
@@ -200,14 +202,17 @@ def _selected(scores: dict[str, float], select: str) -> float:
 
 @contextmanager
 def _settings_of_torch(training: TrainingConfig) -> Iterator[None]:
-    """Set threads and determinism for the time of the loop."""
+    """Set threads, determinism and the precision of float32 for the time of the loop."""
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     if training.threads > 0:
         torch.set_num_threads(training.threads)
     if training.deterministic:
+        # Without this setting cuBLAS sums in an order of its own, and PyTorch refuses its products.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
     try:
-        yield
+        with exact_float32(training.precision == "fp32"):
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(strict)

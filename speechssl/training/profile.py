@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity
 
@@ -52,6 +53,7 @@ class Profile:
     def __init__(self, objective: nn.Module, folder: Path, *, start: int, steps: int) -> None:
         self._objective, self._folder = objective, folder
         self._first, self._last = start + WARM_UP, start + WARM_UP + steps
+        self._device = next(objective.parameters()).device.type
         self._profiler: Any = None
         self._handles: list[Any] = []
         self._on = steps > 0
@@ -83,7 +85,7 @@ class Profile:
         events = profiler.events()
         self._folder.mkdir(parents=True, exist_ok=True)
         profiler.export_chrome_trace(str(self._folder / "trace.json"))
-        parts = components(events)
+        parts = components(events, self._device)
         result = {"steps": self._last - self._first, "milliseconds": parts}
         write_atomic(self._folder / "profile.json", (json.dumps(result, indent=1) + "\n").encode())
         write_atomic(self._folder / "profile.txt", table(parts, self._last - self._first).encode())
@@ -105,7 +107,7 @@ class Profile:
             part = names.get(name) or (names.get(stem) if name[-1:].isdigit() else None)
             if part is not None:
                 self._label(module, part)
-        kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * torch.cuda.is_available()
+        kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self._device == "cuda")
         self._profiler = torch.profiler.profile(activities=kinds, acc_events=True)
         self._profiler.__enter__()
 
@@ -125,11 +127,13 @@ class Profile:
         ]
 
 
-def components(events: Any) -> dict[str, dict[str, float]]:
+def components(events: Any, device: str = "cpu") -> dict[str, dict[str, float]]:
     """Return milliseconds by component and pass: ``{part: {"forward": ..., "backward": ...}}``.
 
-    Times are self times: of kernels on a GPU, of operators on a CPU.
+    Times are self times of the operators: on a CPU their own, on a GPU (``device = "cuda"``) those of the kernels that
+    they launched. The profiler lists each kernel a second time as an event of the GPU; those events are left out.
     """
+    events = [event for event in events if event.device_type == DeviceType.CPU]
     ranges: dict[int, list[tuple[float, float, str]]] = defaultdict(list)
     for event in events:
         if event.name.startswith(PREFIX):
@@ -156,8 +160,7 @@ def components(events: Any) -> dict[str, dict[str, float]]:
     sums: dict[str, dict[str, float]] = defaultdict(lambda: {"forward": 0.0, "backward": 0.0})
     for event in events:
         spent = max(event.self_cpu_time_total, 0.0)
-        device = getattr(event, "self_device_time_total", 0.0)
-        spent = device if torch.cuda.is_available() else spent
+        spent = max(event.self_device_time_total, 0.0) if device == "cuda" else spent
         if event.name.startswith(PREFIX) or not spent:
             continue
         part = owner(event)
