@@ -23,6 +23,7 @@ from speechssl.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
+    TeacherConfig,
     TrainingConfig,
     Wav2Vec2Config,
 )
@@ -187,14 +188,14 @@ def test_carry_over_starts_from_the_iteration_before(cfg, tmp_path):
         assert all(equal) if carry_over else not any(equal)
 
 
-def test_continued_pretraining_keeps_sizes_and_weights_and_makes_new_heads(cfg, tmp_path):
+def test_continued_pretraining_keeps_sizes_and_weights(cfg, tmp_path):
     first = pretrain(
         at(replace(cfg, hubert=replace(cfg.hubert, steps=(3,), clusters=(6,), layers=(0,))), tmp_path / "a")
     )
     other = ModelConfig(encoder=EncoderConfig(dropout=0.0, layer_drop=0.0))
     again = replace(
-        cfg, init=str(first), model=other, optim=replace(cfg.optim, lr=1e-12),
-        hubert=replace(cfg.hubert, steps=(2,), clusters=(7,), layers=(2,)),
+        cfg, init=str(first), model_from_init=True, model=other, optim=replace(cfg.optim, lr=1e-12),
+        hubert=replace(cfg.hubert, steps=(2,), clusters=(7,), layers=(0,)), teacher=TeacherConfig(str(first), 2),
     )  # fmt: skip
     model = pretrain(at(again, tmp_path / "b"))
     before, after = load_folder(first), load_folder(model)
@@ -213,7 +214,7 @@ def test_continued_pretraining_keeps_sizes_and_weights_and_makes_new_heads(cfg, 
     [
         ({"steps": (1,)}, "one item for each iteration; they have 1, 2 and 2"),
         ({"steps": (), "clusters": (), "layers": ()}, "have 0, 0 and 0"),
-        ({"layers": (1, 1)}, "there is none before iteration 1"),
+        ({"layers": (1, 1)}, "there is no model before iteration 1"),
         ({"layers": (0, 3)}, "the encoder has layers 1 to 2"),
         ({"layers": (0, -1)}, "the encoder has layers 1 to 2"),
         ({"clusters": (1, 8)}, "use 2 to 65,536"),
@@ -242,9 +243,8 @@ def test_a_model_with_another_frame_grid_gives_no_units(cfg, tmp_path):
     one = replace(cfg, hubert=replace(cfg.hubert, steps=(2,), clusters=(6,), layers=(0,)))
     first = pretrain(at(one, tmp_path / "a"))
     encoder = SpeechEncoder(replace(cfg.model, frontend=replace(cfg.model.frontend, stack=3)))
-    layer = replace(one, hubert=replace(one.hubert, layers=(1,)))
     with pytest.raises(ConfigError, match="320 samples apart, those of the new model 480"):
-        unit_stage._features(layer, 0, encoder, first, start_parallel("cpu"))
+        unit_stage._features(one, encoder, first, 1, start_parallel("cpu"))
 
 
 def test_damaged_audio_is_listed_and_left_out(cfg, tone_corpus, tmp_path):
@@ -301,9 +301,8 @@ def test_other_ranks_wait_for_the_units_of_rank_0(cfg, tmp_path, monkeypatch):
     units.mkdir()
 
     def wait() -> UnitTable:
-        return unit_stage.iteration_units(
-            cfg, 0, corpus=None, rows=[], held=[], encoder=None, previous=None, run=RunFolder(tmp_path), parallel=second
-        )
+        nothing = {"corpus": None, "rows": [], "held": [], "encoder": None, "teacher": None, "layer": 0}
+        return unit_stage.iteration_units(cfg, 0, run=RunFolder(tmp_path), parallel=second, **nothing)
 
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(wait)

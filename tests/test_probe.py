@@ -65,7 +65,8 @@ def test_fine_tuning_has_the_size_of_the_model_it_starts_from(tmp_path):
 def test_continued_pretraining_has_the_size_of_the_model_it_starts_from(tmp_path):
     wide = pretraining("--model.encoder.dim", "96")
     save_model(tmp_path / "model", encoder=SpeechEncoder(wide.model))
-    sizes = [run_probe(cfg, 1, SECOND, 1).parameters for cfg in (wide, pretraining("--init", str(tmp_path / "model")))]
+    words = ("--init", str(tmp_path / "model"), "--model-from-init")
+    sizes = [run_probe(cfg, 1, SECOND, 1).parameters for cfg in (wide, pretraining(*words))]
     assert sizes[0] == sizes[1] > run_probe(pretraining(), 1, SECOND, 1).parameters
 
 

@@ -8,7 +8,15 @@ from speechssl.config.comparing import CompareConfig
 from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
-from speechssl.config.model import EncoderConfig, FrontendConfig, HubertConfig, MaskConfig, ModelConfig, Wav2Vec2Config
+from speechssl.config.model import (
+    EncoderConfig,
+    FrontendConfig,
+    HubertConfig,
+    MaskConfig,
+    ModelConfig,
+    TeacherConfig,
+    Wav2Vec2Config,
+)
 from speechssl.config.scoring import ScoreConfig
 from speechssl.config.training import (
     CtcConfig,
@@ -47,6 +55,7 @@ __all__ = [
     "RunConfig",
     "ScoreConfig",
     "ShardConfig",
+    "TeacherConfig",
     "TokensConfig",
     "TrainingConfig",
     "TranscribeConfig",

@@ -3,7 +3,15 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["EncoderConfig", "FrontendConfig", "HubertConfig", "MaskConfig", "ModelConfig", "Wav2Vec2Config"]
+__all__ = [
+    "EncoderConfig",
+    "FrontendConfig",
+    "HubertConfig",
+    "MaskConfig",
+    "ModelConfig",
+    "TeacherConfig",
+    "Wav2Vec2Config",
+]
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,8 @@ class HubertConfig:
     """Updates in each iteration; their sum replaces ``training.steps``."""
     clusters: tuple[int, ...] = (100, 500)
     layers: tuple[int, ...] = (0, 6)
-    """Layer of the previous iteration's encoder whose output is clustered; 0 in the first iteration: MFCC."""
+    """Layer of the previous iteration's encoder whose output is clustered; 0: MFCC. The first is always 0: a model that
+    the first iteration learns from is the ``[teacher]``."""
     carry_over: bool = False
     """Start iteration 2 from the encoder of iteration 1 (the paper starts afresh)."""
     kmeans_hours: float = 50.0
@@ -110,3 +119,14 @@ class HubertConfig:
     unmasked_weight: float = 0.0
     """Weight of the loss on frames that are not masked. Above 0 these frames count in the divisor, too (fairseq's
     ``pred_nomask_weight``)."""
+
+
+@dataclass(frozen=True)
+class TeacherConfig:
+    """The model whose layer is clustered into the units of HuBERT's first iteration, instead of MFCC."""
+
+    model: str = ""
+    """Model folder (ours, or of Hugging Face), or a torchaudio state dict (.pt, .pth), of any size; its frames must lie
+    as far apart as those of the new model. Empty: none."""
+    layer: int = 0
+    """Layer of it, from 1."""

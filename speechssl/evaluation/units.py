@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from speechssl.core.files import write_json
+from speechssl.core.files import read_json, write_json
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.keys import generator, key
 from speechssl.data.ledger import Entry
@@ -28,7 +28,7 @@ from speechssl.evaluation.unit_table import UnitTable
 
 __all__ = [
     "Audio", "KMeans", "LayerFeatures", "MfccFeatures", "NormalisedFeatures", "Source", "UnitFeatures", "UnitTable",
-    "fit_kmeans", "label_corpus", "make_units", "mfcc", "sample_features",
+    "fit_kmeans", "label_corpus", "make_units", "mfcc", "sample_features", "units_identity",
 ]  # fmt: skip
 
 Result = TypeVar("Result")
@@ -105,7 +105,8 @@ def make_units(
         del sample
         kmeans.save(kmeans_path)
     table = label_corpus(source, kmeans, folder, max_bad_fraction=max_bad_fraction, record=record)
-    quality = {"features": source.features.name, "hop": source.features.hop, **table.quality()}
+    quality = {"features": source.features.name, "hop": source.features.hop, "identity": _meaning(source, kmeans)}
+    quality |= table.quality()
     write_json(folder / "units.json", quality)
     table.save(table_path)
     return table
@@ -229,3 +230,19 @@ def _digest(source: Source, kmeans: KMeans) -> str:
     digest.update(f"{source.features.name} {source.batch_seconds}".encode())
     digest.update(np.asarray(source.usable(), dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def _meaning(source: Source, kmeans: KMeans) -> str:
+    """Name what a unit stands for: two tables with equal names, of whatever corpora, use the same units."""
+    digest = hashlib.sha256(source.features.name.encode())
+    digest.update(kmeans.centroids.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def units_identity(folder: Path) -> str:
+    """Return what the units kept in a folder stand for (centroids, or the file they came from); empty when unknown."""
+    path = folder / "units.json"
+    if not path.exists():
+        return ""
+    known = read_json(path, f"delete {folder} to make the units again")
+    return str(known.get("identity", "")) if isinstance(known, dict) else ""

@@ -5,6 +5,7 @@ trains.
 """
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from speechssl.data.ids import absent_ids, say_absent
 from speechssl.data.keys import key
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
-from speechssl.interop.model_folder import load_encoder, save_model
+from speechssl.interop.any_model import load_any_encoder
+from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.training.loop import autocast, train
@@ -53,15 +55,29 @@ class Phase:
 
 
 def open_phase(
-    cfg: PretrainConfig, title: str, seed: int, init: str, *, corpus: Corpus, run: RunFolder, parallel: Parallel
+    cfg: PretrainConfig,
+    title: str,
+    seed: int,
+    init: str,
+    *,
+    corpus: Corpus,
+    run: RunFolder,
+    parallel: Parallel,
+    labelled: Iterable[str] | None = None,
 ) -> Phase:
-    """Build the encoder, random weights keyed by the seed, and the plan; write down what is held out."""
+    """Build the encoder, random weights keyed by the seed, and the plan; write down what is held out.
+
+    ``labelled`` are the utterances that can be used; None for all.
+    """
     torch.manual_seed(key("encoder", seed))
-    encoder = load_encoder(Path(init), cfg.model) if init else SpeechEncoder(cfg.model)
+    encoder = load_any_encoder(Path(init), cfg.model) if init else SpeechEncoder(cfg.model)
     shortest = max(round(cfg.data.min_seconds * SAMPLE_RATE), int(encoder.frontend.receptive))
     held = held_out(corpus, cfg.validation, min_samples=shortest)
-    plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop, without=held)
-    absent = absent_ids(cfg.data.ids, corpus.ids, stage="pretrain", where=cfg.data.shards) if cfg.data.ids else []
+    bare = _unlabelled(corpus, labelled)
+    held = np.setdiff1d(held, bare)
+    plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop, without=np.union1d(held, bare))
+    lists = (*cfg.data.ids, *cfg.validation.ids)
+    absent = absent_ids(lists, corpus.ids, stage="pretrain", where=cfg.data.shards) if lists else []
     run.record([*absent, *plan.dropped])
     if absent:
         say(parallel, say_absent(absent))
@@ -69,6 +85,14 @@ def open_phase(
         names = "".join(f"{corpus.row(row).id}\n" for row in held.tolist())
         write_atomic(run.path / "validation.txt", names)
     return Phase(cfg, title, seed, init, encoder, corpus, plan, held, run, parallel)
+
+
+def _unlabelled(corpus: Corpus, labelled: Iterable[str] | None) -> np.ndarray:
+    """Return the rows that have no targets, int64, increasing; they are in the ledger already."""
+    if labelled is None:
+        return np.zeros(0, dtype=np.int64)
+    known = set(labelled)
+    return np.flatnonzero([name not in known for name in corpus.ids])
 
 
 def train_phase(phase: Phase, objective: Objective, info: dict[str, Any]) -> Path:

@@ -11,19 +11,21 @@ from pathlib import Path
 
 import torch
 
-from speechssl.config import ModelConfig, PretrainConfig
+from speechssl.config import PretrainConfig
 from speechssl.core.files import atomic_folder
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.ids import read_ids
 from speechssl.data.keys import key
 from speechssl.errors import ConfigError
-from speechssl.interop.model_folder import is_model, load_folder
+from speechssl.interop.model_folder import is_model
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.training.initialisation import with_initial_sizes
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.phases import open_phase, say, train_phase
 from speechssl.training.precision import settled
 from speechssl.training.run import RunFolder
+from speechssl.training.targets import check_targets, given_units
 from speechssl.training.unit_stage import iteration_units
 
 __all__ = ["pretrain", "resolved"]
@@ -35,13 +37,14 @@ def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
     Raises
     ------
     ConfigError
-        HuBERT's lists differ in length, or name a layer that is not there.
+        HuBERT's lists differ in length, or name a layer that is not there; ``init`` or the teacher does not fit.
     DataError
         The shards cannot be used, or hold nothing to train on.
     CheckpointError, RunError, InterruptedRun
         From model folders, the run folder and the loop.
     """
     cfg = resolved(cfg)
+    check_targets(cfg)
     ranks = parallel or start_parallel(cfg.training.device)
     try:
         folder = cfg.output or f"runs/{cfg.name}"
@@ -66,29 +69,33 @@ def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
 def resolved(cfg: PretrainConfig) -> PretrainConfig:
     """Return the configuration that a run really has.
 
-    With ``init`` the sizes are those of that model, the dropouts and the gradient scale those of ``cfg.model``; with
-    HuBERT ``training.steps`` is the sum over iterations.
+    With ``model_from_init`` the sizes are those of ``init``, the dropouts and the gradient scale those of
+    ``cfg.model``; with HuBERT ``training.steps`` is the sum over iterations.
 
     Raises
     ------
     ConfigError
-        The settings contradict each other.
+        The settings contradict each other, or ``init`` has other sizes.
+    CheckpointError
+        ``init`` cannot be read.
     """
-    if cfg.init:
-        cfg = replace(cfg, model=_with_rates_of(load_folder(Path(cfg.init)).cfg, cfg.model))
     if cfg.objective != "hubert":
-        return cfg
+        return with_initial_sizes(cfg)
     hubert = cfg.hubert
     if not len(hubert.steps) == len(hubert.clusters) == len(hubert.layers) or not hubert.steps:
         raise ConfigError(
             "hubert.steps, hubert.clusters and hubert.layers need one item for each iteration; they have "
             f"{len(hubert.steps)}, {len(hubert.clusters)} and {len(hubert.layers)}"
         )
-    if hubert.layers[0] > 0 and not cfg.init:
+    if hubert.layers[0] > 0:
+        layers = ", ".join(map(str, (0, *hubert.layers[1:])))
         raise ConfigError(
-            f"hubert.layers[0] = {hubert.layers[0]} clusters a layer of a model, but there is none before iteration 1: "
-            "set init to a model folder, or layers[0] to 0 for MFCC"
+            f"hubert.layers[0] = {hubert.layers[0]}: there is no model before iteration 1, and init gives weights only."
+            f' To learn from the units of another model, write [teacher] with model = "{cfg.init or "FOLDER"}" and '
+            f"layer = {hubert.layers[0]}, and hubert.layers = [{layers}]; drop init if the weights are not to start "
+            "from that model"
         )
+    cfg = with_initial_sizes(cfg)
     if not 0 <= min(hubert.layers) <= max(hubert.layers) <= cfg.model.encoder.layers:
         raise ConfigError(
             f"hubert.layers = {list(hubert.layers)}: the encoder has layers 1 to {cfg.model.encoder.layers}"
@@ -100,26 +107,40 @@ def resolved(cfg: PretrainConfig) -> PretrainConfig:
 
 def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: Parallel) -> Path:
     """Run HuBERT's iterations in order and publish the model of the last."""
-    previous = Path(cfg.init) if cfg.init else None
+    previous: Path | None = None
     for index, steps in enumerate(cfg.hubert.steps):
         folder = run.path / f"iteration-{index + 1}"
         own = replace(cfg, output=str(folder), training=replace(cfg.training, steps=steps))
         title = f"hubert iteration {index + 1} of {len(cfg.hubert.steps)}"
-        init = str(previous or "") if cfg.hubert.carry_over else cfg.init
+        init = str(previous or cfg.init) if cfg.hubert.carry_over else cfg.init
         with RunFolder(folder).open(own, parallel) as iteration:
             if is_model(folder / "model"):
                 say(parallel, f"{title}: done before")
             else:
                 seed = key("iteration", cfg.seed, index)
-                phase = open_phase(own, title, seed, init, corpus=corpus, run=iteration, parallel=parallel)
-                units = iteration_units(
+                given = None
+                if cfg.units and index == 0:
+                    given = given_units(own, corpus=corpus, run=iteration, parallel=parallel)
+                phase = open_phase(
+                    own,
+                    title,
+                    seed,
+                    init,
+                    corpus=corpus,
+                    run=iteration,
+                    parallel=parallel,
+                    labelled=None if given is None else given.ids,
+                )
+                first = index == 0 and cfg.teacher.model
+                units = given or iteration_units(
                     own,
                     index,
                     corpus=corpus,
                     rows=phase.plan.rows.tolist(),
                     held=phase.held.tolist(),
                     encoder=phase.encoder,
-                    previous=previous,
+                    teacher=Path(cfg.teacher.model) if first else previous,
+                    layer=cfg.teacher.layer if first else cfg.hubert.layers[index],
                     run=iteration,
                     parallel=parallel,
                 )
@@ -141,13 +162,6 @@ def _corpus(cfg: PretrainConfig) -> Corpus:
         raise ConfigError("data.shards is empty: give the folder (or address) of shards made by `speechssl shard`")
     ids = read_ids(data.ids) if data.ids else None
     return open_corpus(data.shards, cache=data.cache, splits=data.splits, ids=ids)
-
-
-def _with_rates_of(sizes: ModelConfig, rates: ModelConfig) -> ModelConfig:
-    """Return a configuration with the sizes of one and the dropouts and gradient scale of another."""
-    names = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop")
-    encoder = replace(sizes.encoder, **{name: getattr(rates.encoder, name) for name in names})
-    return replace(sizes, encoder=encoder, frontend=replace(sizes.frontend, grad_scale=rates.frontend.grad_scale))
 
 
 def _publish(source: Path, target: Path) -> None:

@@ -1,6 +1,6 @@
 """The units of one HuBERT iteration: made by rank 0, waited for by the others.
 
-In: the configuration, a corpus and the model of the previous iteration (none for MFCC). Out: the table of units, from
+In: the configuration, a corpus, and the model whose layer is clustered (none for MFCC). Out: the table of units, from
 ``units/`` in the iteration's run folder when it is there already.
 """
 
@@ -15,7 +15,7 @@ from speechssl.core.files import write_atomic
 from speechssl.core.precision import uses_bf16
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import key
-from speechssl.errors import ConfigError, InterruptedRun, RunError
+from speechssl.errors import InterruptedRun, RunError
 from speechssl.evaluation.units import (
     LayerFeatures,
     MfccFeatures,
@@ -25,11 +25,12 @@ from speechssl.evaluation.units import (
     UnitTable,
     make_units,
 )
-from speechssl.interop.model_folder import load_encoder
+from speechssl.interop.any_model import load_any_encoder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.interrupt import Interrupt
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import RunFolder
+from speechssl.training.targets import check_grid
 
 __all__ = ["iteration_units"]
 
@@ -44,7 +45,8 @@ def iteration_units(
     rows: list[int],
     held: list[int],
     encoder: SpeechEncoder,
-    previous: Path | None,
+    teacher: Path | None,
+    layer: int,
     run: RunFolder,
     parallel: Parallel,
 ) -> UnitTable:
@@ -60,13 +62,13 @@ def iteration_units(
         Held-out utterances: labelled too, but the k-means is not fitted on them.
     encoder
         The encoder that will be trained on them: its frame grid counts.
-    previous
-        Model folder whose layer is clustered, where ``hubert.layers`` asks for one.
+    teacher, layer
+        Model whose layer is clustered; layer 0 for MFCC.
 
     Raises
     ------
     ConfigError
-        The previous model has another frame grid.
+        The teacher has another frame grid.
     DataError
         Units cannot be made (evaluation/units.py).
     RunError
@@ -89,7 +91,7 @@ def iteration_units(
 
         if parallel.first:
             try:
-                features = _features(cfg, index, encoder, previous, parallel)
+                features = _features(cfg, encoder, teacher, layer, parallel)
                 if cfg.hubert.units_normalise:
                     features = NormalisedFeatures(features)
                 source = Source(corpus, features, sorted([*rows, *held]), frozenset(held), check=check)
@@ -141,18 +143,11 @@ def _make(cfg: PretrainConfig, index: int, source: Source, run: RunFolder) -> Un
 
 
 def _features(
-    cfg: PretrainConfig, index: int, encoder: SpeechEncoder, previous: Path | None, parallel: Parallel
+    cfg: PretrainConfig, encoder: SpeechEncoder, teacher: Path | None, layer: int, parallel: Parallel
 ) -> UnitFeatures:
-    layer = cfg.hubert.layers[index]
-    if layer == 0:
+    if layer == 0 or teacher is None:
         return MfccFeatures(encoder)
-    assert previous is not None
-    teacher = load_encoder(previous)
-    if teacher.hop != encoder.hop:
-        raise ConfigError(
-            f"{previous}: its frames lie {teacher.hop} samples apart, those of the new model {encoder.hop}: "
-            "units would not fit; use the same stem"
-        )
-    return LayerFeatures(
-        teacher, layer, device=parallel.device, bf16=uses_bf16(cfg.training.precision, parallel.device.type)
-    )
+    model = load_any_encoder(teacher)
+    check_grid(teacher, model.hop, encoder.hop)
+    bf16 = uses_bf16(cfg.training.precision, parallel.device.type)
+    return LayerFeatures(model, layer, device=parallel.device, bf16=bf16)

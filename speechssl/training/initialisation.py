@@ -1,0 +1,75 @@
+"""What a pretraining starts from: weights of another model, whose sizes must be those of the configuration.
+
+In: the configuration and the model that ``init`` names. Out: the configuration that the run really has, and one line
+for each size that differs.
+"""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from speechssl.config import FrontendConfig, ModelConfig, PretrainConfig
+from speechssl.errors import ConfigError
+from speechssl.interop.any_model import load_any
+
+__all__ = ["size_differences", "with_initial_sizes"]
+
+RATES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop")
+"""Fields of the encoder that change no weight's shape or meaning."""
+STEM = {"waveform": ("kind", "conv_layers", "norm", "bias"), "logmel": ("kind", "n_mels", "stack")}
+
+
+def with_initial_sizes(cfg: PretrainConfig) -> PretrainConfig:
+    """Return the configuration with the sizes of ``init`` where ``model_from_init`` asks for them.
+
+    Raises
+    ------
+    ConfigError
+        The sizes of ``[model]`` and of ``init`` differ; the message says what to write. Or there is no ``init``.
+    CheckpointError
+        From reading ``init``.
+    """
+    if not cfg.init:
+        if cfg.model_from_init:
+            raise ConfigError("model_from_init takes the sizes from init, but init is empty: give --init FOLDER")
+        return cfg
+    there = load_any(Path(cfg.init)).cfg
+    if cfg.model_from_init:
+        return replace(cfg, model=_with_rates_of(there, cfg.model))
+    if differences := size_differences(cfg.model, there):
+        raise ConfigError(
+            f"init = {cfg.init}: it gives weights only, and this model has other sizes than [model]:\n  "
+            + "\n  ".join(differences)
+            + "\nWrite these sizes, or give --model-from-init to take all of them from there. To learn from the units "
+            "of that model with the sizes of [model], give it as --teacher.model with --teacher.layer instead"
+        )
+    return cfg
+
+
+def size_differences(here: ModelConfig, there: ModelConfig) -> list[str]:
+    """Return ``model.NAME = VALUE (here VALUE)`` for each size, or other trait of the weights, that differs."""
+    pairs = [("normalize", here.normalize, there.normalize)]
+    pairs += [(f"frontend.{name}", *values) for name, values in _stems(here.frontend, there.frontend).items()]
+    for item in fields(here.encoder):
+        if item.name not in RATES:
+            pairs.append((f"encoder.{item.name}", getattr(here.encoder, item.name), getattr(there.encoder, item.name)))
+    return [f"model.{name} = {_shown(new)} (here {_shown(own)})" for name, own, new in pairs if own != new]
+
+
+def _stems(here: FrontendConfig, there: FrontendConfig) -> dict[str, tuple[Any, Any]]:
+    """Return the traits of two stems that count for the kind of the second one."""
+    return {name: (getattr(here, name), getattr(there, name)) for name in STEM[there.kind]}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_shown(item) for item in value) + "]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _with_rates_of(sizes: ModelConfig, rates: ModelConfig) -> ModelConfig:
+    """Return a configuration with the sizes of one and the dropouts and gradient scale of another."""
+    encoder = replace(sizes.encoder, **{name: getattr(rates.encoder, name) for name in RATES})
+    return replace(sizes, encoder=encoder, frontend=replace(sizes.frontend, grad_scale=rates.frontend.grad_scale))

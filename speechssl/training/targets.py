@@ -1,0 +1,136 @@
+"""What the first iteration of HuBERT learns from when that is no k-means of MFCC: a teacher, or units made elsewhere.
+
+In: the configuration, and a corpus for the units. Out: an error before anything is made, or the units of a file,
+checked and kept in the run folder.
+"""
+
+import hashlib
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from speechssl.config import ModelConfig, PretrainConfig
+from speechssl.core.files import write_json
+from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.corpus import Corpus
+from speechssl.errors import ConfigError, DataError
+from speechssl.evaluation.unit_files import fit_units, read_unit_file
+from speechssl.evaluation.units import UnitTable, units_identity
+from speechssl.interop.any_model import load_any_encoder
+from speechssl.models.frontend import build_frontend
+from speechssl.training.parallel import Parallel
+from speechssl.training.run import RunFolder
+
+__all__ = ["check_grid", "check_targets", "given_units"]
+
+
+def check_grid(teacher: Path, hop: int, wanted: int) -> None:
+    """Raise ConfigError unless a teacher's frames lie as far apart as those of the model that learns from it."""
+    if hop != wanted:
+        raise ConfigError(
+            f"{teacher}: its frames lie {hop} samples apart, those of the new model {wanted}: units would not fit. "
+            "Take a teacher with the same hop, or change the stem of [model]"
+        )
+
+
+def check_targets(cfg: PretrainConfig) -> None:
+    """Check, before anything is made, what the first iteration of HuBERT learns from.
+
+    Raises
+    ------
+    ConfigError
+        The settings contradict each other, or the teacher has not that layer or another frame grid.
+    DataError
+        The file of units is not there.
+    CheckpointError
+        The teacher cannot be read.
+    """
+    teacher = cfg.teacher
+    if cfg.objective != "hubert":
+        if teacher.model or cfg.units:
+            raise ConfigError(
+                f"teacher.model and units are the targets of HuBERT; objective = {cfg.objective!r} has none: set "
+                'objective = "hubert", or leave them out'
+            )
+        return
+    if cfg.units:
+        if teacher.model:
+            raise ConfigError("units and teacher.model both say what the first iteration learns from: give one of them")
+        if not Path(cfg.units).is_file():
+            raise DataError(f"units = {cfg.units}: no such file")
+        return
+    if not teacher.model:
+        if teacher.layer:
+            raise ConfigError(
+                f"teacher.layer = {teacher.layer}, but teacher.model is empty: give --teacher.model FOLDER (for HuBERT "
+                "LARGE a BASE model), or units made elsewhere (--units FILE), or teacher.layer = 0 for MFCC"
+            )
+        return
+    model = load_any_encoder(Path(teacher.model))
+    layers = model.cfg.encoder.layers
+    if not 1 <= teacher.layer <= layers:
+        raise ConfigError(f"teacher.layer = {teacher.layer}: {teacher.model} has layers 1 to {layers}")
+    check_grid(Path(teacher.model), model.hop, _stem_of(cfg.model).hop)
+
+
+def _stem_of(cfg: ModelConfig) -> Any:
+    """Return a model's stem for its frame grid; no random number of the caller is taken."""
+    with torch.random.fork_rng(devices=[]):
+        return build_frontend(cfg.frontend)
+
+
+def given_units(cfg: PretrainConfig, *, corpus: Corpus, run: RunFolder, parallel: Parallel) -> UnitTable:
+    """Return the units of ``cfg.units`` on the encoder's frames, checked and kept in ``units/`` (a collective).
+
+    Raises
+    ------
+    RunError
+        Rank 0 cannot use the file, or it has changed since it was kept; every rank raises it.
+    """
+    folder, problem = run.path / "units", ""
+    if parallel.first:
+        try:
+            _keep_given(cfg, corpus, folder, run)
+        except (ConfigError, DataError) as error:
+            problem = str(error)
+    if problem := parallel.gather(problem)[0]:
+        raise DataError(problem)
+    return UnitTable.load(folder / "units.npz")
+
+
+def _keep_given(cfg: PretrainConfig, corpus: Corpus, folder: Path, run: RunFolder) -> None:
+    source, stem = Path(cfg.units), _stem_of(cfg.model)
+    with source.open("rb") as file:
+        identity = hashlib.file_digest(file, "sha256").hexdigest()
+    if (folder / "units.npz").exists():
+        if units_identity(folder) != identity:
+            raise DataError(
+                f"{source} is not the file that {folder} was made from: give that one, or choose another output folder"
+            )
+        return
+    shortest = max(round(cfg.data.min_seconds * SAMPLE_RATE), int(stem.receptive))
+    table, entries = fit_units(
+        read_unit_file(source),
+        corpus,
+        np.flatnonzero(corpus.samples >= shortest).tolist(),
+        hop=stem.hop,
+        given_hop=cfg.units_hop,
+        frames=lambda samples: int(stem.frames(samples)),
+        clusters=cfg.hubert.clusters[0],
+        max_bad_fraction=cfg.data.max_bad_fraction,
+    )
+    run.record(entries)
+    quality = {"features": f"file {source.name}", "hop": stem.hop, "identity": identity, **table.quality()}
+    write_json(folder / "units.json", quality)
+    table.save(folder / "units.npz")
+    left_out = ", ".join(f"{count} {reason}" for reason, count in Counter(entry.reason for entry in entries).items())
+    print(
+        f"units: {len(table):,} utterances from {source}, perplexity {quality['perplexity']:.0f}"
+        + (f"; left out: {left_out}" if left_out else ""),
+        file=sys.stderr,
+        flush=True,
+    )
