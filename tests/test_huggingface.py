@@ -253,3 +253,43 @@ def test_gradients_in_bfloat16_are_as_exact_as_those_of_the_peer(norm):
     assert len(ours) > 30 and len(theirs) > 30
     assert ours[len(ours) // 2] <= 1.02 * theirs[len(theirs) // 2]
     assert ours[-1] <= 2 * theirs[-1]
+
+
+def test_weights_that_git_lfs_did_not_fetch_are_named(tmp_path):
+    save_huggingface(tmp_path, SpeechEncoder(ModelConfig()))
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 9\n")
+    with pytest.raises(CheckpointError, match=r"git-lfs pointer.*git lfs pull"):
+        load_huggingface(tmp_path)
+
+
+def test_sharded_weights_are_read(tmp_path):
+    model = peer("wav2vec2")
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    whole = encoder_from_huggingface(model.state_dict(), config_of(model))
+    for name, value in load_huggingface(tmp_path).state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name]), name
+    next(tmp_path.glob("model-*.safetensors")).unlink()
+    with pytest.raises(CheckpointError, match="not a Hugging Face model folder"):
+        load_huggingface(tmp_path)
+
+
+XVECTOR = {"tdnn_dim": (8, 8), "tdnn_kernel": (5, 3), "tdnn_dilation": (1, 2), "xvector_output_dim": 8}
+
+
+@pytest.mark.parametrize(("task", "more"), [
+    ("Wav2Vec2ForSequenceClassification", {"use_weighted_layer_sum": True}),
+    ("Wav2Vec2ForAudioFrameClassification", {"use_weighted_layer_sum": True}),
+    ("HubertForSequenceClassification", {"use_weighted_layer_sum": True}),
+    ("Wav2Vec2ForXVector", XVECTOR),
+    ("Wav2Vec2ForCTC", {}), ("Wav2Vec2ForPreTraining", {"codevector_dim": 16, "proj_codevector_dim": 16}),
+])  # fmt: skip
+def test_heads_of_saved_task_models_are_left_out(tmp_path, task, more):
+    model_class = getattr(transformers, task)
+    model = model_class(model_class.config_class(**SMALL | more))
+    model.save_pretrained(tmp_path)
+    encoder = load_huggingface(tmp_path)
+    base = getattr(model, model.base_model_prefix)
+    want = encoder_from_huggingface(base.state_dict(), config_of(model))
+    for name, value in encoder.state_dict().items():
+        assert name == "mask_embedding" or torch.equal(value, want.state_dict()[name]), name

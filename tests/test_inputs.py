@@ -57,6 +57,21 @@ def test_links_are_passed_over_and_said(tmp_path: Path) -> None:
     assert [(entry.stage, entry.reason) for entry in entries] == [("transcribe", "link_not_followed")]
 
 
+def test_links_out_of_the_folder_are_transcribed(tmp_path: Path) -> None:
+    blob = tone(tmp_path / "blobs" / "a.wav")
+    blob = blob.rename(blob.with_name("00ff"))
+    folder = tmp_path / "snapshot"
+    folder.mkdir()
+    (folder / "clip.wav").symlink_to(blob)
+    (folder / "self").symlink_to("self")
+    found, entries = find_inputs([folder])
+    assert [item.name for item in found] == ["clip"]
+    assert [entry.reason for entry in entries] == ["broken_link"]
+    blob.unlink()
+    with pytest.raises(DataError, match=r"no audio below this folder \(0 other files, 2 symbolic links"):
+        find_inputs([folder])
+
+
 def test_a_folder_without_audio_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("words")
     with pytest.raises(DataError, match=r"no audio below this folder \(1 other files\)"):

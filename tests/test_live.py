@@ -1,5 +1,6 @@
 """A pipe: words come out while the recording goes on, within the stated time, and are those of the recording."""
 
+import io
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from speechssl.errors import AudioError, ConfigError
 from speechssl.evaluation.wer import score_utterance
 from tests.oracles.wordfiles import read_ctm
 from tests.tones import make_sentence, speak, trained
+from tests.voices import voice
 
 LIVE = LiveConfig(window_seconds=4.0, step_seconds=0.5, lookahead_seconds=0.6)
 
@@ -90,6 +92,28 @@ def test_what_is_no_pcm_is_refused(tmp_path: Path) -> None:
             through_a_pipe(nothing)
     with pytest.raises(AudioError, match="a WAV header without samples"):
         through_a_pipe(b"RIFF\x00\x00\x00\x00WAVE" + b"JUNK\x04\x00\x00\x00abcd" * 400)
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\x00\x00\x00\x00\x00\x10" + bytes(16)], ids=["bare", "tagged"])
+def test_an_mp3_is_no_pcm(tag: bytes) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, voice(1.0), 16_000, format="MP3", subtype="MPEG_LAYER_III")
+    source, sink = os.pipe()
+    try:
+        os.write(sink, (tag + buffer.getvalue())[:8000])
+        with pytest.raises(AudioError, match=r"not_pcm.*this is mp3.*ffmpeg -i INPUT"):
+            next(pcm_blocks(source))
+    finally:
+        os.close(sink)
+        os.close(source)
+
+
+def test_samples_that_begin_like_an_mp3_frame_are_samples() -> None:
+    wave = np.zeros(4000, np.int16)
+    wave[0] = np.frombuffer(b"\xff\xfb", "<i2")[0]
+    wave[1] = np.frombuffer(b"\x90\x64", "<i2")[0]
+    assert np.array_equal(through_a_pipe(wave.tobytes()) * 32768, wave)
+    assert np.array_equal(through_a_pipe(wave[:100].tobytes()) * 32768, wave[:100])
 
 
 def test_each_frame_comes_once_and_in_time(model: Path, talk) -> None:

@@ -52,11 +52,13 @@ def find_inputs(paths: Sequence[Path], *, output: Path | None = None) -> tuple[l
         if not path.is_dir():
             found.append(Input(path, path.name))  # what is wrong with a file is said when it is read
             continue
-        files, passed = list_files(path, skip=output or Path("/nonexistent"), follow_links=False)
+        files, passed = list_files(path, skip=output or Path("/nonexistent"), follow_links=True)
         entries += [Entry("transcribe", str(path / e.item), e.reason, e.detail, e.action) for e in passed]
         audio = [name for name in files if _is_audio(path / name)]
         if not audio:
-            raise DataError(f"{path}: no audio below this folder ({len(files)} other files)")
+            unused = sum(entry.reason in ("broken_link", "link_not_followed") for entry in passed)
+            links = f", {unused} symbolic links that lead nowhere or back" if unused else ""
+            raise DataError(f"{path}: no audio below this folder ({len(files)} other files{links})")
         prefix = ""
         if len(paths) > 1:
             base = path.resolve().name or "root"

@@ -21,12 +21,15 @@ from speechssl.asr.transcribe import Recogniser
 from speechssl.config import LiveConfig, TranscribeConfig
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.formats import sniff
+from speechssl.data.mpeg import frame_size
 from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["live_words", "pcm_blocks", "sliding_log_probs"]
 
 _READ_BYTES = 65_536
 _HEAD_BYTES = 4096
+_FRAMES = 3
+_MPEG_BYTES = 8192  # holds that many frames of any MP3
 _HOW = "send 16-bit mono PCM at 16 kHz: ffmpeg -i INPUT -f s16le -ac 1 -ar 16000 - | speechssl transcribe -"
 
 
@@ -78,9 +81,27 @@ def _after_header(data: bytes) -> int | None:
             raise AudioError("-", "not_pcm", f"a WAV header without samples; {_HOW}")
         return None
     kind = sniff(data)
-    if kind is not None and kind != "mp3":  # a few samples may look like MPEG frames
+    if kind in (None, "mp3") and data[:3] != b"ID3":  # a few samples may look like MPEG frames
+        frames = _leading_frames(data)
+        if frames is None and len(data) < _MPEG_BYTES:
+            return None
+        kind = "mp3" if frames else None
+    if kind is not None:
         raise AudioError("-", "not_pcm", f"this is {kind}; {_HOW}")
     return 0
+
+
+def _leading_frames(data: bytes) -> bool | None:
+    """Whether MPEG frames follow each other from the first byte on; None when there are too few bytes to tell."""
+    position = 0
+    for _ in range(_FRAMES):
+        if position + 4 > len(data):
+            return None
+        size = frame_size(data[position : position + 4])
+        if not size:
+            return False
+        position += size
+    return True
 
 
 def _check_form(form: bytes) -> None:

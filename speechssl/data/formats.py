@@ -47,13 +47,15 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"caff", "caf"), (b"\x1a\x45\xdf\xa3", "matroska"), (b"#!AMR", "amr"),
     (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"), (b"wvpk", "wavpack"), (b"ajkg", "shorten"),
     (b"MAC ", "ape"), (b"riff\x2e\x91\xcf\x11", "w64"), (b"Creative Voice File\x1a", "voc"), (b"ID3", "mp3"),
-    (b"FLV\x01", "flv"), (b"TTA1", "tta"), (b"TTA2", "tta"), (b"\x0b\x77", "ac3"), (b"\x7f\xfe\x80\x01", "dts"),
+    (b"FLV\x01", "flv"), (b"TTA1", "tta"), (b"TTA2", "tta"), (b"\x7f\xfe\x80\x01", "dts"),
     (b"DSD ", "dsf"), (b".RMF", "realmedia"), (b"MPCK", "musepack"), (b"\x00\x00\x01\xba", "mpegps"),
     (b"PVF1", "pvf"), (b" paf", "paf"), (b"fap ", "paf"), (b"2BIT", "avr"), (b"\x64\xa3\x01\x00", "ircam"),
 )  # fmt: skip
 _MOVIE_ATOMS = (b"moov", b"mdat", b"wide", b"skip", b"free", b"pnot")
 _PACKETS = ((0, 188), (4, 192))
 """(first sync byte, distance) of transport streams: broadcast, cameras."""
+_AC3 = b"\x0b\x77"
+_AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 _IMAGE_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"hevc")
 
 
@@ -89,6 +91,8 @@ def sniff(head: bytes) -> str | None:
         return "mp4"
     if any(_has_packets(head, first, step) for first, step in _PACKETS):
         return "mpegts"
+    if head[:2] == _AC3 and len(head) > 5 and _is_ac3(head):
+        return "ac3"
     if head[:1] == b"\xff" and len(head) > 7 and head[1] & 0xF6 == 0xF0 and _is_adts(head):
         return "aac"
     return "mp3" if _has_mpeg_frames(head) else None
@@ -98,6 +102,19 @@ def _has_packets(head: bytes, first: int, step: int) -> bool:
     """Whether three packets of a transport stream follow each other; each says that it has a payload or a field."""
     starts = range(first, first + 3 * step, step)
     return len(head) > starts[-1] + 3 and all(head[p] == 0x47 and head[p + 3] & 0x30 for p in starts)
+
+
+def _is_ac3(head: bytes) -> bool:
+    """Whether two AC-3 or E-AC-3 frames follow each other."""
+    stream, rate, code = head[5] >> 3, head[4] >> 6, head[4] & 63
+    if 11 <= stream <= 16:
+        size = 2 * (((head[2] & 7) << 8 | head[3]) + 1)
+    elif stream < 11 and rate < 3 and code < 2 * len(_AC3_KBITS):
+        kbits = _AC3_KBITS[code >> 1]
+        size = (4 * kbits, 2 * (kbits * 96_000 // 44_100 + (code & 1)), 6 * kbits)[rate]
+    else:
+        return False
+    return head[size : size + 2] == _AC3
 
 
 def _is_adts(head: bytes) -> bool:

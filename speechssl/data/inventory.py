@@ -126,12 +126,17 @@ def _utterance(row: object, number: int) -> Utterance:
 def _folder(root: Path, cfg: AuditConfig, limits: AudioLimits) -> Inventory:
     """List a folder's audio by its headers; transcripts and splits are found as ``manifest`` finds them."""
     root = root.resolve()
-    files, _ = list_files(root, skip=Path(cfg.output or "audit"), follow_links=True)
+    files, passed = list_files(root, skip=Path(cfg.output or "audit"), follow_links=True)
     result = Inventory(root.name, root, claimed=False)
     scans = [_header(root, name, limits) for name in files]
     audio = [scan for scan in scans if scan.is_audio]
     if not audio:
         raise DataError(f"{root}: no audio files; give a folder that holds some, or a manifest")
+    result.findings += [
+        unusable(entry.item, entry.item, entry.reason, entry.detail)
+        for entry in passed
+        if entry.reason in ("broken_link", "unreadable", "unreadable_folder")
+    ]
     result.findings += [unusable(scan.path, scan.path, scan.reason, scan.detail) for scan in audio if scan.reason]
     durations = {scan.path: scan.info.duration if scan.info else None for scan in audio}
     said, _ = find_transcripts(root, [scan.path for scan in scans if not scan.is_audio], durations)

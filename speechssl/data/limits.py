@@ -61,4 +61,4 @@ def check_samples(item: str, block: np.ndarray, limits: AudioLimits) -> None:
     if not np.isfinite(peak):
         raise AudioError(item, "not_finite", "NaN or infinite samples")
     if peak > limits.max_amplitude:
-        raise AudioError(item, "out_of_scale", f"a sample of {peak:.3g}; full scale is 1")
+        raise AudioError(item, "out_of_scale", f"a sample of {peak:.3g}; full scale is 1: divide its samples")

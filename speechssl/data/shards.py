@@ -22,7 +22,7 @@ import numpy as np
 from speechssl.config import ShardConfig
 from speechssl.core.files import atomic_file, exclusive, write_atomic
 from speechssl.data import archive
-from speechssl.data.audio import SAMPLE_RATE, decode
+from speechssl.data.audio import SAMPLE_RATE, decode, fit_scale
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.keys import key
@@ -166,7 +166,7 @@ def _make(
     records: list[ShardRecord] = []
     for job, index in zip(jobs, _indices(jobs, cfg, processes), strict=True):
         ledger.extend(index.rejected)
-        refused = {entry.item: entry.reason for entry in index.rejected}
+        refused = {entry.item: entry.reason for entry in index.rejected if entry.action == "rejected"}
         for utterance in job.utterances:
             if reason := refused.get(utterance.id):
                 tolerance.bad(reason)
@@ -247,7 +247,8 @@ def _kept(job: _Job, cfg: ShardConfig) -> ShardIndex | None:
     except (OSError, DataError):
         return None
     whole = index.source == job.source and index.tar_bytes == size
-    lossy = len(index.rejected) > max(1.0, cfg.max_bad_fraction * len(job.utterances))
+    refused = sum(entry.action == "rejected" for entry in index.rejected)
+    lossy = refused > max(1.0, cfg.max_bad_fraction * len(job.utterances))
     return index if whole and not lossy else None
 
 
@@ -264,7 +265,10 @@ def _make_shard(job: _Job) -> ShardIndex:
                 if isinstance(result, AudioError):
                     rejected.append(Entry("shard", utterance.id, result.reason, result.detail))
                     continue
-                payload, samples = result
+                payload, samples, gain = result
+                if gain:
+                    detail = f"{gain:+.1f} dB, so that its samples fit into 16 bits"
+                    rejected.append(Entry("shard", utterance.id, "rescaled", detail, "repaired"))
                 head = archive.header(f"{utterance.id}.{EXTENSIONS[job.encoding]}", len(payload))
                 data = head + payload + archive.padding(len(payload)) + archive.sidecars(utterance)
                 start = offset + len(head)
@@ -285,8 +289,8 @@ def _make_shard(job: _Job) -> ShardIndex:
     return index
 
 
-def _encoded(job: _Job) -> Iterator[tuple[bytes, int] | AudioError]:
-    """Yield the payload and length of each utterance, or why there are none, in order."""
+def _encoded(job: _Job) -> Iterator[tuple[bytes, int, float] | AudioError]:
+    """Yield the payload, length and gain (dB) of each utterance, or why there are none, in order."""
     if job.threads == 1:
         for utterance in job.utterances:
             yield _encode(job, utterance)
@@ -297,7 +301,7 @@ def _encoded(job: _Job) -> Iterator[tuple[bytes, int] | AudioError]:
             yield from pool.map(lambda utterance: _encode(job, utterance), job.utterances[i : i + size])
 
 
-def _encode(job: _Job, utterance: Utterance) -> tuple[bytes, int] | AudioError:
+def _encode(job: _Job, utterance: Utterance) -> tuple[bytes, int, float] | AudioError:
     try:
         path, start, duration = job.root / utterance.path, utterance.start, utterance.duration
         wave = decode(path, item=utterance.id, start=start, duration=duration, channels=job.channels)
@@ -310,7 +314,8 @@ def _encode(job: _Job, utterance: Utterance) -> tuple[bytes, int] | AudioError:
             )
         if not len(wave):
             raise AudioError(utterance.id, "no_samples", utterance.path)
+        wave, gain = fit_scale(wave)
         payload = encode_payload(wave, job.encoding)
     except AudioError as error:
         return AudioError(utterance.id, error.reason, error.detail)
-    return payload, len(wave)
+    return payload, len(wave), gain

@@ -28,8 +28,12 @@ __all__ = [
 
 Architecture = Literal["wav2vec2", "hubert"]
 
-HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "projector.", "classifier.", "label_embeddings")
+HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "projector.", "classifier.", "label_embeddings",
+         "layer_weights", "feature_extractor.weight", "feature_extractor.bias", "tdnn.", "objective.")  # fmt: skip
 """Parts of task models around the encoder; they are not part of it."""
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""First bytes of what git leaves in place of a large file that was not fetched."""
 
 POSITION = "encoder.pos_conv_embed.conv."
 WEIGHT_NORM = {
@@ -273,8 +277,8 @@ def save_huggingface(folder: Path, encoder: SpeechEncoder, architecture: Archite
 
 
 def load_huggingface(folder: Path) -> SpeechEncoder:
-    """Return the encoder of a folder with ``model.safetensors``, ``config.json`` and perhaps
-    ``preprocessor_config.json``.
+    """Return the encoder of a folder with ``model.safetensors`` (or its shards and their index), ``config.json`` and
+    perhaps ``preprocessor_config.json``.
 
     Raises
     ------
@@ -283,14 +287,32 @@ def load_huggingface(folder: Path) -> SpeechEncoder:
         are not read: save the model with ``save_pretrained`` of a current transformers, which writes safetensors.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     preprocessor = folder / "preprocessor_config.json"
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         normalize = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else {}
-        state = load_file(folder / "model.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
+        state = _weights(folder)
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         hint = "; save it as safetensors with save_pretrained" if (folder / "pytorch_model.bin").is_file() else ""
         raise CheckpointError(f"{folder}: not a Hugging Face model folder that can be read: {error}{hint}") from error
     return encoder_from_huggingface(state, config, normalize=normalize.get("do_normalize"))
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` names."""
+    from safetensors.torch import load_file
+
+    index = folder / "model.safetensors.index.json"
+    names = ["model.safetensors"]
+    if not (folder / names[0]).is_file() and index.is_file():
+        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        names = sorted({Path(name).name for name in shards})  # a shard lies in the folder, whatever the index says
+    state: dict[str, Tensor] = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                detail = "a git-lfs pointer, not the weights; run `git lfs pull` in that folder"
+                raise CheckpointError(f"{folder / name}: {detail}")
+        state |= load_file(folder / name)
+    return state
