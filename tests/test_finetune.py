@@ -320,3 +320,30 @@ def test_two_ranks_do_what_one_does(shards: Path, tmp_path: Path) -> None:
 def test_sentences_are_fixed() -> None:
     assert make_sentence("train-000") == make_sentence("train-000")
     assert len({make_sentence(f"train-{i:03d}") for i in range(50)}) > 25
+
+
+def test_tags_are_not_learnt_and_the_manifests_language_decides_the_case(tmp_path: Path) -> None:
+    extra = [said(name, text, "train") for name, text in (("t1", "AI <COMMA> [noise]"), ("t2", "<MUSIC>"))]
+    extra = [(replace(utterance, language="tr"), wave) for utterance, wave in extra]
+    cfg = recipe(write_shards(tmp_path, {}, extra), tmp_path)
+    labelled = open_labelled(replace(cfg.data, splits=("train",)), stage="finetune")
+    data = training_set(cfg, labelled, lambda samples: samples // 320)
+    assert list(data.corpus.ids) == ["t1"]
+    assert data.tokens.symbols[2:] == ("a", "ı") and data.tokens.language == "tr"
+    assert {(e.item, e.reason) for e in data.entries} == {
+        ("t2", "only_tags"),
+        ("<comma>", "corpus_tag"),
+        ("[noise]", "corpus_tag"),
+    }
+    set_by_hand = replace(cfg, tokens=replace(cfg.tokens, language="en"))
+    assert training_set(set_by_hand, labelled, lambda samples: samples // 320).tokens.symbols[2:] == ("a", "i")
+
+
+def test_a_language_with_another_case_among_others_is_said(tmp_path: Path) -> None:
+    extra = [said("t1", "AI", "train"), said("t2", "AI", "train")]
+    extra = [(replace(u, language=code), wave) for (u, wave), code in zip(extra, ("tr", "en"), strict=True)]
+    cfg = recipe(write_shards(tmp_path, {}, extra), tmp_path)
+    data = training_set(cfg, open_labelled(cfg.data, stage="finetune"), lambda samples: samples // 320)
+    (entry,) = data.entries
+    assert (entry.item, entry.reason, entry.action) == ("tr", "mixed_languages", "kept")
+    assert data.tokens.language == "" and "set tokens.language" in entry.detail

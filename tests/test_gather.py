@@ -84,3 +84,11 @@ def test_of_equal_files_the_one_that_says_most_is_kept():
     assert "transcript differs" in entries[2].detail
     assert "transcript differs" not in entries[0].detail
     assert [s.path for s in drop_duplicates(scans[:2], {"b.wav": [Said(split="dev")]})[0]] == ["b.wav"]
+
+
+def test_a_transcript_of_tags_alone_is_unlabelled_and_kept_in_meta():
+    said = {"a.wav": [Said(text="<MUSIC>")], "b.wav": [Said(text="<unk> yes")], "c.wav": [Said(text="")]}
+    result = gather([scan("a.wav"), scan("b.wav"), scan("c.wav")], said, min_seconds=0.1, max_seconds=10)
+    assert [u.text for u in result.utterances] == [None, "<unk> yes", ""]
+    assert result.utterances[0].meta == {"source_text": "<MUSIC>"}
+    assert [(e.item, e.reason, e.action) for e in result.entries] == [("a.wav", "only_tags", "repaired")]

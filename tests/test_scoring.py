@@ -1,7 +1,10 @@
 import pytest
 
+from speechssl.cli import main
 from speechssl.config import ScoreConfig
+from speechssl.data.ledger import read_ledger
 from speechssl.errors import ConfigError, DataError
+from speechssl.evaluation.hypotheses import read_hypotheses
 from speechssl.evaluation.scoring import score_files
 
 
@@ -218,3 +221,20 @@ def test_speakers_are_found_in_another_case(tmp_path):
     ref, hyp = write(tmp_path / "r.trn", "a (u1-x)\n"), write(tmp_path / "h.trn", "a (u1-x)\n")
     table = write(tmp_path / "utt2spk", "U1-X ann\n")
     assert score(ref, hyp, speakers=table).systems[0].rows[0]["speaker"] == "ann"
+
+
+def test_corpus_tags_are_no_words_of_either_side_and_are_counted(tmp_path, capsys):
+    ref = write(tmp_path / "r.trn", "hello [NOISE] you <unk> (u-1)\n")
+    hyp = write(tmp_path / "h.trn", "hello you [noise] (u-1)\n")
+    main(["score", ref, hyp, "--output", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "no words   [noise] 2, <unk> 1 (taken out of both sides)" in out
+    entries = read_ledger(tmp_path / "out" / "ledger.jsonl")
+    assert [(e.item, e.reason, e.detail) for e in entries] == [
+        ("[noise]", "corpus_tag", "2 times"),
+        ("<unk>", "corpus_tag", "1 times"),
+    ]
+    (row,) = read_hypotheses(tmp_path / "out" / "h")
+    assert (row["ref"], row["hyp"], row["N"]) == ("hello you", "hello you", 2)
+    plain = score_files(ScoreConfig(ref=ref, hyp=(hyp,), normalise="none"), str, "none")
+    assert plain.tags == {} and plain.systems[0].rows[0]["N"] == 4

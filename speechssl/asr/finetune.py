@@ -18,12 +18,13 @@ from speechssl.asr.align import frames_needed
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.lexicon import words_of
-from speechssl.asr.tokens import Tokens, normalise_text
+from speechssl.asr.tokens import Tokens
 from speechssl.asr.validation import Validation
 from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
 from speechssl.core.precision import uses_bf16
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.augment import augmenter
+from speechssl.data.casing import dotless_i
 from speechssl.data.corpus import Corpus
 from speechssl.data.ids import say_absent
 from speechssl.data.keys import key
@@ -129,7 +130,9 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
     entries += Plan.finetune(labelled.corpus(), cfg.data, cfg.seed).dropped
     out = {entry.item for entry in entries}
     texts = {name: text for name, text in labelled.texts.items() if name not in out}
-    tokens, rare = Tokens.build(texts.values(), cfg.tokens)
+    language, mixed = _language(cfg, labelled)
+    tokens, rare = Tokens.build(texts.values(), replace(cfg.tokens, language=language))
+    entries += [*mixed, *tokens.tags(texts)]
     corpus = labelled.corpus(texts)
     kept = []
     for name, samples in zip(corpus.ids, corpus.samples.tolist(), strict=True):
@@ -144,6 +147,16 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
     if not kept:
         raise DataError(_nothing_left(labelled, entries))
     return TrainingSet(labelled.corpus(kept), tuple(texts[name] for name in kept), tokens, (*entries, *rare))
+
+
+def _language(cfg: FinetuneConfig, labelled: Labelled) -> tuple[str, list[Entry]]:
+    """Return the language whose rules of case hold: the one set, else that of all utterances that have one."""
+    languages = labelled.languages
+    if cfg.tokens.language or len(languages) < 2:
+        return cfg.tokens.language or "".join(languages), []
+    special = [code for code in languages if dotless_i(code)]
+    detail = f"{', '.join(languages)}: I becomes i in all of them; set tokens.language for the dotless i"
+    return "", [Entry("finetune", code, "mixed_languages", detail, "kept") for code in special]
 
 
 def _shortest(samples: int, cfg: FinetuneConfig) -> int:
@@ -193,7 +206,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
     dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
-    run.record([*data.entries, *dev.dropped, *tokens.unseen(dev.texts, split=dev.name)])
+    run.record([*data.entries, *dev.dropped, *tokens.tags(dev.texts), *tokens.unseen(dev.texts, split=dev.name)])
     objective = CtcObjective(model, ctc_settings(cfg), seed=cfg.seed)
     validation = None
     if Validation.possible(tokens, dev):
@@ -229,7 +242,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         )
     finally:
         stream.close()
-    texts = [normalise_text(text, tokens.normalise) for text in data.texts]
+    texts = [tokens.normal(text) for text in data.texts]
     info: dict[str, Any] = {
         "objective": "ctc",
         "step": result.step if result.best_step is None else result.best_step,
@@ -253,7 +266,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
 
 
 def _summary(data: TrainingSet, validation: Validation | None) -> str:
-    left_out = Counter(entry.reason for entry in data.entries)
+    left_out = Counter(entry.reason for entry in data.entries if entry.action != "kept")
     lengths = data.corpus.samples / SAMPLE_RATE
     lines = [
         f"training on {len(data.corpus)} utterances, {data.hours:.2f} h (median {np.median(lengths):.1f} s), "

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from speechssl.config import DataConfig
+from speechssl.data.casing import language_code
 from speechssl.data.corpus import Corpus, open_corpus
+from speechssl.data.corpus_tags import only_tags
 from speechssl.data.ids import absent_ids, read_ids
 from speechssl.data.ledger import Entry
 from speechssl.data.manifest import Utterance
@@ -37,6 +39,11 @@ class Labelled:
         return {name: utterance.text or "" for name, utterance in self.utterances.items()}
 
     @property
+    def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that the manifest gives, sorted."""
+        return tuple(sorted({language_code(u.language) for u in self.utterances.values()} - {""}))
+
+    @property
     def workers(self) -> int:
         """Loader processes for decoding all of it once: none for less than an hour, where starting them costs more."""
         hours = sum(utterance.duration for utterance in self.utterances.values()) / 3600
@@ -49,6 +56,8 @@ class Labelled:
 
 def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
     """Return the transcribed utterances of ``cfg.splits`` (or of the lists ``cfg.ids``); there may be none.
+
+    A transcript of nothing but corpus tags (``<MUSIC>``) does not say what was spoken, and counts as none.
 
     Raises
     ------
@@ -68,6 +77,13 @@ def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
         splits = [corpus.row(i).split or "train" for i in range(len(corpus))]
         chosen = [name for name, split in zip(corpus.ids, splits, strict=True) if not cfg.splits or split in cfg.splits]
     known = corpus.utterances() if chosen else {}
-    labelled = {name: known[name] for name in chosen if known[name].text is not None}
-    dropped = [Entry(stage, name, "no_transcript", action="dropped") for name in chosen if name not in labelled]
+    texts = {name: known[name].text for name in chosen}
+    labelled = {name: known[name] for name, text in texts.items() if text is not None and not only_tags(text)}
+    dropped = [_dropped(stage, name, texts[name]) for name in chosen if name not in labelled]
     return Labelled(cfg, labelled, (*absent, *dropped))
+
+
+def _dropped(stage: str, name: str, text: str | None) -> Entry:
+    if text is None:
+        return Entry(stage, name, "no_transcript", action="dropped")
+    return Entry(stage, name, "only_tags", text[:80], "dropped")

@@ -13,7 +13,7 @@ from speechssl.asr.arpa import is_arpa, read_words
 from speechssl.asr.hotwords import favour, favour_in
 from speechssl.asr.lexicon import read_lexicon, spellable, training_words
 from speechssl.asr.search import Graph, Search
-from speechssl.asr.tokens import BOUNDARY, Tokens, normalise_text
+from speechssl.asr.tokens import BOUNDARY, Tokens
 from speechssl.config import DecoderConfig
 from speechssl.errors import ConfigError
 
@@ -98,7 +98,7 @@ def search_with(cfg: DecoderConfig, graph: Graph) -> Search:
 
 def _hotwords(cfg: DecoderConfig, tokens: Tokens) -> list[str]:
     """Return the hotwords as the model writes them; a phrase is its words."""
-    words = [word for text in cfg.hotwords for word in normalise_text(text, tokens.normalise).split()]
+    words = [word for text in cfg.hotwords for word in tokens.normal(text).split()]
     if cfg.hotwords and not words:
         raise ConfigError(f"no word in the hotwords {list(cfg.hotwords)}")
     if words and cfg.hotword_score <= 0:

@@ -52,7 +52,7 @@ def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
         raise DataError(f"{cfg.model} holds a model without tokens; give the folder of a fine-tuned one")
     tokens = Tokens.from_dict(stored)
     if cfg.unit == "words":
-        return lambda line: normalise_text(line, tokens.normalise).split()
+        return lambda line: tokens.normal(line).split()
     return lambda line: [tokens.symbols[index] for index in tokens.encode(line)]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from speechssl.asr.tokens import normalise_text
+from speechssl.data.casing import dotless_i, language_code, lower_case
 from speechssl.errors import ConfigError
 
 __all__ = ["NormaliseRule", "normaliser"]
@@ -25,16 +26,21 @@ def normaliser(rule: NormaliseRule, language: str = "en") -> tuple[Callable[[str
         (Radford et al. 2022, appendix C), from the package whisper_normalizer: the English one (spelling, numbers,
         contractions, fillers left out) for ``language`` en, else the basic one. ``lower``, ``none``: NFC with and
         without lower case.
+    language
+        Code or name; ``own`` and ``lower`` follow its rules of case.
 
     Raises
     ------
     ConfigError
         The package for ``whisper`` is not installed.
     """
+    of = f" by the rules of {language_code(language)}" if dotless_i(language) else ""
     if rule == "own":
-        return lambda text: normalise_text(text, "basic"), "own: NFC, lower case, only letters, marks, numbers and '"
+        said = f"own: NFC, lower case{of}, no corpus tags, only letters, marks, numbers and '"
+        return lambda text: normalise_text(text, "basic", language), said
     if rule == "lower":
-        return lambda text: unicodedata.normalize("NFC", text).lower(), "lower: NFC, lower case"
+        said = f"lower: NFC, lower case{of}"
+        return lambda text: lower_case(unicodedata.normalize("NFC", text), language), said
     if rule == "none":
         return lambda text: unicodedata.normalize("NFC", text), "none: NFC only"
     from importlib.metadata import version
@@ -46,7 +52,7 @@ def normaliser(rule: NormaliseRule, language: str = "en") -> tuple[Callable[[str
         raise ConfigError(
             "--normalise whisper needs the package whisper_normalizer: pip install 'speechssl[score]'"
         ) from None
-    english = language.lower().split("-")[0] in ("en", "english")
+    english = language_code(language) in ("", "en")
     change = EnglishTextNormalizer() if english else BasicTextNormalizer()
     kind = "English" if english else "basic"
     return lambda text: str(change(text)), f"whisper: {kind}, whisper_normalizer {version('whisper_normalizer')}"

@@ -17,7 +17,7 @@ from speechssl.asr.decoder_pool import decode_all
 from speechssl.asr.decoders import Decoded, describe
 from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.recognise import Recognised, recognise
-from speechssl.asr.tokens import Tokens, normalise_text
+from speechssl.asr.tokens import Tokens
 from speechssl.config import EvaluateConfig
 from speechssl.core.precision import Choice
 from speechssl.data.audio import SAMPLE_RATE
@@ -102,7 +102,7 @@ def _row(
     """Return the row of one utterance; a frame lasts ``frame`` seconds."""
     row = score_row(
         item.id,
-        normalise_text(item.text or "", tokens.normalise),
+        tokens.normal(item.text or ""),
         found.text,
         speaker=utterance.speaker,
         duration=round(item.samples / SAMPLE_RATE, 3),
@@ -146,6 +146,7 @@ def _write(
     choice: Choice,
 ) -> WerReport:
     not_scored = ledger.counts()
+    ledger.extend(tokens.tags(chosen.texts, stage="evaluate"))
     ledger.extend(tokens.unseen(chosen.texts, split=chosen.name, stage="evaluate"))
     write_toml(cfg, output / "config.toml")
     info = {

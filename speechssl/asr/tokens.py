@@ -16,6 +16,9 @@ from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
 from speechssl.config import TokensConfig
+from speechssl.data.casing import final_sigmas, language_code, lower_case
+from speechssl.data.characters import JOINERS, visible
+from speechssl.data.corpus_tags import tag_entries, untag
 from speechssl.data.ledger import Entry
 from speechssl.errors import ConfigError, DataError
 
@@ -28,40 +31,45 @@ BOUNDARY = "|"
 Rule = Literal["none", "basic"]
 Kind = Literal["characters", "sentencepiece"]
 
-JOINERS = "\u200c\u200d"
-"""Zero-width (non-)joiner: part of the spelling in Persian and in Indic scripts."""
 _SPACES = str.maketrans({BOUNDARY: " ", "▁": " "})
 
 
-class _BasicTable(dict[int, str | None]):
+class _BasicTable(dict[int, str]):
     """Translation of one code point under the rule ``basic``, filled as characters are met."""
 
-    def __missing__(self, code: int) -> str | None:
+    def __missing__(self, code: int) -> str:
         char = chr(code)
-        category = unicodedata.category(char)
-        result: str | None
         if char in "'\u2019\u02bc\uff07":
             result = "'"
-        elif category[0] in "LMN" or char in JOINERS:
-            result = char
-        elif category == "Cf":  # soft hyphen, byte order mark, direction marks: invisible, never a boundary
-            result = None
+        elif unicodedata.category(char)[0] in "LMN" or char in JOINERS or char == "·":
+            result = unicodedata.normalize("NFKC", char) if _FORMS.match(char) else char
         else:
             result = " "
         self[code] = result
         return result
 
 
+_FORMS = re.compile(
+    "[\u0132\u0133\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06\ufb50-\ufdfb\ufe70-\ufefc\uff10-\uff5a\uff66-\uff9f]"
+)
+"""Forms of letters that are the same letters: Dutch ij, ligatures, Arabic presentation forms, full and half width."""
 _BASIC = _BasicTable()
+_APOSTROPHES = re.compile(r"(?<=[^\W\d_])[\u2018\u201b`´′\u05f3](?=[^\W\d_])")
+"""Look-alikes; apostrophes only between letters."""
+_GERSHAYIM = re.compile('(?<=[\u05d0-\u05ea])[\u05f4"](?=[\u05d0-\u05ea])')
+"""In a Hebrew abbreviation; a boundary anywhere else."""
+_INTERPUNCT = re.compile("(?<!l)·|·(?!l)")
+"""The dot in the middle, but for that of Catalan between two l."""
 _EDGE_APOSTROPHE = re.compile(r"(?<![^\s'])'|'(?![^\s'])")
 
 
-def normalise_text(text: str, rule: Rule) -> str:
+def normalise_text(text: str, rule: Rule, language: str = "") -> str:
     """Return a transcript in the form that is learnt and scored.
 
-    Both rules give NFC text whose words are separated by single spaces, without spaces at the ends. ``basic`` also
-    lower-cases and keeps only letters, marks, numbers and apostrophes inside words; anything else is a space.
-    Applying a rule twice changes nothing.
+    Both rules give NFC text whose words are separated by single spaces, without spaces at the ends and without
+    invisible characters. ``basic`` also takes out corpus tags, lower-cases by the rules of the language, and keeps only
+    letters, marks, numbers and apostrophes inside words; anything else is a space. Applying a rule twice changes
+    nothing.
 
     Raises
     ------
@@ -70,9 +78,12 @@ def normalise_text(text: str, rule: Rule) -> str:
     """
     if rule not in get_args(Rule):
         raise ConfigError(f"unknown text normalisation {rule!r}; choose one of {', '.join(get_args(Rule))}")
-    text = unicodedata.normalize("NFC", text)
+    text = unicodedata.normalize("NFC", visible(unicodedata.normalize("NFC", text)))
     if rule == "basic":
-        text = _EDGE_APOSTROPHE.sub(" ", text.lower().translate(_BASIC))
+        text = unicodedata.normalize("NFC", visible(untag(text)))
+        text = _APOSTROPHES.sub("'", lower_case(text, language))
+        text = _INTERPUNCT.sub(" ", _GERSHAYIM.sub("", text)).translate(_BASIC)
+        text = final_sigmas(_EDGE_APOSTROPHE.sub(" ", text))
     return unicodedata.normalize("NFC", " ".join(text.translate(_SPACES).split()))
 
 
@@ -85,6 +96,8 @@ class Tokens:
     symbols: tuple[str, ...]
     sentencepiece: bytes = field(default=b"", repr=False)
     """Serialised sentencepiece model; empty for characters."""
+    language: str = ""
+    """Whose rules of case the text follows; empty for those of most languages."""
 
     @classmethod
     def build(cls, texts: Iterable[str], cfg: TokensConfig) -> tuple[Self, list[Entry]]:
@@ -104,7 +117,8 @@ class Tokens:
         ConfigError
             sentencepiece is asked for and is not installed, or cannot make so large a vocabulary.
         """
-        lines = [line for text in texts if (line := normalise_text(text, cfg.normalise))]
+        language = language_code(cfg.language)
+        lines = [line for text in texts if (line := normalise_text(text, cfg.normalise, language))]
         counts = Counter(char for line in lines for char in line if char != " ")
         rare = sorted(char for char, count in counts.items() if count < cfg.min_count)
         entries = [
@@ -118,11 +132,11 @@ class Tokens:
                 f"fewer than {cfg.min_count} times; check the split and the transcripts, or lower tokens.min_count"
             )
         if cfg.kind == "characters":
-            return cls("characters", cfg.normalise, ("<blank>", BOUNDARY, *kept)), entries
+            return cls("characters", cfg.normalise, ("<blank>", BOUNDARY, *kept), language=language), entries
         allowed = {*kept, " "}
         lines = ["".join(char for char in line if char in allowed) for line in lines]
         model, symbols = _train_sentencepiece(lines, cfg.vocab_size)
-        return cls("sentencepiece", cfg.normalise, symbols, model), entries
+        return cls("sentencepiece", cfg.normalise, symbols, model, language), entries
 
     @property
     def size(self) -> int:
@@ -142,9 +156,13 @@ class Tokens:
     def _processor(self) -> Any:
         return _import_sentencepiece().SentencePieceProcessor(model_proto=self.sentencepiece)
 
+    def normal(self, text: str) -> str:
+        """Return the text in the form that this vocabulary was made of, with `normalise_text`."""
+        return normalise_text(text, self.normalise, self.language)
+
     def spell(self, text: str) -> str:
         """Return the normalised text without the characters that are not in the vocabulary."""
-        line = normalise_text(text, self.normalise)
+        line = self.normal(text)
         return " ".join("".join(char for char in line if char in self.characters).split())
 
     def encode(self, text: str) -> list[int]:
@@ -201,7 +219,7 @@ class Tokens:
         counts: Counter[str] = Counter()
         example: dict[str, str] = {}
         for name, text in texts.items():
-            for char in normalise_text(text, self.normalise):
+            for char in self.normal(text):
                 if char not in self.characters:
                     counts[char] += 1
                     example.setdefault(char, name)
@@ -216,9 +234,15 @@ class Tokens:
             for char, count in sorted(counts.items())
         ]
 
+    def tags(self, texts: Mapping[str, str], *, stage: str = "finetune") -> list[Entry]:
+        """Report the corpus tags of ``texts`` (id -> transcript), one entry a tag; `corpus_tags` says what is one."""
+        return tag_entries(texts.items(), stage=stage, dropped=self.normalise == "basic")
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; the sentencepiece model as base64."""
         result: dict[str, Any] = {"kind": self.kind, "normalise": self.normalise, "symbols": list(self.symbols)}
+        if self.language:
+            result["language"] = self.language
         if self.sentencepiece:
             result["sentencepiece"] = base64.b64encode(self.sentencepiece).decode("ascii")
         return result
@@ -234,7 +258,7 @@ class Tokens:
         """
         try:
             kind, rule, symbols = data["kind"], data["normalise"], tuple(data["symbols"])
-            model = base64.b64decode(data.get("sentencepiece", ""), validate=True)
+            model, language = base64.b64decode(data.get("sentencepiece", ""), validate=True), data.get("language", "")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"the tokens of this model cannot be read: {error!r}; export the model again") from error
         problem = ""
@@ -248,7 +272,7 @@ class Tokens:
             problem = f"the word boundary {BOUNDARY!r} must have id 1"
         if problem:
             raise DataError(f"the tokens of this model cannot be read: {problem}; export the model again")
-        return cls(kind, rule, symbols, model)
+        return cls(kind, rule, symbols, model, str(language))
 
 
 def _name(char: str) -> str:

@@ -23,7 +23,7 @@ from speechssl.asr.decoders import searcher
 from speechssl.asr.labelled import open_labelled
 from speechssl.asr.language_model import open_graph
 from speechssl.asr.recognise import recognise
-from speechssl.asr.tokens import Tokens, normalise_text
+from speechssl.asr.tokens import Tokens
 from speechssl.config import DecoderConfig, EvaluateConfig, TuneConfig
 from speechssl.core.files import write_atomic, write_json
 from speechssl.data.ids import say_absent
@@ -184,7 +184,7 @@ def _listen(cfg: TuneConfig, ledger: Ledger) -> tuple[list[_Spoken], Tokens]:
     ledger.extend(chosen.dropped)
     batches = evaluation_batches(chosen.corpus(), cfg.data, workers=chosen.workers) if chosen.utterances else ()
     return [
-        _Spoken(normalise_text(item.text or "", tokens.normalise), item.log_probs.clone().numpy())
+        _Spoken(tokens.normal(item.text or ""), item.log_probs.clone().numpy())
         for item in recognise(model, batches, rejected=ledger.extend, bf16=choice.bf16)
     ], tokens
 

@@ -14,7 +14,7 @@ from speechssl.asr.ctc import CtcModel
 from speechssl.asr.decode import greedy
 from speechssl.asr.labelled import Labelled
 from speechssl.asr.recognise import Recognised, recognise
-from speechssl.asr.tokens import BLANK, Tokens, normalise_text
+from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.data.keys import key
 from speechssl.data.ledger import Entry
 from speechssl.data.plan import Plan
@@ -54,7 +54,7 @@ class Validation:
     @staticmethod
     def possible(tokens: Tokens, dev: Labelled) -> bool:
         """Whether the dev set has any reference word, without which there is no error rate."""
-        return any(normalise_text(text, tokens.normalise) for text in dev.texts.values())
+        return any(tokens.normal(text) for text in dev.texts.values())
 
     def __call__(self, step: int) -> dict[str, float]:
         """Decode the dev set with the weights as they are.
@@ -77,7 +77,7 @@ class Validation:
             self.corpus, self.dev.cfg, workers=self.dev.workers, rank=self.parallel.rank, world=self.parallel.world
         )
         for item in recognise(self.model, batches, rejected=self.record, bf16=self.bf16):
-            ref = normalise_text(item.text or "", self.tokens.normalise)
+            ref = self.tokens.normal(item.text or "")
             hyp = greedy(item.log_probs, self.tokens)
             score = score_utterance(ref, hyp)
             errors, words = errors + score.errors, words + score.N

@@ -27,8 +27,10 @@ class ScoreConfig:
     """own: this project's rule ``basic`` (NFC, lower case, only letters, marks, numbers and apostrophes within words).
     whisper: the published normaliser of Whisper (package whisper_normalizer). lower: NFC and lower case. none: NFC. The
     rates of the raw text (none) are always given beside it."""
-    language: str = "en"
-    """For ``whisper``: its English normaliser for en, its basic one for any other."""
+    language: str = ""
+    """For ``own`` and ``lower``: whose rules of case (tr: I is the capital of ı; de, el: ß and accents are not missed
+    against capitals); empty: that of the reference, where a manifest gives it. For ``whisper``: its English normaliser
+    for en or nothing, its basic one for any other."""
     cost: Literal["levenshtein", "sclite"] = "levenshtein"
     """levenshtein: the fewest errors, which is how the word error rate is defined and what jiwer and this project's
     ``evaluate`` count. sclite: the weights 4, 3, 3 and the ties of NIST sclite, for its very counts."""

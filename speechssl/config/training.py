@@ -102,7 +102,10 @@ class TokensConfig:
     vocab_size: int = 256
     """sentencepiece only."""
     normalise: Literal["none", "basic"] = "basic"
-    """basic: NFC, lower case, punctuation (except an apostrophe inside a word) becomes a space, spaces collapsed."""
+    """basic: NFC, lower case, without corpus tags (``<unk>``, ``[noise]``); punctuation (except an apostrophe inside a
+    word) becomes a space, spaces collapsed. Both: no invisible characters."""
+    language: str = ""
+    """Whose rules of case to follow (``tr``: I is the capital of ı); empty: the language that the manifest gives."""
     min_count: int = 1
     """Characters seen fewer times in the training transcripts are left out and reported."""
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
+from speechssl.data.corpus_tags import only_tags
 from speechssl.data.layouts import speaker_of, split_of
 from speechssl.data.ledger import Entry
 from speechssl.data.scan import Scan
@@ -119,6 +120,10 @@ def _add(result: Gathered, scan: Scan, known: Said, min_seconds: float, max_seco
     meta = dict(known.meta)
     if known.id is not None and safe_id(known.id) != known.id:
         meta["source_id"] = known.id
+    if known.text is not None and only_tags(known.text):
+        result.note(item, "only_tags", f"{known.text[:80]}: no word of what was spoken; used unlabelled", "repaired")
+        meta["source_text"] = known.text
+        known = replace(known, text=None)
     utterance = Utterance(
         id="",
         path=scan.path,

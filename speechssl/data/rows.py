@@ -10,6 +10,8 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
+from speechssl.data.characters import visible
+
 __all__ = ["FIELDS", "Row", "clean_text", "field_name", "row_from_fields"]
 
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -58,10 +60,9 @@ class Row:
 
 
 def clean_text(text: str) -> str:
-    """Return a transcript in NFC, with single spaces, without byte-order marks, control or unpaired characters."""
-    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))
-    kept = (c if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp") or c in "\u200c\u200d" else " " for c in text)
-    return " ".join("".join(kept).replace("\ufeff", " ").split())
+    """Return a transcript in NFC, with single spaces, without invisible, control or unpaired characters."""
+    text = visible(unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8")))
+    return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def field_name(written: str) -> str:

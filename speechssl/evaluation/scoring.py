@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import ScoreConfig
+from speechssl.data.casing import capitals_fold
+from speechssl.data.corpus_tags import find_tags
 from speechssl.data.ledger import Entry
 from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.alignment import normal_text
@@ -60,10 +62,12 @@ class Scoring:
     cost: Cost
     ignored_segments: int
     """Segments of an stm reference that are marked as not to be scored."""
+    tags: dict[str, int]
+    """Corpus tags that the normalisation takes out of references and hypotheses, the most frequent first."""
 
     def ledger(self) -> list[Entry]:
-        """Return an entry for every hypothesis that is missing, left out, or taken for one of another spelling."""
-        found = []
+        """Return an entry for every hypothesis that is missing, left out or spelled otherwise, and for every tag."""
+        found = [Entry("score", tag, "corpus_tag", f"{count} times", "dropped") for tag, count in self.tags.items()]
         for system in self.systems:
             found += [Entry("score", f"{system.name}: {id_}", "no_hypothesis", "") for id_ in system.missing]
             found += [Entry("score", f"{system.name}: {id_}", "no_reference", "") for id_ in system.extra]
@@ -74,11 +78,20 @@ class Scoring:
         return found
 
 
-def score_files(cfg: ScoreConfig, normalise: Normaliser, rule: str) -> Scoring:
+def score_files(
+    cfg: ScoreConfig, normalise: Normaliser, rule: str, *, for_language: Callable[[str], Normaliser] | None = None
+) -> Scoring:
     """Read the files of ``cfg`` and score every system.
 
     An utterance without a hypothesis is scored as empty, and listed. A hypothesis without a reference is an error,
     unless ``cfg.allow_extra``: it is most often a sign of the wrong file.
+
+    Parameters
+    ----------
+    normalise, rule
+        The text normalisation, and its name.
+    for_language
+        The normalisation of a language, for references that name theirs; used when ``cfg.language`` is empty.
 
     Raises
     ------
@@ -108,6 +121,7 @@ def score_files(cfg: ScoreConfig, normalise: Normaliser, rule: str) -> Scoring:
     if not references:
         raise DataError(f"{ref_path}: no utterance to score")
     speakers = _speakers(cfg, references)
+    rules = _Rules(normalise, cfg.language, for_language)
     systems = []
     for name, path, hyp_kind in zip(names, cfg.hyp, kinds, strict=True):
         hypotheses, extra, renamed = _hypotheses(cfg, Path(path), hyp_kind, references, segments)
@@ -120,10 +134,11 @@ def score_files(cfg: ScoreConfig, normalise: Normaliser, rule: str) -> Scoring:
         _check_extra(
             cfg, path, extra, next(iter(references)), shared=len(hypotheses) - (0 if hyp_kind == "ctm" else len(extra))
         )
-        rows, raw, optional = _rows(references, hypotheses, speakers, normalise, cfg.cost)
+        rows, raw, optional = _rows(references, hypotheses, speakers, rules, cfg.cost)
         missing = [id_ for id_ in references if id_ not in hypotheses]
         systems.append(SystemRows(name, path, hyp_kind, rows, raw, missing, extra, optional, renamed))
-    return Scoring(cfg.ref, kind, tuple(systems), rule, cfg.cost, ignored)
+    tags = _tags(systems) if cfg.normalise == "own" else {}
+    return Scoring(cfg.ref, kind, tuple(systems), rule, cfg.cost, ignored, tags)
 
 
 def _hypotheses(
@@ -141,11 +156,28 @@ def _hypotheses(
     return found, [id_ for id_ in found if id_ not in references], renamed
 
 
+class _Rules:
+    """The normalisation of each utterance: by its language, and by what capitals cannot say in it."""
+
+    def __init__(self, normalise: Normaliser, language: str, for_language: Callable[[str], Normaliser] | None) -> None:
+        self._language, self._for_language = language, None if language else for_language
+        self._known: dict[str, Normaliser] = {"": normalise}
+
+    def of(self, reference: Transcript, ref: str, hyp: str) -> Normaliser:
+        """Return the normalisation of one pair of raw texts."""
+        own = reference.language or "" if self._for_language else ""
+        if own not in self._known and self._for_language:
+            self._known[own] = self._for_language(own)
+        normalise = self._known[own]
+        fold = capitals_fold(ref, hyp, self._language or own)
+        return normalise if fold is None else lambda text: fold(normalise(text))
+
+
 def _rows(
     references: dict[str, Transcript],
     hypotheses: dict[str, Transcript],
     speakers: dict[str, str | None],
-    normalise: Normaliser,
+    rules: "_Rules",
     cost: Cost,
 ) -> tuple[list[Row], list[Row], int]:
     """Return rows of the normalised text, rows of the raw text, and the optional words that were left out."""
@@ -154,6 +186,7 @@ def _rows(
         hypothesis = hypotheses.get(id_)
         found = hypothesis.items if hypothesis else ()
         ref_raw, hyp_raw, _ = _texts(reference.items, found, cost)
+        normalise = rules.of(reference, ref_raw, hyp_raw)
         ref, hyp, left_out = _texts(rewrite(reference.items, normalise), rewrite(found, normalise), cost)
         skipped += left_out
         fields: dict[str, Any] = {"ref_raw": ref_raw, "hyp_raw": hyp_raw}
@@ -170,6 +203,14 @@ def _rows(
         rows.append(score_row(id_, ref, hyp, cost=cost, speaker=speakers[id_], duration=seconds, **fields))
         raw_rows.append(score_row(id_, ref_raw, hyp_raw, cost=cost))
     return rows, raw_rows, skipped
+
+
+def _tags(systems: Sequence[SystemRows]) -> dict[str, int]:
+    """Count the tags of the reference once, and of every system."""
+    texts = [row["hyp_raw"] for system in systems for row in system.rows]
+    texts += [row["ref_raw"] for row in systems[0].rows]
+    counts = Counter(tag.casefold() for text in texts for tag, kept in find_tags(text) if not kept)
+    return dict(counts.most_common())
 
 
 def _texts(ref: Sequence[Item], hyp: Sequence[Item], cost: Cost) -> tuple[str, str, int]:

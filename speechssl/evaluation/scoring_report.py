@@ -102,6 +102,9 @@ def _text(
         f"alignment  {COSTS[scoring.cost]}\n"
     ]
     header = ("system", "WER %", "95 % interval", "by speaker", "raw WER %", "S", "D", "I", "N")
+    if scoring.tags:
+        shown = ", ".join(f"{tag} {count}" for tag, count in list(scoring.tags.items())[:_LISTED])
+        parts[0] += f"no words   {shown}{', …' if len(scoring.tags) > _LISTED else ''} (taken out of both sides)\n"
     rows = []
     for system in scoring.systems:
         r = reports[system.name]
@@ -201,6 +204,7 @@ def _document(
         "resamples": cfg.bootstrap,
         "seed": cfg.seed,
         "ignored_segments": scoring.ignored_segments,
+        "tags": scoring.tags,
         "systems": systems,
         "pairs": [
             {**asdict(pair), "bootstrap_p": bootstrap_p(pair), "bootstrap_p_holm": p}

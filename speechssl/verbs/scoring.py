@@ -52,7 +52,9 @@ def score(words: list[str], overrides: list[str]) -> None:
     from speechssl.evaluation.scoring import score_files
     from speechssl.evaluation.scoring_report import report_scoring
 
-    scoring = score_files(cfg, *normaliser(cfg.normalise, cfg.language))
+    scoring = score_files(
+        cfg, *normaliser(cfg.normalise, cfg.language), for_language=lambda code: normaliser(cfg.normalise, code)[0]
+    )
     print(report_scoring(scoring, cfg), end="")
     if cfg.output:
         write_toml(cfg, Path(cfg.output) / "config.toml")
