@@ -1,7 +1,7 @@
 # Three commands do all the set-up on a fresh machine:
 #   make demo            the whole way on synthetic speech (SMOKE=1: the same path in under two minutes)
 #   make bench           every claim about speed that a CPU can check (QUICK=1: toy sizes, a few minutes)
-#   make test            lint, types, tests, then the demo at its smoke size
+#   make test            lint, types, the demo at its smoke size, then the tests; its last lines name what was skipped
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -46,7 +46,7 @@ smoke: $(READY)
 	rm -rf demo-smoke
 	$(BIN)/speechssl demo --smoke --output demo-smoke
 
-test: lint types tests smoke
+test: lint types smoke tests
 
 clean:
 	rm -rf $(VENV) demo-smoke .coverage .coverage.* .mypy_cache .ruff_cache

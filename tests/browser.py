@@ -42,8 +42,8 @@ class Browser:
         self._in, answers = os.pipe()
         arguments = [
             program, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync", "--mute-audio",
-            f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank",
+            "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--mute-audio", f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank",
         ]  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-c", LAUNCH, str(commands), str(answers), *arguments], pass_fds=(commands, answers),

@@ -127,7 +127,7 @@ def test_bytes_that_are_no_text(small, tmp_path):
 
 def test_scores_are_those_of_kenlm():
     """flashlight's reader of KenLM's format, on the model that KenLM's lmplz made: every sentence of three words."""
-    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
 

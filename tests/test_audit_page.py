@@ -16,7 +16,7 @@ from tests.voices import voice, write
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="no chromium, chromium-browser or google-chrome on this machine"
+    PROGRAM is None, reason="no Chromium or Chrome on this machine: apt-get install chromium"
 )
 NAME = "<b>\"x\"&amp; 'y' \u202eabc\u202c \N{HEBREW LETTER SHIN} \N{WOMAN}\u200d\N{MICROSCOPE} " + "long" * 20 + ".wav"
 

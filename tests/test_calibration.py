@@ -73,7 +73,7 @@ def test_the_mean_confidence_for_every_word_says_nothing():
     assert area_under_curve(right.astype(float), right) == 1 and area_under_curve(1.0 - right, right) == 0
 
 
-@pytest.mark.skipif(SCLITE is None, reason="NIST sctk is not installed")
+@pytest.mark.skipif(SCLITE is None, reason="no NIST sctk: apt-get install sctk")
 def test_normalised_cross_entropy_is_that_of_sclite(tmp_path):
     rng = np.random.default_rng(5)
     ref = [f"w{i}" for i in range(200)]

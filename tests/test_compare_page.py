@@ -13,7 +13,7 @@ from tests.test_report_browser import CONTRAST, HOSTILE, asked, brightness, comp
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="no chromium, chromium-browser or google-chrome on this machine"
+    PROGRAM is None, reason="no Chromium or Chrome on this machine: apt-get install chromium"
 )
 
 

@@ -53,7 +53,7 @@ def check(kind, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not COMPILER, reason="torch.compile on a CPU needs a C++ compiler, and there is none")
+@pytest.mark.skipif(not COMPILER, reason="no C++ compiler for torch.compile: apt-get install g++")
 def test_what_is_compiled_computes_the_same():
     check("hubert")  # the tiny one draws no random numbers in its forward pass: the compiler has generators of its own
 

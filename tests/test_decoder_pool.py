@@ -10,7 +10,7 @@ from speechssl.config import DecoderConfig
 from speechssl.errors import ConfigError
 from tests.spelled import peaky, tokens_of
 
-pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
 TEXT = ["the cat sat on the mat", "the mat sat", "a cat on a mat"]
 
 

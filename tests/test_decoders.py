@@ -24,7 +24,7 @@ needs_flashlight = pytest.mark.parametrize(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A folder with all that decoders look for in one."""
-    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
     folder = tmp_path_factory.mktemp("model")
     words = sorted({word for line in TEXT for word in line.split()})
     (folder / "config.json").write_text(json.dumps({"info": {"words": words}}))

@@ -124,7 +124,7 @@ def test_no_process_and_no_file_stays_behind(tmp_path, stand_in, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", None)
 
 
-@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed")
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="ffmpeg is not installed: apt-get install ffmpeg")
 @pytest.mark.parametrize("name", ["x.m4a", "x.webm"])
 def test_the_real_program(tmp_path, name):
     source = write(tmp_path / "s.wav", voice(2.0, 48_000), 48_000)

@@ -16,7 +16,7 @@ from speechssl.errors import ConfigError, DataError
 from tests.oracles import ctc
 from tests.spelled import peaky, random_log_probs, tokens_of
 
-pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
 
 TEXT = ["ab a", "a ba ab", "ba ba", "ab a ba", "a", "ba ab a"]
 WIDE = DecoderConfig(kind="lm", beam=5000, beam_tokens=100, beam_threshold=1e3, lm_weight=1.7, word_score=0.4)

@@ -29,7 +29,7 @@ def encoding(request, monkeypatch):
     name, _, by = request.param.partition("-")
     faster = flac._faster()
     if by == "miniaudio" and faster is None:
-        pytest.skip("miniaudio is not installed")
+        pytest.skip("miniaudio is not installed: pip install 'speechssl[fast]'")
     monkeypatch.setattr(flac, "_decode_miniaudio", faster if by == "miniaudio" else None)
     compiled = flac._Compiled()
     compiled._left, compiled._frames = 0, flac._load() if by == "compiled" else None

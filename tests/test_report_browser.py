@@ -18,7 +18,7 @@ from tests.fake_sound import add_sound
 
 PROGRAM = find_browser()
 pytestmark = pytest.mark.skipif(
-    PROGRAM is None, reason="no chromium, chromium-browser or google-chrome on this machine"
+    PROGRAM is None, reason="no Chromium or Chrome on this machine: apt-get install chromium"
 )
 
 HOSTILE = (

@@ -12,7 +12,7 @@ from speechssl.evaluation.mapsswe import mapsswe
 from tests.oracles import sctk
 
 DATA = Path(__file__).parent / "data" / "sctk"
-needs_sclite = pytest.mark.skipif(sctk.program("sclite") is None, reason="NIST sctk is not installed")
+needs_sclite = pytest.mark.skipif(sctk.program("sclite") is None, reason="no NIST sctk: apt-get install sctk")
 
 
 @cache

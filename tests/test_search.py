@@ -13,7 +13,7 @@ from speechssl.errors import ConfigError, DataError
 from tests.oracles import ctc
 from tests.spelled import peaky, random_log_probs, tokens_of
 
-pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
 
 
 def words(search, log_probs):

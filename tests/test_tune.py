@@ -66,7 +66,7 @@ def test_equal_points_go_to_the_smaller_weights():
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> TuneConfig:
-    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+    pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
     from speechssl.asr.lm_text import estimate_lm
 
     place = tmp_path_factory.mktemp("tune")

@@ -11,7 +11,7 @@ from speechssl.cli import main
 from speechssl.errors import DataError
 from tests.spelled import tokens_of
 
-pytest.importorskip("flashlight.lib.text", reason="flashlight-text is not installed")
+pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9, 0.99])
