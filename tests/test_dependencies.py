@@ -16,7 +16,8 @@ NAMES = {
     "sklearn": "scikit-learn",
 }
 """Packages whose name in imports is not the one they are installed by (``_`` and ``-`` are the same)."""
-OURS = {"speechssl", "tests", "benchmarks", "docs"}
+OURS = {"speechssl", "tests", "benchmarks", "docs", "_typeshed"}
+"""And ``_typeshed``, which is there for type checkers alone."""
 TOOLS = {
     "ruff": "ruff check",
     "mypy": "/mypy",
