@@ -34,6 +34,7 @@ from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.settings import find_config, read_toml
 from speechssl.training.initialisation import size_differences
+from speechssl.training.log import read_metrics
 from speechssl.training.pretrain import pretrain, resolved
 from speechssl.training.targets import check_targets
 
@@ -294,3 +295,83 @@ def test_H2_what_is_no_model_is_named(tmp_path):
     ):
         with pytest.raises(CheckpointError, match=message):
             load_any(tmp_path / name)
+
+
+def contrastive(cfg, path: Path, **changes) -> PretrainConfig:
+    return replace(cfg, objective="wav2vec2", output=str(path), **changes)
+
+
+def last_valid(folder: Path) -> dict:
+    return [line for line in read_metrics(folder / "metrics.jsonl") if line["phase"] == "valid"][-1]
+
+
+def test_H3_a_continued_pretraining_takes_its_heads_back_and_goes_on_where_the_first_ended(cfg, tmp_path, capsys):
+    learning = replace(cfg, optim=OptimConfig(lr=3e-3), training=replace(cfg.training, steps=8))
+    first = pretrain(contrastive(learning, tmp_path / "a"))
+    capsys.readouterr()
+    second = pretrain(contrastive(cfg, tmp_path / "b", init=str(first), seed=9))
+    said = capsys.readouterr().err
+    assert f"init {first}: taken: encoder, quantizer, project_targets, project_context; new: nothing" in said
+    before, after = load_folder(first).state, load_folder(second).state
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-7)
+    ended, began = last_valid(tmp_path / "a"), last_valid(tmp_path / "b")
+    assert began["valid_contrastive"] == pytest.approx(ended["valid_contrastive"], rel=1e-4)
+
+
+def test_H3_a_head_of_another_shape_is_new_as_a_whole_and_said(cfg, tmp_path, capsys):
+    first = pretrain(contrastive(cfg, tmp_path / "a"))
+    wider = Wav2Vec2Config(final_dim=8, groups=1, entries=16, negatives=10)  # as many rows in quantizer.weight_proj
+    second = pretrain(contrastive(cfg, tmp_path / "b", init=str(first), wav2vec2=wider, seed=9))
+    said = capsys.readouterr().err
+    assert "new: quantizer (quantizer.codebooks is [2, 8, 4] there, [1, 16, 8] here)" in said
+    before, after = load_folder(first).state, load_folder(second).state
+    assert before["quantizer.weight_proj.weight"].shape == after["quantizer.weight_proj.weight"].shape
+    assert not torch.allclose(before["quantizer.weight_proj.weight"], after["quantizer.weight_proj.weight"])
+    torch.testing.assert_close(before["project_context.weight"], after["project_context.weight"], rtol=0, atol=1e-7)
+
+
+def test_H3_label_embeddings_are_taken_back_only_for_the_same_units(cfg, tmp_path, capsys):
+    labels = labels_of(cfg)
+    given = replace(cfg, units=write_units(tmp_path / "units.jsonl", labels))
+    first = pretrain(replace(given, output=str(tmp_path / "a")))
+    same = pretrain(replace(given, init=str(first), seed=9, output=str(tmp_path / "b")))
+    assert "taken: encoder, embeddings, projection; new: nothing" in capsys.readouterr().err
+    shifted = {name: [(unit + 1) % 6 for unit in units] for name, units in labels.items()}
+    other = replace(cfg, units=write_units(tmp_path / "shifted.jsonl", shifted), init=str(first), seed=9)
+    others = [
+        pretrain(replace(other, output=str(tmp_path / "c"))),
+        pretrain(replace(cfg, init=str(first), seed=9, output=str(tmp_path / "d"))),
+    ]
+    said = capsys.readouterr().err
+    assert said.count("taken: encoder, projection; new: embeddings (other units)") == 2
+    before = load_folder(first).state["embeddings"]
+    torch.testing.assert_close(load_folder(same).state["embeddings"], before, rtol=0, atol=1e-7)
+    for model in others:
+        assert load_folder(model).state["embeddings"].shape == before.shape
+        assert not torch.allclose(load_folder(model).state["embeddings"], before)
+
+
+def test_H3_heads_of_another_objective_or_library_are_new(cfg, tmp_path, capsys):
+    first = pretrain(contrastive(cfg, tmp_path / "a"))
+    pretrain(replace(cfg, init=str(first), output=str(tmp_path / "b")))
+    assert "all heads are new (it was trained with wav2vec2)" in capsys.readouterr().err
+    save_huggingface(tmp_path / "hf", SpeechEncoder(WAVEFORM).eval())
+    pretrain(contrastive(cfg, tmp_path / "c", init=str(tmp_path / "hf"), model=WAVEFORM))
+    assert "all heads are new (it comes from Hugging Face)" in capsys.readouterr().err
+
+
+def test_H3_an_iteration_that_carries_over_has_new_heads_for_its_new_units(cfg, tmp_path, capsys):
+    two = HubertConfig(steps=(1, 1), clusters=(6, 6), layers=(0, 1), final_dim=8, kmeans_starts=2, carry_over=True)
+    pretrain(replace(cfg, hubert=two))
+    first, second = (load_folder(tmp_path / "run" / f"iteration-{n}" / "model").state for n in (1, 2))
+    assert not torch.allclose(first["projection.weight"], second["projection.weight"])
+    assert "taken:" not in capsys.readouterr().err
+
+
+def test_H3_no_objective_exports_its_encoder(cfg, tmp_path):
+    for model in (pretrain(cfg), pretrain(contrastive(cfg, tmp_path / "b"))):
+        folder = load_folder(model)
+        heads = {name.split(".")[0] for name in folder.state} - {"encoder"}
+        assert heads in ({"projection", "embeddings"}, {"quantizer", "project_targets", "project_context"})

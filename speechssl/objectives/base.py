@@ -74,6 +74,13 @@ class Objective(nn.Module):
         del step
         return False
 
+    def exported(self) -> dict[str, Tensor]:
+        """Return the heads that a continued pretraining takes back, by name: everything but the encoder.
+
+        An objective with a second encoder (a teacher) overrides this, and leaves it out.
+        """
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+
     def after_update(self, step: int) -> None:
         """Do what follows an optimiser step (an EMA teacher); ``step`` is the number of updates made so far."""
         del step

@@ -5,7 +5,7 @@ trains.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from speechssl.interop.any_model import load_any_encoder
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
+from speechssl.training.initialisation import take_heads
 from speechssl.training.loop import autocast, train
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import RunFolder
@@ -95,9 +96,16 @@ def _unlabelled(corpus: Corpus, labelled: Iterable[str] | None) -> np.ndarray:
     return np.flatnonzero([name not in known for name in corpus.ids])
 
 
-def train_phase(phase: Phase, objective: Objective, info: dict[str, Any]) -> Path:
-    """Train one phase and write its model folder, with ``info`` beside what every model says of itself."""
+def train_phase(
+    phase: Phase, objective: Objective, info: dict[str, Any], *, strange: Mapping[str, str] | None = None
+) -> Path:
+    """Train one phase and write its model folder, with ``info`` beside what every model says of itself.
+
+    ``strange`` are heads of ``init`` that mean something else here, with the reason: they are not taken back.
+    """
     cfg, parallel = phase.cfg, phase.parallel
+    if phase.init and phase.init == cfg.init:
+        say(parallel, take_heads(objective, cfg, strange or {}))
     hours = phase.plan.n_samples / SAMPLE_RATE / 3600
     validate = _held_out(phase, objective)
     say(parallel, _outlook(phase, objective, hours, validate))
@@ -123,7 +131,6 @@ def train_phase(phase: Phase, objective: Objective, info: dict[str, Any]) -> Pat
         )
     target = phase.run.path / "model"
     if parallel.first:
-        heads = {name: value for name, value in objective.state_dict().items() if not name.startswith("encoder.")}
         facts = {
             "objective": cfg.objective,
             "step": result.step,
@@ -133,7 +140,7 @@ def train_phase(phase: Phase, objective: Objective, info: dict[str, Any]) -> Pat
             "utterances": phase.plan.n_rows,
             "hours": round(hours, 4),
         }
-        save_model(target, encoder=phase.encoder, extra=heads, info=facts | info)
+        save_model(target, encoder=phase.encoder, extra=objective.exported(), info=facts | info)
     parallel.barrier()
     return target
 

@@ -17,10 +17,11 @@ from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.ids import read_ids
 from speechssl.data.keys import key
 from speechssl.errors import ConfigError
+from speechssl.evaluation.units import units_identity
 from speechssl.interop.model_folder import is_model
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.training.initialisation import with_initial_sizes
+from speechssl.training.initialisation import strange_labels, with_initial_sizes
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.phases import open_phase, say, train_phase
 from speechssl.training.precision import settled
@@ -146,7 +147,9 @@ def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: P
                 )
                 torch.manual_seed(key("heads", seed))  # making the units may or may not have drawn numbers
                 objective = Hubert(phase.encoder, cfg.hubert, cfg.mask, units, cfg.hubert.clusters[index], seed=seed)
-                train_phase(phase, objective, {"iteration": index + 1, "units": units.quality()})
+                identity = units_identity(folder / "units")
+                info = {"iteration": index + 1, "units": {**units.quality(), "identity": identity}}
+                train_phase(phase, objective, info, strange=strange_labels(cfg, identity))
         previous = folder / "model"
     target = run.path / "model"
     if parallel.first:
