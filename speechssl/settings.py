@@ -5,6 +5,7 @@ Strict: an unknown key is an error that names the nearest match; a wrong type is
 
 import difflib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -49,10 +50,23 @@ def _convert(value: Any, kind: Any, where: str) -> Any:
             _convert(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner, strict=True))
         )
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        _refuse_nan(float(value), where)
         return float(value)
     if kind in (int, str, bool) and type(value) is kind:
         return value
     raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+def _refuse_nan(value: Any, where: str) -> None:
+    """Raise ConfigError for a NaN anywhere in a value: it would make every comparison false, in silence."""
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{where}: nan is no number to set; give a number, or leave the setting out")
+    if is_dataclass(value):
+        for item in fields(value):
+            _refuse_nan(getattr(value, item.name), f"{where}.{item.name}" if where else item.name)
+    elif isinstance(value, tuple):
+        for item in value:
+            _refuse_nan(item, where)
 
 
 def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "") -> T:
@@ -189,4 +203,6 @@ def load_config(cls: type[T], name: str | None = None, overrides: Sequence[str] 
     import tyro  # after the file is read, so that a bad file is reported without waiting for it
 
     # tyro prints its own message, with the nearest match, and leaves with code 2.
-    return tyro.cli(cls, args=list(overrides), default=base, prog=prog)
+    cfg = tyro.cli(cls, args=list(overrides), default=base, prog=prog)
+    _refuse_nan(cfg, "")
+    return cfg

@@ -88,3 +88,27 @@ def test_not_a_number_is_an_audio_error() -> None:
 def test_wrong_width_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\[frames, 5\]"):
         align(torch.zeros(4, 3), "a", TOKENS, frame_seconds=0.02)
+
+
+def test_a_word_that_cannot_be_spelled_keeps_its_place_and_its_time() -> None:
+    #       0  1  2  3  4  5  6  7  8  9 10 11
+    path = [0, 2, 3, 1, 0, 4, 4, 4, 1, 3, 4, 0]
+    words = align(peaked(path), "ab 42 bc", TOKENS, frame_seconds=1.0)
+    assert [word.word for word in words] == ["ab", "42", "bc"]
+    assert [word.spelled for word in words] == [True, False, True]
+    assert (words[0].start, words[0].end) == (1.0, 3.0) and (words[2].start, words[2].end) == (9.0, 11.0)
+    assert words[0].end <= words[1].start <= 5.0 and 8.0 <= words[1].end <= 9.0
+    assert [word.score for word in words] == pytest.approx([0.9, 0.0, 0.9], abs=1e-5)
+
+
+def test_words_that_cannot_be_spelled_share_the_time_between_their_neighbours() -> None:
+    path = [4, 4, 4, 4, 4, 4, 1, 2, 3, 1, 4, 4, 4]
+    words = align(peaked(path), "42 市場 ab 7", TOKENS, frame_seconds=1.0)
+    assert [word.word for word in words] == ["42", "市場", "ab", "7"]
+    assert words[0].end == words[1].start == pytest.approx((words[0].start + words[1].end) / 2)
+    assert words[1].end <= words[2].start == 7.0 and words[3].start >= words[2].end == 9.0
+
+
+def test_a_word_that_can_be_spelled_in_part_keeps_its_text() -> None:
+    (word,) = align(peaked([2, 3, 0]), "aéb", TOKENS, frame_seconds=1.0)
+    assert (word.word, word.start, word.end, word.spelled) == ("aéb", 0.0, 2.0, True)

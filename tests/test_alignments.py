@@ -1,5 +1,7 @@
 """Alignment of manifests and of single recordings: times are right, what cannot be aligned says why."""
 
+import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,3 +146,25 @@ def test_clear_errors(corpus: Path, tmp_path: Path) -> None:
         align_all(passages(["a.wav", "abc"]), AlignConfig())
     with pytest.raises(ConfigError, match="give --output"):
         align_all(passages([str(corpus)]), AlignConfig())
+
+
+def test_words_that_cannot_be_spelled_are_in_every_file_and_in_the_ledger(
+    model: str, corpus: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "said.txt"
+    text.write_text("abc 42 de e da 市場 bc cab bad acé [noise] dab", encoding="utf-8")
+    found = passages([str(corpus / "all.wav"), str(text)])
+    cfg = AlignConfig(model=model, output=str(tmp_path), format="text,ctm,json", device="cpu")
+    warned: list[str] = []
+    assert align_all(found, cfg, warn=warned.append).done == 1
+    words = ["abc", "42", "de", "e", "da", "市場", "bc", "cab", "bad", "acé", "dab"]
+    assert (tmp_path / "all.txt").read_text(encoding="utf-8").split() == words
+    assert [row[4] for row in read_ctm((tmp_path / "all.ctm").read_text(encoding="utf-8"))] == words
+    rows = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["words"]
+    assert [row["word"] for row in rows if row.get("spelled") is False] == ["42", "市場"]
+    assert all(left["end"] <= right["start"] + 1e-6 for left, right in itertools.pairwise(rows))
+    entries = read_ledger(tmp_path / "ledger.jsonl")
+    assert [entry.reason for entry in entries] == ["unspelled_words", "unspelled_characters", "corpus_tag"]
+    assert "2 of its words cannot be spelled" in entries[0].detail and "'42', '市場'" in warned[0]
+    again = align_all(found, cfg, warn=warned.append)
+    assert (again.known, len(read_ledger(tmp_path / "ledger.jsonl"))) == (1, 3)

@@ -141,6 +141,10 @@ def test_infinite_log_probabilities_do_not_break_the_beam():
     [
         (DecoderConfig(beam=0), "must be at least 1"),
         (DecoderConfig(beam_threshold=0.0), "beam_threshold above 0"),
+        (DecoderConfig(beam_threshold=math.nan), "beam_threshold above 0"),
+        (DecoderConfig(kind="lm", lm_weight=math.nan), "lm_weight must be a finite number, not nan"),
+        (DecoderConfig(kind="lm", lm_weight=math.inf), "lm_weight must be a finite number, not inf"),
+        (DecoderConfig(kind="lexicon", word_score=-math.inf), "word_score must be a finite number, not -inf"),
         (DecoderConfig(hotwords=("a",)), "hotwords need a lexicon"),
         (DecoderConfig(kind="beam", hotwords=("a",)), "hotwords need a lexicon"),
         (DecoderConfig(kind="lm"), "no language model"),

@@ -54,3 +54,19 @@ def test_the_model_folder_lists_its_training_words(tmp_path):
     config.write_text(json.dumps({"info": {}}))
     with pytest.raises(ConfigError, match="does not list its training words"):
         training_words(tmp_path)
+
+
+def test_a_lexicon_of_which_nearly_nothing_can_be_spelled_is_refused_with_its_share():
+    words = [*(chr(65 + a) + chr(65 + b) for a in range(3) for b in range(3)), "AAA", "BBB", "a"]
+    said = r"11 of 12 words .*up\.lex.* cannot be spelled.*'AA'.*11 of them could be .*'aa'"
+    with pytest.raises(ConfigError, match=said):
+        spellable(words, tokens_of("abc"), source="up.lex")
+    with pytest.raises(ConfigError, match="case or its script another"):
+        spellable(["\u044f", "\u044e"], tokens_of("abc"), source="up.lex")
+
+
+def test_a_lexicon_that_can_be_spelled_in_part_is_used_and_that_is_said(capsys):
+    assert spellable(["cab", "3d", "abc"], tokens_of("abc"), source="some.lex") == ["cab", "abc"]
+    assert "warning: 1 of 3 words of the lexicon (some.lex) cannot be spelled" in capsys.readouterr().err
+    spellable(["cab"], tokens_of("abc"), source="some.lex")
+    assert capsys.readouterr().err == ""

@@ -106,3 +106,14 @@ def test_write_leaves_no_temporary(tmp_path):
     write_toml(config.ShardConfig(seed=9), tmp_path / "new" / "config.toml")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.toml"]
     assert read_toml(config.ShardConfig, tmp_path / "new" / "config.toml").seed == 9
+
+
+def test_nan_is_no_setting_wherever_it_comes_from(tmp_path):
+    with pytest.raises(ConfigError, match=r"decoder\.lm_weight: nan is no number to set"):
+        load_config(config.EvaluateConfig, None, ["--decoder.lm-weight", "nan"])
+    with pytest.raises(ConfigError, match=r"lm_weights: nan"):
+        load_config(config.TuneConfig, None, ["--lm-weights", "1", "nan"])
+    path = tmp_path / "a.toml"
+    path.write_text("[decoder]\nlm_weight = nan\n")
+    with pytest.raises(ConfigError, match=r"decoder\.lm_weight: nan"):
+        load_config(config.EvaluateConfig, str(path), [])

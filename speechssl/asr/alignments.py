@@ -23,6 +23,8 @@ from speechssl.asr.transcript import Transcript
 from speechssl.asr.wordfiles import parse_formats, render
 from speechssl.config import AlignConfig
 from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.corpus_tags import find_tags
+from speechssl.data.ledger import Entry
 from speechssl.data.manifest import read_manifest
 from speechssl.errors import AudioError, ConfigError, DataError
 from speechssl.training.parallel import start_parallel
@@ -32,6 +34,9 @@ __all__ = ["MAX_CELLS", "Passage", "align_all", "align_passage", "passages"]
 
 MAX_CELLS = 2_000_000_000
 """Frames times states (twice the labels) of one alignment, a byte each: about 20 minutes of speech at 50 Hz."""
+
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,33 @@ def _part(passage: Passage) -> str:
     return f"{passage.start:.3f} {passage.duration} {passage.text}"
 
 
+def _unspelled(passage: Passage, done: Transcript, tokens: Tokens) -> list[Entry]:
+    """Return ledger entries for what the transcript has and the model cannot spell, and for tags that are no words."""
+    if done.error is not None or passage.text is None:
+        return []
+    item = str(passage.item.path)
+    gaps = [word.word for word in done.words if not word.spelled]
+    parts = [word.word for word in done.words if word.spelled and not set(word.word) <= tokens.characters]
+    texts = (
+        (
+            "unspelled_words",
+            gaps,
+            "cannot be spelled with the model's characters; they get the time between others",
+        ),
+        ("unspelled_characters", parts, "are aligned without some of their characters, which the model does not have"),
+        ("corpus_tag", [tag for tag, kept in find_tags(passage.text) if not kept], "are tags, not words; left out"),
+    )
+    return [
+        Entry("align", item, reason, f"{len(words)} of its words {what}: {_examples(words)}", "kept")
+        for reason, words, what in texts
+        if words
+    ]
+
+
+def _examples(words: Sequence[str]) -> str:
+    return ", ".join(map(repr, words[:_SHOWN])) + (", …" if len(words) > _SHOWN else "")
+
+
 def align_all(
     found: Sequence[Passage],
     cfg: AlignConfig,
@@ -146,7 +178,7 @@ def align_all(
     with ExitStack() as stack:
         outputs = None
         if output is not None:
-            key = model_key(cfg.model, cfg.precision, block=cfg.block_seconds)
+            key = model_key(cfg.model, cfg.precision, block=cfg.block_seconds, words="all")
             outputs = stack.enter_context(
                 open_outputs(output, stage="align", formats=formats, captions=cfg.captions, key=key)
             )
@@ -164,5 +196,9 @@ def align_all(
                 say(f"{done.path}\t{text}" if formats[0] == "text" else text)
             if done.error is not None:
                 warn(str(done.error))
+            for entry in _unspelled(passage, done, tokens):
+                warn(f"{entry.item}: {entry.detail}")
+                if outputs is not None:
+                    outputs.ledger.add(entry)
             summary.count(done, known=known is not None)
     return summary

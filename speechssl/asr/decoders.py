@@ -5,7 +5,7 @@ n-gram language model. All give words with frames and a confidence, from the pat
 """
 
 from dataclasses import dataclass
-from math import exp
+from math import exp, isfinite
 from pathlib import Path
 from typing import Protocol
 
@@ -75,8 +75,11 @@ def build_decoder(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = No
     DataError
         A lexicon or a language model that cannot be read.
     """
-    if min(cfg.beam, cfg.beam_tokens, cfg.n_best, cfg.jobs) < 1 or cfg.beam_threshold <= 0:
+    if min(cfg.beam, cfg.beam_tokens, cfg.n_best, cfg.jobs) < 1 or not cfg.beam_threshold > 0:
         raise ConfigError("decoder.beam, beam_tokens, n_best and jobs must be at least 1, beam_threshold above 0")
+    for name in ("lm_weight", "word_score", "hotword_score"):
+        if not isfinite(value := getattr(cfg, name)):
+            raise ConfigError(f"decoder.{name} must be a finite number, not {value}")
     if cfg.hotwords and cfg.kind not in ("lexicon", "lm"):
         raise ConfigError(f"hotwords need a lexicon: use --decoder.kind lexicon or lm, not {cfg.kind}")
     if cfg.kind == "greedy":

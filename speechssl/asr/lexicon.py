@@ -5,13 +5,18 @@ word outside its lexicon, so the lexicon is part of what a score means.
 """
 
 import json
-from collections.abc import Iterable
+import multiprocessing
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from speechssl.asr.tokens import BOUNDARY, Tokens
 from speechssl.errors import ConfigError, DataError
 
 __all__ = ["read_lexicon", "spellable", "training_words", "words_of"]
+
+LEAST = 0.1
+"""Share of a lexicon that the model must be able to spell."""
 
 
 def words_of(texts: Iterable[str]) -> list[str]:
@@ -73,19 +78,38 @@ def read_lexicon(path: Path) -> list[str]:
 
 
 def spellable(words: Iterable[str], tokens: Tokens, *, source: str) -> list[str]:
-    """Return the distinct words whose characters are all in the vocabulary.
+    """Return the distinct words whose characters are all in the vocabulary; a share that cannot be spelled is said.
 
     Raises
     ------
     ConfigError
-        None is: ``source`` is named.
+        None is, or fewer than ``LEAST``: what the search could say would be no language. ``source`` is named.
     """
-    every = list(dict.fromkeys(words))
-    kept = [word for word in every if word and set(word) <= tokens.characters]
+    every = [word for word in dict.fromkeys(words) if word]
+    kept = [word for word in every if set(word) <= tokens.characters]
+    if len(kept) == len(every) and kept:
+        return kept
+    left_out = [word for word in every if not set(word) <= tokens.characters]
+    example = f" (such as {left_out[0]!r})" if left_out else ""
     if not kept:
-        example = f" (such as {every[0]!r})" if every else ""
         raise ConfigError(
             f"no word of the lexicon ({source}: {len(every)} words{example}) can be spelled with the model's "
-            f"characters ({''.join(tokens.symbols[1:])}); is its case or its script another?"
+            f"characters ({''.join(tokens.symbols[1:])}); {_advice(left_out, tokens)}"
         )
+    count = f"{len(left_out)} of {len(every)} words"
+    said = f"{count} of the lexicon ({source}) cannot be spelled with the model's characters"
+    if len(kept) < LEAST * len(every):
+        raise ConfigError(f"{said}{example}; {_advice(left_out, tokens)}")
+    if multiprocessing.parent_process() is None:  # not once for each decoding process
+        print(f"warning: {said}{example}: they cannot be recognised", file=sys.stderr, flush=True)
     return kept
+
+
+def _advice(words: Sequence[str], tokens: Tokens) -> str:
+    """Return what to do about words that cannot be spelled."""
+    normal = [(word, tokens.normal(word)) for word in words]
+    could = [(word, form) for word, form in normal if form and set(form) <= tokens.characters]
+    if 2 * len(could) < len(words) or not could:
+        return "is its case or its script another?"
+    word, form = could[0]
+    return f"{len(could)} of them could be as the model writes them ({form!r} for {word!r}): write the words so"

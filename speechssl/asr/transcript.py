@@ -31,6 +31,7 @@ def to_row(transcript: Transcript) -> dict[str, Any]:
     """Return plain JSON values, times to the millisecond, of a transcript without error."""
     words = [
         {"word": word.word, "start": round(word.start, 3), "end": round(word.end, 3), "score": round(word.score, 3)}
+        | ({} if word.spelled else {"spelled": False})
         for word in transcript.words
     ]
     return {"path": transcript.path, "text": transcript.text, "duration": transcript.duration, "words": words}
@@ -44,5 +45,8 @@ def from_row(row: Mapping[str, Any]) -> Transcript:
     KeyError, TypeError
         The row is none of ours.
     """
-    words = tuple(Word(str(w["word"]), float(w["start"]), float(w["end"]), float(w["score"])) for w in row["words"])
+    words = tuple(
+        Word(str(w["word"]), float(w["start"]), float(w["end"]), float(w["score"]), bool(w.get("spelled", True)))
+        for w in row["words"]
+    )
     return Transcript(row["path"], row["text"], words, float(row["duration"]))

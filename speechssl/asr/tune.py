@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,6 +93,8 @@ def search_weights(measure: Measure, cfg: TuneConfig) -> tuple[list[Point], list
     """
     weights = sorted(set(cfg.lm_weights)) if cfg.decoder.kind == "lm" else [0.0]
     scores = sorted(set(cfg.word_scores))
+    if not all(map(isfinite, (*weights, *scores))):
+        raise ConfigError(f"lm_weights and word_scores must be finite numbers, not {[*weights, *scores]}")
     if not weights or not scores:
         raise ConfigError("tuning needs at least one of lm_weights and of word_scores")
     known = {(p.lm_weight, p.word_score): p for p in measure([(w, s) for w in weights for s in scores])}
