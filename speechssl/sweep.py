@@ -62,9 +62,10 @@ class Candidate:
             )
 
     def dev_wer(self) -> float:
-        """Return the dev WER of the kept checkpoint (infinite when there was no dev set)."""
+        """Return the dev WER (CER in a script without spaces) of the kept checkpoint; infinite without a dev set."""
         info = read_json(self.folder / "model" / "config.json", f"delete {self.folder} to train it again")["info"]
-        return float("inf") if info.get("dev_wer") is None else float(info["dev_wer"])
+        rate = info.get("dev_cer") if info.get("dev_wer") is None else info["dev_wer"]
+        return float("inf") if rate is None else float(rate)
 
 
 def _start(candidate: Candidate, threads: int) -> subprocess.Popen[bytes]:

@@ -238,7 +238,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
             seed=cfg.seed,
             param_groups=lambda _: objective.param_groups(),
             validate=validation,
-            select="dev_wer" if validation else None,
+            select=validation.select if validation else None,
         )
     finally:
         stream.close()
@@ -247,8 +247,9 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         "objective": "ctc",
         "step": result.step if result.best_step is None else result.best_step,
         "steps": cfg.training.steps,
-        "dev_wer": result.best_value,
-        "selected": "lowest dev WER" if validation else "last step (no transcribed dev utterance)",
+        "dev_wer": None,
+        **({validation.select: result.best_value} if validation else {}),
+        "selected": _selected(validation),
         "averaged": cfg.training.ema_decay > 0,
         "init": cfg.init,
         "seed": cfg.seed,
@@ -263,6 +264,12 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         save_model(target, encoder=model.encoder, extra=head, tokens=tokens, info=info)
     parallel.barrier()
     return target
+
+
+def _selected(validation: Validation | None) -> str:
+    if validation is None:
+        return "last step (no transcribed dev utterance)"
+    return f"lowest dev {validation.select.removeprefix('dev_').upper()}"
 
 
 def _summary(data: TrainingSet, validation: Validation | None) -> str:

@@ -5,6 +5,7 @@ In: a model in evaluation mode. Out: ``dev_wer``, ``dev_cer``, ``dev_loss``; the
 
 import sys
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from speechssl.data.ledger import Entry
 from speechssl.data.plan import Plan
 from speechssl.data.stream import evaluation_batches
 from speechssl.errors import DataError
+from speechssl.evaluation.unspaced import is_unspaced
 from speechssl.evaluation.wer import align_characters, score_utterance
 from speechssl.training.parallel import Parallel
 
@@ -30,7 +32,13 @@ SAMPLES = 3
 
 
 class Validation:
-    """Greedy decoding of the dev set, shared out over ranks; called with the number of steps done."""
+    """Greedy decoding of the dev set, shared out over ranks; called with the number of steps done.
+
+    Attributes
+    ----------
+    select
+        The rate to choose weights by: that of characters where the script writes no spaces between words.
+    """
 
     def __init__(
         self,
@@ -48,6 +56,9 @@ class Validation:
         self.parallel = parallel
         self.record = record
         self.bf16 = bf16
+        self.select: Literal["dev_wer", "dev_cer"] = (
+            "dev_cer" if is_unspaced(map(tokens.normal, dev.texts.values())) else "dev_wer"
+        )
         self.corpus = dev.corpus()
         record(Plan.sequential(self.corpus, dev.cfg).dropped)
 

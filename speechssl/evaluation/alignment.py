@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from speechssl.evaluation.unspaced import without_spaces
 from speechssl.evaluation.weighted import Cost, align_weighted
 
 __all__ = [
@@ -78,10 +79,13 @@ def align_words(ref: str, hyp: str, cost: Cost = "levenshtein") -> list[AlignedP
 
 
 def align_characters(ref: str, hyp: str) -> list[AlignedPair]:
-    """Return the character alignment; the single space between words counts as a character, as is usual for CER."""
+    """Return the character alignment; the single space between words counts as a character, as is usual for CER.
+
+    Spaces beside Chinese, Japanese, Thai, Lao, Khmer and Burmese letters do not: those scripts separate no words.
+    """
     import jiwer
 
-    output = jiwer.process_characters(normal_text(ref), normal_text(hyp))
+    output = jiwer.process_characters(without_spaces(normal_text(ref)), without_spaces(normal_text(hyp)))
     return _pairs(output)
 
 

@@ -16,7 +16,7 @@ from speechssl.evaluation.matching import match
 from speechssl.evaluation.pairs import Pair, pairs_of
 from speechssl.evaluation.scoring import Scoring, SystemRows
 from speechssl.evaluation.summary import WerReport, summarise
-from speechssl.evaluation.table import interval_text, percent, text_table
+from speechssl.evaluation.table import UNSPACED, interval_text, percent, text_table
 from speechssl.evaluation.wer import write_wer
 
 __all__ = ["bootstrap_p", "report_scoring"]
@@ -126,6 +126,8 @@ def _text(
         rates = (percent(r.cer), interval_text(r.cer_ci_low, r.cer_ci_high), percent(r.mer), percent(r.wil))
         more.append((system.name, *rates, percent(r.ser), str(len(system.missing)), str(len(system.extra))))
     parts.append(text_table(others, more))
+    if first.unspaced:
+        parts[1:] = [f"{UNSPACED}\n", parts[2], parts[1]]
     parts += [_listed(system) for system in scoring.systems if system.missing or system.extra or system.renamed]
     if pairs:
         parts.append(_pairs(pairs))

@@ -24,6 +24,7 @@ from speechssl.evaluation.partition import (
 )
 from speechssl.evaluation.rarity import WordBand, by_frequency, oov_rate, unseen_words
 from speechssl.evaluation.significance import bootstrap_wer
+from speechssl.evaluation.unspaced import is_unspaced
 
 __all__ = ["WerReport", "report_of", "summarise"]
 
@@ -94,6 +95,8 @@ class WerReport:
     character_insertions: tuple[tuple[str, int], ...]
     resamples: int
     seed: int
+    unspaced: bool = False
+    """Whether the references are of scripts that separate no words: then ``cer`` is the rate to quote."""
 
     @property
     def confusions(self) -> tuple[tuple[str, str, int], ...]:
@@ -108,6 +111,13 @@ class WerReport:
         """Return the headline in one line; ``wer.txt`` has the rest."""
         from speechssl.evaluation.table import interval_text, percent
 
+        if self.unspaced:
+            c = self.characters
+            return (
+                f"CER {percent(self.cer)} %, 95 % interval {interval_text(self.cer_ci_low, self.cer_ci_high)} %; "
+                f"S {c['S']}, D {c['D']}, I {c['I']}, N {c['N']} characters in {self.utterances} utterances "
+                f"(written without spaces between words; WER {percent(self.wer)} % counts phrases)"
+            )
         return (
             f"WER {percent(self.wer)} %, 95 % interval {interval_text(self.ci_low, self.ci_high)} %; "
             f"S {self.S}, D {self.D}, I {self.I}, N {self.N} in {self.utterances} utterances"
@@ -203,4 +213,5 @@ def report_of(rows: list[Row], *, n: int, seed: int, train_words: Mapping[str, i
         character_insertions=top_units(characters, "I"),
         resamples=n,
         seed=seed,
+        unspaced=is_unspaced(row["ref"] for row in rows),
     )

@@ -12,8 +12,9 @@ from speechssl.evaluation.breakdown import Group
 if TYPE_CHECKING:
     from speechssl.evaluation.wer import WerReport
 
-__all__ = ["interval_text", "percent", "text_table", "text_width", "wer_text"]
+__all__ = ["UNSPACED", "interval_text", "percent", "text_table", "text_width", "wer_text"]
 
+UNSPACED = "Written without spaces between words: the rate is that of characters (CER); WER counts phrases."
 _WIDEST = 48
 _SPEAKERS_SHOWN = 40
 
@@ -49,8 +50,14 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: in
 def wer_text(report: "WerReport", info: Mapping[str, Any]) -> str:
     """Return ``wer.txt``."""
     seconds = "" if report.seconds is None else f", {report.seconds / 60:.1f} min of audio"
+    first = f"WER {percent(report.wer)} %   95 % interval {interval_text(report.ci_low, report.ci_high)} %\n"
+    if report.unspaced:
+        first = (
+            f"CER {percent(report.cer)} %   95 % interval {interval_text(report.cer_ci_low, report.cer_ci_high)} %\n"
+            f"{UNSPACED}\n"
+        )
     parts = [
-        f"WER {percent(report.wer)} %   95 % interval {interval_text(report.ci_low, report.ci_high)} %\n"
+        f"{first}"
         f"{report.utterances} utterances, {report.N} reference words{seconds}, {report.speakers} known speakers\n"
     ]
     if report.wer is None:

@@ -29,16 +29,18 @@ def results(record: RunRecord, facts: Facts) -> list[Html | None]:
             )
         return parts
     wer = main.wer
+    rate, low, high = (wer.cer, wer.cer_ci_low, wer.cer_ci_high) if wer.unspaced else (wer.wer, wer.ci_low, wer.ci_high)
+    what = "Character error rate" if wer.unspaced else "Word error rate"
     parts.append(
         el(
             "div",
-            el("div", el("span", percent(wer.wer, 1), class_="number"), el("span", " %", class_="unit"), class_="big"),
+            el("div", el("span", percent(rate, 1), class_="number"), el("span", " %", class_="unit"), class_="big"),
             el(
                 "div",
-                el("p", "Word error rate", f" on {_split(main)}" if main.split else "", class_="what"),
+                el("p", what, f" on {_split(main)}" if main.split else "", class_="what"),
                 el(
                     "p",
-                    f"95 % interval {interval_text(wer.ci_low, wer.ci_high, 1)}\N{NO-BREAK SPACE}%",
+                    f"95 % interval {interval_text(low, high, 1)}\N{NO-BREAK SPACE}%",
                     class_="interval-text",
                 ),
                 el("p", _size(wer), class_="interval-text"),

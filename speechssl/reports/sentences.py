@@ -4,7 +4,7 @@ In: records. Out: plain text, shared by report.html and report.txt.
 """
 
 from speechssl.evaluation.significance import PairedBootstrap
-from speechssl.evaluation.table import interval_text, percent
+from speechssl.evaluation.table import UNSPACED, interval_text, percent
 from speechssl.reports.collect import Evaluation, RunRecord
 
 __all__ = ["comparison_sentence", "model_sentence", "probability_text", "score_sentences"]
@@ -81,6 +81,8 @@ def score_sentences(evaluation: Evaluation) -> list[str]:
     ]
     if how:
         sentences.append(" ".join(how))
+    if wer.unspaced:
+        sentences.append(f"{UNSPACED} Its WER is {percent(wer.wer, 1)} %.")
     if wer.wer is None:
         sentences.append("There is no reference word in this set, so there is no word error rate.")
     elif wer.S + wer.D + wer.I == 0:
