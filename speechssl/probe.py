@@ -53,7 +53,7 @@ class Probe:
     rows: int
     samples: int
     micro_seconds: float
-    """Median time of one micro-batch: prepare, forward, backward."""
+    """Median time of one micro-batch: forward, backward."""
     update_seconds: float
     """Median time of clipping and optimiser."""
     peak_bytes: int
@@ -83,7 +83,7 @@ class _RandomUnits:
         return 1 / self.n_units
 
 
-def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective:
+def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective[Any]:
     """Return what the run would train, in its dearest phase: with nothing frozen that will be released."""
     if isinstance(cfg, FinetuneConfig):
         model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
@@ -156,15 +156,16 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
     average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
     if training.compile:
         objective.compile()
+    prepare = objective.preparer()
     labelled = isinstance(cfg, FinetuneConfig)
     micro, update, start = [], [], peak_memory(device)
     try:
         for step in range(updates + 1):
             objective.begin_step(step)
             batch = _batch(rows, samples, step, labelled=labelled)  # masks, and so all sizes after them, differ
+            prepared = prepare(batch)  # in a run, by the loader
             began = time.perf_counter()
             seed_micro_batch(0, step, 0)
-            prepared = objective.prepare(batch)
             with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device.type)):
                 loss = objective(prepared.to(device))
             (loss.sum / max(1, loss.n_targets)).backward()

@@ -1,22 +1,21 @@
 """The feed: the same micro-batches ahead of time or when asked for, and errors where they belong."""
 
+import threading
+import time
+import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
-from speechssl.errors import DataError
+from speechssl.errors import DataError, RunError
 from speechssl.objectives.base import Prepared
-from speechssl.training.feed import CudaCopier, Feed, PlainCopier
-from tests.tiny import ListStream, batch_of, run_tiny, same, tiny, training, weights
+from speechssl.training.feed import AHEAD, CudaCopier, Feed
+from tests.tiny import ListStream, batch_of, prepare, run_tiny, same, tiny, training, weights
 
 CPU = torch.device("cpu")
-
-
-def prepare(batch) -> Prepared:
-    return Prepared(batch, len(batch.ids))
 
 
 def stored_of(step: int, number: int):
@@ -34,7 +33,7 @@ def scaled_of(step: int, number: int):
 
 @dataclass
 class Logged:
-    """A copier that says what it does, as one of a GPU would do it."""
+    """A copier that says what it does; ``ahead``: in a thread, as that of a GPU."""
 
     log: list[str]
     ahead: bool = True
@@ -48,78 +47,117 @@ class Logged:
         return item
 
 
-@dataclass
-class Failing(ListStream):
-    """Fails at one step."""
+class Counting(ListStream):
+    """Counts what was read, and how much of it is alive; fails at ``(step, number)``."""
 
-    at: int = 1
-    asked: list[int] = field(default_factory=list)
+    def __init__(self, batches_per_step: int, fails_at: tuple[int, int] | None = None) -> None:
+        super().__init__(batches_per_step)
+        self.fails_at, self.read, self.alive, self.most = fails_at, 0, 0, 0
 
-    def __post_init__(self):
-        super().__init__(2)
+    def step(self, step: int) -> Iterator[Prepared]:
+        for number in range(self.share):
+            if (step, number) == self.fails_at:
+                raise DataError("the disk is gone")
+            item = prepare(batch_of(step, number))
+            self.read += 1
+            self.alive += 1
+            self.most = max(self.most, self.alive)
+            weakref.finalize(item, self._gone)
+            yield item
+            del item
 
-    def step(self, step):
-        if step == self.at:
-            raise DataError("the disk is gone")
-        return super().step(step)
+    def _gone(self) -> None:
+        self.alive -= 1
 
 
-def steps_of(feed: Feed, log: list[str], steps: int = 3) -> Iterator[list[Prepared]]:
-    for step in range(steps):
-        _, items = feed.step(step)
-        found = []
-        for item in feed.on_device(items):
-            log.append(f"compute {item.batch.ids[0]}")
-            found.append(item)
-        feed.ahead(step + 1)
-        log.append("update")
-        yield found
+def settled(stream: Counting, expected: int) -> int:
+    """Wait until so many were read, and then a little for one too many."""
+    deadline = time.monotonic() + 10
+    while stream.read < expected and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(0.02)
+    return stream.read
 
 
 def test_on_a_cpu_everything_happens_when_it_is_asked_for():
-    stream, log = ListStream(2), []
-    assert [len(items) for items in steps_of(Feed(stream, prepare, CPU), log)] == [2, 2, 2]
-    assert stream.asked == [0, 1, 2]
-    assert log[:3] == ["compute s0-m0-r0", "compute s0-m1-r0", "update"]
+    log: list[str] = []
+    stream = Counting(2)
+    with Feed(stream, CPU, range(3), copier=Logged(log, ahead=False)) as feed:
+        for step in range(3):
+            for number, (item, summary) in enumerate(feed.step(step)):
+                assert stream.read == 2 * step + number + 1
+                assert item.batch.ids == summary.ids == batch_of(step, number).ids
+    assert log[:4] == ["start s0-m0-r0", "finish s0-m0-r0", "start s0-m1-r0", "finish s0-m1-r0"]
 
 
-def test_the_next_step_is_read_and_on_its_way_before_the_update():
-    stream, log = ListStream(2), []
-    feed = Feed(stream, prepare, CPU, copier=Logged(log))
-    for step, items in enumerate(steps_of(feed, log)):
-        assert stream.asked == list(range(step + 2))
-        for number, item in enumerate(items):
-            assert item.batch.ids == batch_of(step, number).ids
-            assert torch.equal(item.batch.wave, batch_of(step, number).wave)
-    assert log == [
-        "start s0-m0-r0", "finish s0-m0-r0", "compute s0-m0-r0",
-        "start s0-m1-r0", "finish s0-m1-r0", "compute s0-m1-r0",
-        "start s1-m0-r0", "update",
-        "finish s1-m0-r0", "compute s1-m0-r0", "start s1-m1-r0", "finish s1-m1-r0", "compute s1-m1-r0",
-        "start s2-m0-r0", "update",
-        "finish s2-m0-r0", "compute s2-m0-r0", "start s2-m1-r0", "finish s2-m1-r0", "compute s2-m1-r0",
-        "start s3-m0-r0", "update",
-    ]  # fmt: skip
+def test_on_a_gpu_a_thread_reads_and_copies_a_bounded_number_ahead_across_steps():
+    log: list[str] = []
+    stream = Counting(2)
+    with Feed(stream, CPU, range(4), copier=Logged(log)) as feed:
+        taken = 0
+        for step in range(4):
+            for number, (item, _) in enumerate(feed.step(step)):
+                taken += 1
+                first = item.batch.ids[0]
+                assert torch.equal(item.batch.wave, batch_of(step, number).wave)
+                assert log.index(f"start {first}") < log.index(f"finish {first}")
+                assert settled(stream, min(8, taken + AHEAD + 1)) == min(8, taken + AHEAD + 1)
+    assert stream.read == 8  # nothing beyond the last step
 
 
-def test_another_step_than_the_one_ahead_is_read_anew():
-    log = []
-    feed = Feed(ListStream(1), prepare, CPU, copier=Logged(log))
-    feed.ahead(5)
-    _, items = feed.step(2)
-    assert [item.batch.ids[0] for item in feed.on_device(items)] == ["s2-m0-r0"]
-    assert log == ["start s5-m0-r0", "start s2-m0-r0", "finish s2-m0-r0"]
+def test_a_step_out_of_order_is_refused():
+    with Feed(ListStream(1), CPU, range(5, 9)) as feed, pytest.raises(RunError, match=r"step 7 .* is at 5"):
+        list(feed.step(7))
+    with Feed(ListStream(1), CPU, range(2)) as feed:
+        for step in range(2):
+            assert len(list(feed.step(step))) == 1
+        with pytest.raises(RunError, match="step 2 was asked for out of order"):
+            list(feed.step(2))
 
 
-def test_an_error_met_ahead_belongs_to_its_own_step():
-    log = []
-    for copier in (Logged(log), PlainCopier(CPU)):
-        feed = Feed(Failing(), prepare, CPU, copier=copier)
-        feed.step(0)
-        feed.ahead(1)
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_error_met_ahead_comes_in_its_own_place(ahead):
+    with Feed(Counting(2, fails_at=(1, 1)), CPU, range(4), copier=Logged([], ahead)) as feed:
+        assert len(list(feed.step(0))) == 2
+        items = feed.step(1)
+        assert next(items).summary.ids == batch_of(1, 0).ids
         with pytest.raises(DataError, match="the disk is gone"):
-            feed.step(1)
-        assert len(feed.step(2)[1]) == 2  # and what was met ahead is not kept
+            next(items)
+
+
+def test_closing_ends_the_thread_although_it_has_items_that_nobody_wants():
+    before = threading.active_count()
+    for taken in range(4):
+        with Feed(Counting(3), CPU, range(100), copier=Logged([])) as feed:
+            items = feed.step(0)
+            for _ in range(taken % 3):
+                next(items)
+        assert threading.active_count() == before
+
+
+def test_H4_all_waiting_for_prepared_items_is_counted(monkeypatch):
+    """Reading and preparing take as long as this clock says; computing, which is between, is not counted."""
+    clock = [0.0]
+    monkeypatch.setattr("speechssl.training.feed.time.perf_counter", lambda: clock[0])
+
+    class Slow(ListStream):
+        def step(self, step):
+            for item in super().step(step):
+                clock[0] += 3.0
+                yield item
+
+    with Feed(Slow(2), CPU, range(2)) as feed:
+        for _ in feed.step(0):
+            clock[0] += 100.0
+        assert feed.take_wait() == 6.0
+        assert feed.take_wait() == 0.0
+
+
+def test_H5_a_step_of_many_micro_batches_holds_few_of_them(tmp_path):
+    stream = Counting(150)
+    _, result = run_tiny(tmp_path, tiny(), stream, training(steps=2, save_every=2))
+    assert (result.step, stream.read) == (2, 300)
+    assert stream.most <= 3
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -146,18 +184,16 @@ def test_a_run_that_reads_ahead_is_the_same_run(tmp_path, monkeypatch):
 def test_the_copies_of_a_gpu_arrive_before_they_are_computed_with_and_wait_for_nothing():
     """While the device is busy for long, the copies are made and the host goes on; every value is right in the end."""
     device = torch.device("cuda")
-    feed = Feed(ListStream(3, make=stored_of), prepare, device)
-    assert isinstance(feed._copier, CudaCopier)
     sums = []
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for step in range(20):
-            _, items = feed.step(step)
-            for item in feed.on_device(items):
-                torch.cuda._sleep(2_000_000)
-                sums.append(item.batch.wave.double().sum(dim=1))
-            feed.ahead(step + 1)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    with Feed(ListStream(3, make=stored_of), device, range(20)) as feed:
+        assert isinstance(feed._copier, CudaCopier)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for step in range(20):
+                for item, _ in feed.step(step):
+                    torch.cuda._sleep(2_000_000)
+                    sums.append(item.batch.wave.double().sum(dim=1))
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
     expected = [scaled_of(step, number).wave.double().sum(dim=1) for step in range(20) for number in range(3)]
     assert torch.equal(torch.stack(sums).cpu(), torch.stack(expected))

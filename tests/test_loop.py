@@ -94,16 +94,16 @@ def _watched_on_two_ranks(parallel, folder):
 
 def _on_rank(parallel, folder, options):
     """Run six steps of four micro-batches with dropout; return weights and the steps asked for."""
-    objective, _ = run_tiny(
-        folder, tiny(**options), ListStream(4, parallel.rank, parallel.world), training(), parallel=parallel
-    )
+    empty = options.pop("empty_steps", ())
+    stream = ListStream(4, parallel.rank, parallel.world, empty_steps=empty)
+    objective, _ = run_tiny(folder, tiny(**options), stream, training(), parallel=parallel)
     return {name: value.tolist() for name, value in objective.state_dict().items()}
 
 
 @pytest.mark.parametrize("options", [{}, {"freeze_until": 3}, {"bad_steps": (2,)}, {"empty_steps": (1,)}])
 def test_two_ranks_do_what_one_rank_with_accumulation_does(tmp_path, options):
     """Dropout included: it is numbered by micro-batch, not by rank. Frozen parameters join DDP when they are freed."""
-    alone = _on_rank(start_parallel("cpu"), tmp_path / "alone", options)
+    alone = _on_rank(start_parallel("cpu"), tmp_path / "alone", dict(options))
     zero, one = on_ranks(_on_rank, tmp_path / "two", options)
     assert zero == one
     as_tensors = [{name: torch.tensor(value) for name, value in each.items()} for each in (alone, zero)]
@@ -206,10 +206,10 @@ def test_skips_in_a_row_are_counted_over_a_restart(tmp_path):
 
 
 def test_steps_without_targets_are_skipped_and_stop_the_run_when_they_last(tmp_path):
-    objective, _ = run_tiny(tmp_path / "a", tiny(empty_steps=(0, 3)))
+    objective, _ = run_tiny(tmp_path / "a", stream=ListStream(2, empty_steps=(0, 3)))
     assert objective.updates == [2, 3, 5, 6]
     with pytest.raises(RunError, match=r"no_targets.*mask settings"):
-        run_tiny(tmp_path / "b", tiny(empty_steps=range(99)), cfg=training(steps=50, max_skips=3))
+        run_tiny(tmp_path / "b", stream=ListStream(2, empty_steps=range(99)), cfg=training(steps=50, max_skips=3))
 
 
 def test_one_micro_batch_without_targets_does_not_matter(tmp_path):

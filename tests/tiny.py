@@ -1,5 +1,8 @@
 """A tiny objective and an in-memory stream: enough to run the loop in milliseconds, with dropout, masks and padding."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ __all__ = [
     "batch_of",
     "close",
     "lines_of",
+    "prepare",
     "run_tiny",
     "same",
     "tiny",
@@ -51,35 +55,41 @@ def batch_of(step: int, number: int, rows: int = 2, samples: int = 32) -> Batch:
     )
 
 
+def prepare(batch: Batch) -> Prepared:
+    """Count the rows that have a weight."""
+    return Prepared(batch, int(batch.weights.sum()))
+
+
 class ListStream:
-    """Micro-batches r::world of every step."""
+    """Micro-batches r::world of every step, prepared; ``empty_steps`` have no targets."""
 
-    def __init__(self, batches_per_step: int = 1, rank: int = 0, world: int = 1, make=batch_of) -> None:
+    def __init__(self, batches_per_step: int = 1, rank: int = 0, world: int = 1, make=batch_of, empty_steps=()) -> None:
         self.batches_per_step, self.rank, self.world, self.make = batches_per_step, rank, world, make
+        self.share, self.empty_steps = batches_per_step // world, set(empty_steps)
         self.asked: list[int] = []
-        self.wait_seconds = 0.0
 
-    def step(self, step: int) -> list[Batch]:
+    def step(self, step: int) -> Iterator[Prepared]:
         self.asked.append(step)
-        return [self.make(step, number) for number in range(self.rank, self.batches_per_step, self.world)]
+        for number in range(self.rank, self.batches_per_step, self.world):
+            item = prepare(self.make(step, number))
+            yield replace(item, n_targets=0) if step in self.empty_steps else item
 
 
-class TinyObjective(Objective):
-    """Predicts each row's mean absolute sample; ``bad_steps`` give NaN, ``empty_steps`` give no targets."""
+class TinyObjective(Objective[Prepared]):
+    """Predicts each row's mean absolute sample; ``bad_steps`` give NaN."""
 
-    def __init__(self, dropout: float = 0.1, bad_steps=(), empty_steps=(), freeze_until: int = 0) -> None:
+    def __init__(self, dropout: float = 0.1, bad_steps=(), freeze_until: int = 0) -> None:
         super().__init__()
         self.body = nn.Linear(32, 8)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(8, 1)
-        self.bad_steps, self.empty_steps, self.freeze_until = set(bad_steps), set(empty_steps), freeze_until
+        self.bad_steps, self.freeze_until = set(bad_steps), freeze_until
         self.updates: list[int] = []
         self.now = 0
         self.chance = {"error": 1.0}
 
-    def prepare(self, batch: Batch) -> Prepared:
-        n_targets = 0 if self.now in self.empty_steps else int(batch.weights.sum())
-        return Prepared(batch=batch, n_targets=n_targets)
+    def preparer(self):
+        return prepare
 
     def begin_step(self, step: int) -> bool:
         self.now = step

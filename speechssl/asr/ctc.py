@@ -20,9 +20,10 @@ from speechssl.errors import DataError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import span_mask
 from speechssl.models.norm import at_least_float32
+from speechssl.models.samples import FrameGrid
 from speechssl.objectives.base import Loss, Objective, Prepared
 
-__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "load_recogniser"]
+__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser"]
 
 
 class CtcModel(nn.Module):
@@ -85,7 +86,70 @@ class CtcPrepared(Prepared):
     """[B, D] bool."""
 
 
-class CtcObjective(Objective):
+@dataclass(frozen=True)
+class CtcPreparer:
+    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and finds rows whose labels do not fit."""
+
+    grid: FrameGrid
+    n_tokens: int
+    channels: int
+    """Width D of the encoder."""
+    time: MaskConfig
+    channel: MaskConfig
+    masked: bool
+    seed: int
+
+    def __call__(self, batch: Batch) -> CtcPrepared:
+        """Return the batch with its masks.
+
+        Raises
+        ------
+        DataError
+            The batch has no targets, or one beyond the vocabulary.
+        """
+        targets, target_lengths = batch.targets, batch.target_lengths
+        if targets is None or target_lengths is None:
+            raise DataError("a batch for CTC fine-tuning has no targets; give the stream `encode` and transcripts")
+        if targets.numel() and int(targets.max()) >= self.n_tokens:  # ctc_loss would read out of bounds in silence
+            row = int(targets.amax(dim=1).argmax())
+            raise DataError(f"{batch.ids[row]}: label {int(targets.max())} is beyond the vocabulary of {self.n_tokens}")
+        frame_lengths = self.grid.frames(batch.lengths)
+        needed = target_lengths.clone()
+        if targets.shape[1] > 1:
+            inside = torch.arange(1, targets.shape[1]) < target_lengths[:, None]
+            needed += ((targets[:, 1:] == targets[:, :-1]) & inside).sum(dim=1)
+        counted = batch.weights > 0
+        feasible = frame_lengths >= needed.clamp(min=1)
+        weights = (counted & feasible).float()
+        mask = channel_mask = None
+        frames = self.grid.frames(batch.wave.shape[1])
+        if self.masked:
+            mask, channel_mask = self._masks(batch, frame_lengths.tolist(), frames)
+        return CtcPrepared(
+            batch=batch,
+            n_targets=int(weights.sum()),
+            weights=weights,
+            frame_counts=tuple(frame_lengths.tolist()),
+            label_counts=tuple(target_lengths.tolist()),
+            valid=(torch.arange(frames) < frame_lengths[:, None]) & (weights[:, None] > 0),
+            padded=batch.padded,
+            infeasible=int((counted & ~feasible).sum()),
+            mask=mask,
+            channel_mask=channel_mask,
+        )
+
+    def _masks(self, batch: Batch, frame_lengths: list[int], frames: int) -> tuple[Tensor, Tensor]:
+        """Draw time ``[B, F]`` and channel ``[B, D]`` masks; always tensors, so that the graph never changes."""
+        time = np.zeros((len(batch.ids), frames), dtype=np.bool_)
+        channel = np.zeros((len(batch.ids), self.channels), dtype=np.bool_)
+        for row, (name, length) in enumerate(zip(batch.ids, frame_lengths, strict=True)):
+            time[row, :length] = span_mask(length, self.time, generator("ctc-time", self.seed, batch.epoch, name))
+            rng = generator("ctc-channel", self.seed, batch.epoch, name)
+            channel[row] = span_mask(self.channels, self.channel, rng)
+        return torch.from_numpy(time), torch.from_numpy(channel)
+
+
+class CtcObjective(Objective[CtcPrepared]):
     """CTC loss, summed over utterances; normalised by their number (sentence average, as in fairseq's settings).
 
     Time and channel masks take the place of SpecAugment; each is keyed by (seed, epoch, utterance id). During the first
@@ -98,8 +162,6 @@ class CtcObjective(Objective):
         self.model = model
         self.cfg = cfg
         self.seed = seed
-        self._time = MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2)
-        self._channel = MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0)
         self._freeze(step=0)
 
     def begin_step(self, step: int) -> bool:
@@ -123,60 +185,21 @@ class CtcObjective(Objective):
             {"params": list(self.model.head.parameters()), "lr_scale": self.cfg.head_lr_scale},
         ]
 
-    def prepare(self, batch: Batch) -> CtcPrepared:
-        """Draw the masks of a CPU batch and find rows whose labels do not fit into their frames.
-
-        Raises
-        ------
-        DataError
-            The batch has no targets, or one beyond the vocabulary.
-        """
-        encoder = self.model.encoder
-        targets, target_lengths = batch.targets, batch.target_lengths
-        if targets is None or target_lengths is None:
-            raise DataError("a batch for CTC fine-tuning has no targets; give the stream `encode` and transcripts")
-        n_tokens = self.model.head.out_features
-        if targets.numel() and int(targets.max()) >= n_tokens:  # ctc_loss would read out of bounds in silence
-            row = int(targets.amax(dim=1).argmax())
-            raise DataError(f"{batch.ids[row]}: label {int(targets.max())} is beyond the vocabulary of {n_tokens}")
-        frame_lengths = torch.as_tensor(encoder.frames(batch.lengths), dtype=torch.int64).clamp(min=0)
-        needed = target_lengths.clone()
-        if targets.shape[1] > 1:
-            inside = torch.arange(1, targets.shape[1]) < target_lengths[:, None]
-            needed += ((targets[:, 1:] == targets[:, :-1]) & inside).sum(dim=1)
-        counted = batch.weights > 0
-        feasible = frame_lengths >= needed.clamp(min=1)
-        weights = (counted & feasible).float()
-        mask = channel_mask = None
-        frames = int(encoder.frames(batch.wave.shape[1]))
-        if self.training:
-            mask, channel_mask = self._masks(batch, frame_lengths.tolist(), frames)
-        return CtcPrepared(
-            batch=batch,
-            n_targets=int(weights.sum()),
-            weights=weights,
-            frame_counts=tuple(frame_lengths.tolist()),
-            label_counts=tuple(target_lengths.tolist()),
-            valid=(torch.arange(frames) < frame_lengths[:, None]) & (weights[:, None] > 0),
-            padded=batch.padded,
-            infeasible=int((counted & ~feasible).sum()),
-            mask=mask,
-            channel_mask=channel_mask,
+    def preparer(self) -> CtcPreparer:
+        """Return what finds rows whose labels do not fit, and draws masks when the objective is in training mode."""
+        encoder, cfg = self.model.encoder, self.cfg
+        return CtcPreparer(
+            encoder.frontend.grid,
+            n_tokens=self.model.head.out_features,
+            channels=encoder.dim,
+            time=MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2),
+            channel=MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0),
+            masked=self.training,
+            seed=self.seed,
         )
 
-    def _masks(self, batch: Batch, frame_lengths: list[int], frames: int) -> tuple[Tensor, Tensor]:
-        """Draw time ``[B, F]`` and channel ``[B, D]`` masks; always tensors, so that the graph never changes."""
-        time = np.zeros((len(batch.ids), frames), dtype=np.bool_)
-        channel = np.zeros((len(batch.ids), self.model.encoder.dim), dtype=np.bool_)
-        for row, (name, length) in enumerate(zip(batch.ids, frame_lengths, strict=True)):
-            time[row, :length] = span_mask(length, self._time, generator("ctc-time", self.seed, batch.epoch, name))
-            rng = generator("ctc-channel", self.seed, batch.epoch, name)
-            channel[row] = span_mask(channel.shape[1], self._channel, rng)
-        return torch.from_numpy(time), torch.from_numpy(channel)
-
-    def forward(self, prepared: Prepared) -> Loss:
+    def forward(self, prepared: CtcPrepared) -> Loss:
         """Return the summed CTC loss of one prepared micro-batch."""
-        assert isinstance(prepared, CtcPrepared)
         batch = prepared.batch
         assert batch.targets is not None
         log_probs, _ = self.model(

@@ -35,7 +35,7 @@ from speechssl.errors import CheckpointError, DataError
 from speechssl.evaluation.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.frontend import build_frontend
+from speechssl.models.samples import frame_grid
 from speechssl.training.loop import train
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import settled
@@ -199,9 +199,8 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None) -> Path:
 def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     labelled = open_labelled(cfg.data, stage="finetune")
     pretrained = load_folder(Path(cfg.init)) if cfg.init else None
-    with torch.random.fork_rng(devices=[]):  # asked for frames alone, it takes none of the random numbers of the model
-        stem = build_frontend(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
-    data = training_set(cfg, labelled, stem.frames)
+    grid = frame_grid(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
+    data = training_set(cfg, labelled, grid.frames)
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
@@ -225,7 +224,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         world=parallel.world,
         encode=tokens.encode,
         augment=augmenter(cfg.augment, cfg.seed),
-        with_text=True,
+        prepare=objective.train().preparer(),
     )
     try:
         result = train(

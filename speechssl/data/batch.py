@@ -1,4 +1,6 @@
-"""The batch: what the data side hands to an objective. One frozen record of tensors, moved to a device in one call.
+"""The batch: what the data side reads, and what an objective's preparer makes of it. Frozen records of tensors.
+
+In: samples of utterances. Out: records that are moved to a device in one call.
 
 Samples stay the 16-bit integers that the shards hold until they are on the device: half the bytes to build, to pass
 between processes and to copy.
@@ -12,9 +14,20 @@ from torch import Tensor
 
 from speechssl.data.ledger import Entry
 
-__all__ = ["Batch", "full_scale"]
+__all__ = ["Batch", "BatchSummary", "Prepared", "batch_of", "full_scale"]
 
 FULL_SCALE = 32768
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What is kept of a micro-batch when its tensors are gone."""
+
+    ids: tuple[str, ...]
+    seconds: float
+    """Useful audio."""
+    rejected: tuple[Entry, ...]
+    """Rows that were replaced by silence."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,10 @@ class Batch:
         """Useful audio in the batch, in seconds."""
         return float((self.lengths.float() * self.weights).sum()) / 16_000
 
+    def summary(self) -> BatchSummary:
+        """Return what the loop keeps of a CPU batch."""
+        return BatchSummary(self.ids, self.seconds, self.rejected)
+
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with every tensor on ``device``, the samples as float32 (converted there)."""
         moved: dict[str, Any] = {
@@ -59,6 +76,28 @@ class Batch:
             if isinstance(value := getattr(self, field.name), Tensor)
         }
         return replace(self, **moved | {"wave": full_scale(moved["wave"])})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch with everything random already drawn. Objectives subclass it and add tensors (or None)."""
+
+    batch: Batch
+    n_targets: int
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return a copy with every tensor, and the batch, on ``device``."""
+        moved: dict[str, Any] = {
+            item.name: value.to(device, non_blocking=True)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, batch=self.batch.to(device), **moved)
+
+
+def batch_of(item: Batch | Prepared) -> Batch:
+    """Return the batch itself of what a loader gives, prepared or not."""
+    return item.batch if isinstance(item, Prepared) else item
 
 
 def full_scale(wave: Tensor) -> Tensor:

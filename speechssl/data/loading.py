@@ -11,9 +11,9 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, Generic, cast
 
 import numpy as np
 import torch
@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechssl.config import DataConfig
-from speechssl.data.batch import Batch
 from speechssl.data.orphans import end_with_main
+from speechssl.data.parcels import Parcel, packed, unpacked
 from speechssl.data.slots import Slots
-from speechssl.data.supply import PREFETCH, Read, Supply
+from speechssl.data.supply import PREFETCH, Item, Read, Supply
 from speechssl.data.threads import ThreadLoader
 from speechssl.errors import DataError, SpeechsslError
 
@@ -36,50 +36,21 @@ GRACE = 30
 """Seconds a loader process goes on after SIGTERM, so that the step in progress can end and be saved."""
 
 
-@dataclass(frozen=True)
-class _Parcel:
-    """A batch on its way between processes: small things by value, samples in a piece of shared memory."""
-
-    fields: dict[str, Any]
-    """Tensors as arrays: each tensor would cost a file descriptor and a connection of its own."""
-    shape: tuple[int, ...]
-    kind: np.dtype
-
-    def unpacked(self, piece: np.ndarray) -> Batch:
-        """Return the batch, its samples where they were made."""
-        size = self.shape[0] * self.shape[1] * self.kind.itemsize
-        wave = torch.from_numpy(piece[:size].view(self.kind).reshape(self.shape))
-        rest: dict[str, Any] = {
-            name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-            for name, value in self.fields.items()
-        }
-        return Batch(wave=wave, **rest)
-
-
-def _packed(batch: Batch, piece: Tensor | None) -> _Parcel | Batch:
-    """Return what to send of a batch: the batch itself when its samples do not lie in ``piece``."""
-    if piece is None or batch.wave.data_ptr() != piece.data_ptr():
-        return batch
-    values = {item.name: getattr(batch, item.name) for item in fields(batch) if item.name != "wave"}
-    small = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
-    return _Parcel(small, tuple(batch.wave.shape), batch.wave.numpy().dtype)
-
-
-Message = _Parcel | Batch | SpeechsslError
+Message = Parcel | SpeechsslError
 
 
 @dataclass(frozen=True)
 class _Batches(Dataset[Message]):
     """What the DataLoader asks for batch numbers and places in the memory shared with it."""
 
-    read: Read
+    read: Read[Any]
     memory: Tensor
 
     def __getitem__(self, task: tuple[int, int | None]) -> Message:
         number, place = task
-        piece = None if place is None else self.memory[place]
+        piece = None if place is None else self.memory[place].numpy()
         try:
-            return _packed(self.read(number, None if piece is None else piece.numpy()), piece)
+            return packed(self.read(number, piece), piece)
         except SpeechsslError as error:  # travels as a value: the loader would wrap its message in a traceback
             return error
 
@@ -88,7 +59,7 @@ class _Batches(Dataset[Message]):
 class _Tasks:
     """The numbers of a supply from some place on, each with a place for its batch; ``sent`` keeps those places."""
 
-    supply: Supply
+    supply: Supply[Any]
     start: int
     slots: Slots
     sent: deque[np.ndarray | None]
@@ -102,17 +73,17 @@ class _Tasks:
             i += 1
 
 
-class BatchLoader:
+class BatchLoader(Generic[Item]):
     """Gives batch ``i`` of a supply; asked in order, it has prepared the next ones."""
 
-    def __init__(self, supply: Supply) -> None:
+    def __init__(self, supply: Supply[Item]) -> None:
         self._supply = supply
         self._slots: Slots | None = None
         self._sent: deque[np.ndarray | None] = deque()
         self._next = 0
         self._iterator: Any = None
 
-    def get(self, i: int) -> Batch:
+    def get(self, i: int) -> Item:
         """Return the ``i``-th batch.
 
         Raises
@@ -133,10 +104,7 @@ class BatchLoader:
         if isinstance(message, SpeechsslError):
             self.close()
             raise message
-        if isinstance(message, Batch):
-            return message
-        assert piece is not None
-        return message.unpacked(piece)
+        return cast(Item, unpacked(message, piece))
 
     def expect(self, i: int) -> None:
         """Start preparing batch ``i`` and those after it, unless that is under way."""
@@ -207,7 +175,7 @@ class BatchLoader:
 
 
 def batch_loader(
-    read: Read,
+    read: Read[Item],
     cfg: DataConfig,
     *,
     number: Callable[[int], int],
@@ -215,7 +183,7 @@ def batch_loader(
     size: int,
     held: int,
     stop: int | None = None,
-) -> BatchLoader | ThreadLoader:
+) -> BatchLoader[Item] | ThreadLoader[Item]:
     """Return the loader that ``cfg.loader`` names, with ``cfg.workers``; the other parameters as of ``Supply``."""
     supply = Supply(read, number, where, stop, cfg.workers, cfg.timeout, size, held)
     return ThreadLoader(supply) if cfg.loader == "threads" and cfg.workers else BatchLoader(supply)
@@ -240,7 +208,7 @@ def _end_later(number: int, frame: FrameType | None) -> None:
     signal.alarm(GRACE)
 
 
-def _close_at_exit(loader: BatchLoader) -> None:
+def _close_at_exit(loader: BatchLoader[Any]) -> None:
     """Close before multiprocessing waits for its children at the end of the program."""
     reference = weakref.ref(loader)
 

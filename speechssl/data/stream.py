@@ -1,49 +1,65 @@
-"""Plan and corpus in, batches out, through loader processes or threads that each build whole batches.
+"""Plan and corpus in, batches out, through loader processes or threads that each build and prepare whole batches.
 
 Nothing here depends on their kind or number, and no global random state is touched: a batch is a function of its
 number. A row that cannot be read becomes silence with weight 0 and an entry for the ledger; too many stop the run.
+
+What an objective draws for a batch (masks, negatives, units) is made by its preparer in the same place, so that the
+thread that launches the computation does none of it. A step's batches are given one by one: memory and file
+descriptors do not grow with their number.
 
 Loader processes come from a fork server: it is a clean process, so threads of this one (BLAS, CUDA, TensorBoard) cannot
 leave a lock held in them as a plain fork can; and it imports torch once for all of them.
 """
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Generic, Self, cast
 
 import numpy as np
 import torch
 
 from speechssl.config import DataConfig
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.batch import Batch
+from speechssl.data.batch import Batch, batch_of
 from speechssl.data.corpus import Corpus
+from speechssl.data.labels import Labels, with_texts
 from speechssl.data.ledger import Entry
 from speechssl.data.loading import batch_loader
 from speechssl.data.plan import Plan
 from speechssl.data.slots import array_in
+from speechssl.data.supply import Item
 from speechssl.data.tolerance import Tolerance, TooManyBadError
 from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["Stream", "evaluation_batches"]
 
-HELD_STEP = 8
-"""Micro-batches of a step that get memory which is used again; of the step in progress and of the next."""
+HELD = 3
+"""Batches that whoever asks keeps at the same time: the one in use, the next, and one on its way to the device."""
+PREPARED_BYTES = 1
+"""Room beside each sample for what is prepared: 100 negatives for each masked frame need 0.6 bytes a sample."""
 
 Augment = Callable[[np.ndarray, int, str], np.ndarray]
 
 
 @dataclass(frozen=True)
-class BatchReader:
-    """Builds the batch of a number; sent to loader processes."""
+class BatchReader(Generic[Item]):
+    """Builds and prepares the batch of a number; sent to loader processes."""
 
     corpus: Corpus
     plan: Plan
     augment: Augment | None = None
+    labels: Labels | None = None
+    prepare: Callable[[Batch], Item] | None = None
+    """Makes of a batch what the stream gives; None: the batch itself."""
 
-    def __call__(self, k: int, piece: np.ndarray | None = None) -> Batch:
-        """Return micro-batch ``k``, without texts; its samples in ``piece`` (uint8) where they fit."""
+    def __call__(self, k: int, piece: np.ndarray | None = None) -> Item:
+        """Return micro-batch ``k``, its samples in ``piece`` (uint8) where they fit."""
+        batch = self._read(k, piece)
+        if self.labels is not None:
+            batch = self.labels(batch)
+        return cast(Item, batch) if self.prepare is None else self.prepare(batch)
+
+    def _read(self, k: int, piece: np.ndarray | None) -> Batch:
         planned = self.plan.micro(k)
         rows = [self.corpus.row(row) for row in planned.rows]
         ids = tuple(row.id for row in rows)
@@ -81,8 +97,9 @@ class BatchReader:
         )
 
     def size(self, cfg: DataConfig) -> int:
-        """Return the bytes of samples in a batch of ``cfg.batch_seconds``; augmented ones may become a bit longer."""
-        return round(cfg.batch_seconds * SAMPLE_RATE) * (2 if self.augment is None else 5)
+        """Return the bytes of a batch of ``cfg.batch_seconds``; augmented samples may become a bit more."""
+        a_sample = (2 if self.augment is None else 5) + (0 if self.prepare is None else PREPARED_BYTES)
+        return round(cfg.batch_seconds * SAMPLE_RATE) * a_sample
 
     def where(self, k: int) -> str:
         """Return the shards that hold batch ``k``, for messages; reads nothing: the disk may be what hangs."""
@@ -93,10 +110,14 @@ class BatchReader:
         return f"batch {k} ({names} of {self.corpus.source.name})"
 
 
-class Stream:
+class Stream(Generic[Item]):
     """Batches of every step, for one rank.
 
     Steps asked for in order are prepared ahead by loader processes; any other step starts them anew from there.
+
+    Attributes
+    ----------
+    share : int, this rank's micro-batches of each step
 
     Parameters
     ----------
@@ -113,11 +134,16 @@ class Stream:
     start
         The step that will be asked for first.
     encode
-        Text to token ids; fills ``targets``. Called in this process.
+        Text to token ids; fills ``targets`` and ``texts``.
     augment
-        Applied to each waveform by the loader processes, so it must be picklable.
+        Applied to each waveform.
     with_text
         Fill ``texts``.
+    prepare
+        An objective's preparer; the stream then gives what it makes of each batch.
+
+    ``encode``, ``augment`` and ``prepare`` are called where batches are built: loader processes are sent a copy, so
+    they must be picklable, and threads share them.
     """
 
     def __init__(
@@ -134,6 +160,7 @@ class Stream:
         encode: Callable[[str], list[int]] | None = None,
         augment: Augment | None = None,
         with_text: bool = False,
+        prepare: Callable[[Batch], Item] | None = None,
     ) -> None:
         if batches_per_step < 1 or batches_per_step % world:
             raise ConfigError(
@@ -141,48 +168,37 @@ class Stream:
                 "needs the same number of micro-batches in each step"
             )
         self.seed = seed
-        self._corpus, self._encode, self._with_text = corpus, encode, with_text
-        self._share = batches_per_step // world
-        self._waited = 0.0
+        self.share = batches_per_step // world
         self._tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
 
         def number(i: int) -> int:
             """Return the number of this rank's ``i``-th micro-batch."""
-            step, place = divmod(i, self._share)
+            step, place = divmod(i, self.share)
             return step * batches_per_step + place * world + rank
 
-        reader = BatchReader(corpus, plan, augment)
-        held = 1 + 2 * min(self._share, HELD_STEP)
-        self._loader = batch_loader(reader, cfg, number=number, where=reader.where, size=reader.size(cfg), held=held)
-        self._loader.expect(start * self._share)
+        labels = with_texts(corpus, encode) if encode is not None or with_text else None
+        reader = BatchReader(corpus, plan, augment, labels, prepare)
+        self._loader = batch_loader(reader, cfg, number=number, where=reader.where, size=reader.size(cfg), held=HELD)
+        self._loader.expect(start * self.share)
 
-    def step(self, step: int) -> list[Batch]:
-        """Return this rank's micro-batches of a global step.
+    def step(self, step: int) -> Iterator[Item]:
+        """Yield this rank's ``share`` micro-batches of a global step, each when it is asked for.
 
         Raises
         ------
         DataError
             A loader process died or hangs.
         TooManyBadError
-            Too many rows cannot be read; it carries the entries of this step's.
+            Too many rows cannot be read; it carries the entries of the batch that was one too many.
         """
-        began = time.perf_counter()
-        first = step * self._share
-        batches = [self._loader.get(first + i) for i in range(self._share)]
-        batches = [self._with_labels(batch) for batch in batches]
-        self._waited += time.perf_counter() - began
-        try:
-            for batch in batches:
+        for i in range(step * self.share, (step + 1) * self.share):
+            item = self._loader.get(i)
+            batch = batch_of(item)
+            try:
                 _count(batch, self._tolerance)
-        except TooManyBadError as error:
-            raise TooManyBadError(str(error), [entry for batch in batches for entry in batch.rejected]) from None
-        return batches
-
-    @property
-    def wait_seconds(self) -> float:
-        """Seconds spent waiting in ``step`` since this was last read."""
-        waited, self._waited = self._waited, 0.0
-        return waited
+            except TooManyBadError as error:
+                raise TooManyBadError(str(error), list(batch.rejected)) from None
+            yield item
 
     def close(self) -> None:
         """Stop the loader processes; a later ``step`` starts them again."""
@@ -193,19 +209,6 @@ class Stream:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _with_labels(self, batch: Batch) -> Batch:
-        if self._encode is None and not self._with_text:
-            return batch
-        texts = _texts(self._corpus, batch)
-        if self._encode is None:
-            return replace(batch, texts=texts)
-        encoded = [self._encode(text or "") for text in texts]
-        lengths = torch.tensor([len(ids) for ids in encoded])
-        targets = torch.zeros(len(encoded), max(1, int(lengths.max())), dtype=torch.int64)
-        for into, ids in zip(targets, encoded, strict=True):
-            into[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        return replace(batch, texts=texts, targets=targets, target_lengths=lengths)
 
 
 def evaluation_batches(
@@ -228,24 +231,21 @@ def evaluation_batches(
     plan = Plan.sequential(corpus, cfg)
     tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
     numbers = range(rank, plan.n_batches, world)
-    reader, cfg = BatchReader(corpus, plan), replace(cfg, workers=workers)
+    reader: BatchReader[Batch] = BatchReader(corpus, plan)
+    cfg = replace(cfg, workers=workers)
     loader = batch_loader(
         reader, cfg, number=numbers.__getitem__, where=reader.where, stop=len(numbers), size=reader.size(cfg), held=2
     )
+    labels = with_texts(corpus)
     try:
         for i in range(len(numbers)):
             batch = loader.get(i)
-            yield replace(batch, texts=_texts(corpus, batch))
+            yield labels(batch)
             _count(batch, tolerance)  # only now: the rows of a batch that is too much have been listed, too
     finally:
         loader.close()
     if numbers:
         tolerance.finish()
-
-
-def _texts(corpus: Corpus, batch: Batch) -> tuple[str | None, ...]:
-    known: dict[str, Any] = corpus.utterances()
-    return tuple(known[name].text for name in batch.ids)
 
 
 def _count(batch: Batch, tolerance: Tolerance) -> None:

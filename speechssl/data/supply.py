@@ -5,27 +5,30 @@ What the two kinds of loader (``loading`` and ``threads``) are given; the batch 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from speechssl.data.batch import Batch
+from speechssl.data.batch import Batch, Prepared
 from speechssl.data.slots import Slots
 from speechssl.errors import DataError
 
-__all__ = ["PREFETCH", "Read", "Supply"]
+__all__ = ["PREFETCH", "Item", "Read", "Supply"]
 
 PREFETCH = 2
 """Batches that each worker prepares ahead."""
 
-Read = Callable[[int, np.ndarray | None], Batch]
-"""Builds the batch of a number, its samples in the memory given (uint8) where they fit."""
+Item = TypeVar("Item", bound=Batch | Prepared)
+"""What a loader gives: batches, or what was prepared of them."""
+Read = Callable[[int, np.ndarray | None], Item]
+"""Builds the item of a number, its samples in the memory given (uint8) where they fit."""
 
 
 @dataclass(frozen=True)
-class Supply:
+class Supply(Generic[Item]):
     """What a loader gives, and by how many workers."""
 
-    read: Read
+    read: Read[Item]
     """Picklable for loader processes, safe to call from several threads."""
     number: Callable[[int], int]
     """Number of the sequence's ``i``-th batch."""
@@ -38,7 +41,7 @@ class Supply:
     timeout: float
     """Seconds after which a batch that has not come is given up."""
     size: int
-    """Bytes of samples in a usual batch; a larger one gets memory of its own."""
+    """Bytes of the large tensors of a usual batch; what is larger gets memory of its own."""
     held: int
     """Batches that whoever asks keeps at the same time."""
 

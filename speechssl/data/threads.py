@@ -9,11 +9,11 @@ import queue
 import threading
 from collections import deque
 from concurrent.futures import Future
+from typing import Any, Generic
 
 import numpy as np
 
-from speechssl.data.batch import Batch
-from speechssl.data.supply import PREFETCH, Read, Supply
+from speechssl.data.supply import PREFETCH, Item, Read, Supply
 
 __all__ = ["ThreadLoader"]
 
@@ -21,20 +21,20 @@ PATIENCE = 5.0
 """Seconds that ``close`` waits for a batch in progress. Threads are daemons: one that hangs does not keep the program
 alive."""
 
-Tasks = queue.SimpleQueue[tuple[int, np.ndarray | None, Future[Batch]] | None]
+Tasks = queue.SimpleQueue[tuple[int, np.ndarray | None, Future[Any]] | None]
 
 
-class ThreadLoader:
+class ThreadLoader(Generic[Item]):
     """Gives batch ``i`` of a supply; asked in order, it has prepared the next ones."""
 
-    def __init__(self, supply: Supply) -> None:
+    def __init__(self, supply: Supply[Item]) -> None:
         self._supply, self._slots = supply, supply.slots(shared=False)
-        self._ahead: deque[Future[Batch]] = deque()
+        self._ahead: deque[Future[Item]] = deque()
         self._next = 0
         self._tasks: Tasks | None = None
         self._threads: list[threading.Thread] = []
 
-    def get(self, i: int) -> Batch:
+    def get(self, i: int) -> Item:
         """Return the ``i``-th batch.
 
         Raises
@@ -79,7 +79,7 @@ class ThreadLoader:
             i = self._next + len(self._ahead)
             if self._supply.stop is not None and i >= self._supply.stop:
                 return
-            future: Future[Batch] = Future()
+            future: Future[Item] = Future()
             self._ahead.append(future)
             taken = self._slots.take()
             self._tasks.put((self._supply.number(i), taken and taken[1], future))
@@ -98,7 +98,7 @@ class ThreadLoader:
                 thread.join(PATIENCE)
 
 
-def _work(read: Read, tasks: Tasks) -> None:
+def _work(read: Read[Item], tasks: Tasks) -> None:
     """Build batches until told to stop."""
     while (task := tasks.get()) is not None:
         number, piece, future = task

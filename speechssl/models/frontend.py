@@ -12,7 +12,7 @@ from torch import Tensor
 
 from speechssl.config import FrontendConfig
 from speechssl.models.logmel import LogMelStem, mel_filterbank
-from speechssl.models.samples import Samples
+from speechssl.models.samples import FrameGrid, Samples
 from speechssl.models.waveform import WaveformStem
 
 __all__ = ["Frontend", "LogMelStem", "Samples", "WaveformStem", "build_frontend", "mel_filterbank"]
@@ -27,6 +27,8 @@ class Frontend(Protocol):
     """Samples that one frame sees."""
     dim: int
     """Channels C of the features."""
+    grid: FrameGrid
+    """Where the frames lie: ``hop``, ``receptive`` and ``frames`` without the stem."""
 
     def frames(self, samples: Samples) -> Samples:
         """Return the number of frames of ``samples`` samples (0 when there are fewer than ``receptive``)."""

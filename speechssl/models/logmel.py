@@ -12,15 +12,11 @@ from torch import Tensor, nn
 from speechssl.config import FrontendConfig
 from speechssl.errors import ConfigError
 from speechssl.models.norm import at_least_float32, frame_mask
-from speechssl.models.samples import Samples, check_wave, not_negative
+from speechssl.models.samples import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, not_negative
 
 __all__ = ["LogMelStem", "mel_filterbank"]
 
 SAMPLE_RATE = 16_000
-WINDOW = 400
-"""Samples of one log-mel frame: 25 ms."""
-STRIDE = 160
-"""Samples between log-mel frames: 10 ms."""
 FFT = 512
 LOG_FLOOR = 1e-8
 """Added to mel energies before the logarithm: about the energy of rounding noise in 16-bit audio, and a guard for
@@ -62,27 +58,25 @@ class LogMelStem(nn.Module):
 
     def __init__(self, cfg: FrontendConfig) -> None:
         super().__init__()
-        if cfg.stack < 1:
-            raise ConfigError(f"model.frontend.stack = {cfg.stack}: join at least 1 frame")
+        self.grid = frame_grid(cfg)
         self.stack = cfg.stack
-        self.hop = STRIDE * cfg.stack
-        self.receptive = WINDOW + STRIDE * (cfg.stack - 1)
+        self.hop, self.receptive = self.grid.hop, self.grid.receptive
         self.dim = cfg.n_mels * cfg.stack
-        self.register_buffer("window", torch.hann_window(WINDOW, periodic=False))
+        self.register_buffer("window", torch.hann_window(MEL_WINDOW, periodic=False))
         self.register_buffer("filters", mel_filterbank(cfg.n_mels))
 
     def frames(self, samples: Samples) -> Samples:
         """Return the number of (stacked) frames of ``samples`` samples."""
-        return not_negative((samples - self.receptive) // self.hop + 1)
+        return self.grid.frames(samples)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return features [B, F, n_mels * stack]; arguments and errors as in :class:`WaveformStem`."""
         check_wave(wave, self.receptive)
         with torch.autocast(wave.device.type, enabled=False):  # powers span ten decades: never in bfloat16
-            frames = at_least_float32(wave).unfold(1, WINDOW, STRIDE) * self.window
+            frames = at_least_float32(wave).unfold(1, MEL_WINDOW, MEL_STRIDE) * self.window
             power = torch.fft.rfft(frames, n=FFT).abs().square()
             mel = torch.log(power @ self.filters + LOG_FLOOR)
-            short = None if lengths is None else not_negative((lengths - WINDOW) // STRIDE + 1)
+            short = None if lengths is None else not_negative((lengths - MEL_WINDOW) // MEL_STRIDE + 1)
             mel = _standardise(mel, short)
         count = mel.shape[1] // self.stack
         x = mel[:, : count * self.stack].reshape(mel.shape[0], count, self.dim)

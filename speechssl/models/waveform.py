@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
-from speechssl.errors import ConfigError
 from speechssl.models.convolution import convolve_rows
 from speechssl.models.norm import LayerNorm, frame_mask
 from speechssl.models.paths import is_plain
 from speechssl.models.products import matmul
-from speechssl.models.samples import Samples, check_wave, not_negative
+from speechssl.models.samples import Samples, check_wave, frame_grid, not_negative
 
 __all__ = ["WaveformStem", "folded_group_norm"]
 
@@ -118,18 +117,14 @@ class WaveformStem(nn.Module):
 
     def __init__(self, cfg: FrontendConfig) -> None:
         super().__init__()
-        if not cfg.conv_layers or min(min(layer) for layer in cfg.conv_layers) < 1:
-            raise ConfigError(
-                f"model.frontend.conv_layers needs (channels, kernel, stride) of 1 or more: {cfg.conv_layers}"
-            )
+        self.grid = frame_grid(cfg)
+        self.hop, self.receptive = self.grid.hop, self.grid.receptive
         self.layers = nn.ModuleList()
-        dim_in, self.hop, self.receptive = 1, 1, 1
+        dim_in = 1
         for index, (dim, kernel, stride) in enumerate(cfg.conv_layers):
             norm = cfg.norm if cfg.norm == "layer" or index == 0 else None
             self.layers.append(ConvLayer(dim_in, dim, kernel, stride, bias=cfg.bias, norm=norm))
             dim_in = dim
-            self.receptive += (kernel - 1) * self.hop
-            self.hop *= stride
         self.dim = dim_in
         self._row_unit = self.hop // cfg.conv_layers[0][2]
         self.reset_parameters()
@@ -146,9 +141,7 @@ class WaveformStem(nn.Module):
 
     def frames(self, samples: Samples) -> Samples:
         """Return the number of frames of ``samples`` samples."""
-        for layer in self._layers():
-            samples = layer.frames(samples)
-        return samples
+        return self.grid.frames(samples)
 
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return features [B, F, C].

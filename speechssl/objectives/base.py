@@ -1,18 +1,21 @@
-"""What every objective offers to the training loop: prepare on the CPU, then turn prepared tensors into a loss.
+"""What every objective offers to the training loop: a preparer, and a loss of what it prepared.
 
-``prepare`` draws masks, negatives and targets (pure functions of seed, epoch and utterance id), so the number of
-targets is known before any forward pass and the loss can be normalised by its sum over micro-batches and ranks.
+The preparer draws masks, negatives and targets (pure functions of seed, epoch and utterance id) where batches are
+built, so the number of targets is known before the forward pass and the loss is a sum that can be normalised over
+micro-batches and ranks.
 """
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from speechssl.data.batch import Batch
+from speechssl.data.batch import Batch, Prepared
 
-__all__ = ["Loss", "Objective", "Prepared"]
+__all__ = ["Loss", "Objective", "Prepared", "PreparedT", "Preparer"]
+
+PreparedT = TypeVar("PreparedT", bound=Prepared)
+Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,19 @@ class Loss:
     """Weight of the metrics in an average over micro-batches; None: ``n_targets``."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A batch with everything random already drawn. Objectives subclass it and add tensors (or None)."""
+class Preparer(Protocol[Prepared_co]):
+    """Draws masks and targets for a CPU batch, whose samples may be int16. Rows of weight 0 get no targets.
 
-    batch: Batch
-    n_targets: int
+    A function of the batch alone, that holds no weights of the model: it is pickled and sent to loader processes, or
+    called from several loader threads.
+    """
 
-    def to(self, device: torch.device | str) -> Self:
-        """Return a copy with every tensor, and the batch, on ``device``."""
-        moved: dict[str, Any] = {
-            item.name: value.to(device, non_blocking=True)
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
-        }
-        return replace(self, batch=self.batch.to(device), **moved)
+    def __call__(self, batch: Batch) -> Prepared_co:
+        """Return what the objective computes with."""
+        ...
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, Generic[PreparedT]):
     """Base of pretext tasks and of CTC fine-tuning."""
 
     chance: dict[str, float]
@@ -58,14 +56,15 @@ class Objective(nn.Module):
         super().__init__()
         self.chance = {}
 
-    def prepare(self, batch: Batch) -> Prepared:
-        """Draw masks and targets for a CPU batch, whose samples may be int16. Rows with weight 0 get no targets.
+    def preparer(self) -> Preparer[PreparedT]:
+        """Return what prepares batches for this objective, as it is set now."""
+        raise AssertionError(f"{type(self).__name__} does not define preparer")
 
-        A function of the batch alone: on a GPU it is called before the step in front has been made.
-        """
-        raise AssertionError(f"{type(self).__name__} does not define prepare (batch of {len(batch.ids)})")
+    def prepare(self, batch: Batch) -> PreparedT:
+        """Prepare one batch here and now."""
+        return self.preparer()(batch)
 
-    def forward(self, prepared: Prepared) -> Loss:
+    def forward(self, prepared: PreparedT) -> Loss:
         """Return the loss of one prepared micro-batch (on the model's device)."""
         raise AssertionError(f"{type(self).__name__} does not define forward ({prepared.n_targets} targets)")
 

@@ -19,7 +19,8 @@ from speechssl.config import HubertConfig, MaskConfig
 from speechssl.data.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.products import Linear
-from speechssl.objectives.base import Loss, Objective, Prepared
+from speechssl.models.samples import FrameGrid
+from speechssl.objectives.base import Loss, Objective
 from speechssl.objectives.masked import (
     MaskedPrepared,
     cosine_rows,
@@ -31,7 +32,7 @@ from speechssl.objectives.masked import (
     penalty_weight,
 )
 
-__all__ = ["Hubert", "HubertPrepared", "Units"]
+__all__ = ["Hubert", "HubertPrepared", "HubertPreparer", "Units"]
 
 
 class Units(Protocol):
@@ -68,7 +69,58 @@ class HubertPrepared(MaskedPrepared):
     """[B] int64, targets of both kinds in each row (they sum to N + M, which is ``n_targets``)."""
 
 
-class Hubert(Objective):
+@dataclass(frozen=True)
+class HubertPreparer:
+    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and looks its units up.
+
+    A crop starts on the frame grid (data/plan.py aligns it), so its units are a slice of the utterance's. A row of
+    weight 0, and one without units, gets no targets.
+    """
+
+    grid: FrameGrid
+    mask: MaskConfig
+    units: Units
+    everywhere: bool
+    """Frames that are not masked are targets, too."""
+    seed: int
+
+    def __call__(self, batch: Batch) -> HubertPrepared:
+        """Return the batch with its masks and units; ValueError for a crop that starts between two frames."""
+        rows, width = frame_counts(self.grid, batch)
+        mask = draw_masks(batch, rows, width, self.mask, self.seed)
+        labels = self._labels(batch, rows, width)
+        known = (labels >= 0) & (batch.weights.numpy() > 0)[:, None]
+        mask &= known.any(axis=1, keepdims=True)
+        masked = mask & known
+        others = ~mask & known if self.everywhere else np.zeros_like(known)
+        other = np.flatnonzero(others)
+        return HubertPrepared(
+            batch=batch,
+            n_targets=int(masked.sum()) + len(other),
+            mask=torch.from_numpy(mask),
+            lengths=batch.lengths if batch.padded else None,
+            frame_lengths=torch.tensor(rows) if batch.padded else None,
+            units=torch.from_numpy(labels[masked]),
+            other_frames=torch.from_numpy(other),
+            other_units=torch.from_numpy(labels.ravel()[other]),
+            row_targets=torch.from_numpy((masked | others).sum(axis=1)),
+            **pack_targets(masked),
+        )
+
+    def _labels(self, batch: Batch, rows: list[int], width: int) -> np.ndarray:
+        """Return [B, width] int64 units, -1 where a frame has none."""
+        labels = np.full((len(rows), width), -1, dtype=np.int64)
+        hop = self.grid.hop
+        for row, (item, start, frames) in enumerate(zip(batch.ids, batch.starts.tolist(), rows, strict=True)):
+            if start % hop:
+                raise ValueError(f"{item}: the crop starts at sample {start}, not a multiple of {hop}")
+            found = self.units.get(item, start // hop, frames)
+            if found is not None:
+                labels[row, : len(found)] = found
+        return labels
+
+
+class Hubert(Objective[HubertPrepared]):
     """The HuBERT objective around an encoder.
 
     Parameters
@@ -111,37 +163,10 @@ class Hubert(Objective):
         # Predicting how often each unit occurs is the best that a model which ignores its input can do.
         self.chance = {"masked_loss": units.entropy(), "accuracy": units.largest_share()}
 
-    def prepare(self, batch: Batch) -> HubertPrepared:
-        """Draw the masks of a CPU batch, keyed by (seed, epoch, utterance id), and look its units up.
-
-        A crop starts on the frame grid (data/plan.py aligns it), so its units are a slice of the utterance's. A row of
-        weight 0, and one without units, gets no targets.
-        """
-        rows, width = frame_counts(self.encoder, batch)
-        mask = draw_masks(batch, rows, width, self.mask, self.seed)
-        labels = np.full(mask.shape, -1, dtype=np.int64)
-        for row, (item, start, frames) in enumerate(zip(batch.ids, batch.starts.tolist(), rows, strict=True)):
-            if start % self.encoder.hop:
-                raise ValueError(f"{item}: the crop starts at sample {start}, not a multiple of {self.encoder.hop}")
-            found = self.units.get(item, start // self.encoder.hop, frames)
-            if found is not None:
-                labels[row, : len(found)] = found
-        known = (labels >= 0) & (batch.weights.numpy() > 0)[:, None]
-        mask &= known.any(axis=1, keepdims=True)
-        masked = mask & known
-        others = ~mask & known if self.cfg.unmasked_weight > 0 else np.zeros_like(known)
-        other = np.flatnonzero(others)
-        return HubertPrepared(
-            batch=batch,
-            n_targets=int(masked.sum()) + len(other),
-            mask=torch.from_numpy(mask),
-            lengths=batch.lengths if batch.padded else None,
-            frame_lengths=torch.tensor(rows) if batch.padded else None,
-            units=torch.from_numpy(labels[masked]),
-            other_frames=torch.from_numpy(other),
-            other_units=torch.from_numpy(labels.ravel()[other]),
-            row_targets=torch.from_numpy((masked | others).sum(axis=1)),
-            **pack_targets(masked),
+    def preparer(self) -> HubertPreparer:
+        """Return what draws masks and looks units up."""
+        return HubertPreparer(
+            self.encoder.frontend.grid, self.mask, self.units, everywhere=self.cfg.unmasked_weight > 0, seed=self.seed
         )
 
     def logits(self, context: Tensor) -> Tensor:
@@ -150,9 +175,8 @@ class Hubert(Objective):
         with torch.autocast(context.device.type, enabled=False):
             return cosine_rows(projected) @ cosine_rows(self.embeddings).t() / self.cfg.logit_temperature
 
-    def forward(self, prepared: Prepared) -> Loss:
+    def forward(self, prepared: HubertPrepared) -> Loss:
         """Return cross-entropy over masked frames (and, weighted, the others) plus the weighted feature penalty."""
-        assert isinstance(prepared, HubertPrepared)
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
         n = max(1, len(prepared.units))  # masked frames, which the metrics are means over

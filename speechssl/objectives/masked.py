@@ -17,6 +17,7 @@ from speechssl.data.keys import generator
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
+from speechssl.models.samples import FrameGrid
 from speechssl.objectives.base import Loss, Prepared
 
 __all__ = [
@@ -56,10 +57,9 @@ class MaskedPrepared(Prepared):
         return self.mask.sum() / frames
 
 
-def frame_counts(encoder: SpeechEncoder, batch: Batch) -> tuple[list[int], int]:
+def frame_counts(grid: FrameGrid, batch: Batch) -> tuple[list[int], int]:
     """Return the frames of each row and the frames of the padded batch (F)."""
-    rows = [max(0, int(encoder.frames(int(length)))) for length in batch.lengths.tolist()]
-    return rows, max(0, int(encoder.frames(batch.wave.shape[1])))
+    return [grid.frames(int(length)) for length in batch.lengths.tolist()], grid.frames(batch.wave.shape[1])
 
 
 def draw_masks(batch: Batch, rows: list[int], frames: int, cfg: MaskConfig, seed: int) -> np.ndarray:

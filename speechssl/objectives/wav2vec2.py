@@ -20,7 +20,8 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import sample_negatives
 from speechssl.models.products import Linear
 from speechssl.models.quantizer import GumbelQuantizer
-from speechssl.objectives.base import Loss, Objective, Prepared
+from speechssl.models.samples import FrameGrid
+from speechssl.objectives.base import Loss, Objective
 from speechssl.objectives.masked import (
     MaskedPrepared,
     cosine_rows,
@@ -32,7 +33,7 @@ from speechssl.objectives.masked import (
     penalty_weight,
 )
 
-__all__ = ["Contrast", "Wav2Vec2", "Wav2Vec2Prepared", "contrast"]
+__all__ = ["Contrast", "Wav2Vec2", "Wav2Vec2Prepared", "Wav2Vec2Preparer", "contrast"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,41 @@ class Wav2Vec2Prepared(MaskedPrepared):
 
     negatives: Tensor
     """[N, K] int32, for each masked frame K others of the same utterance, counted among its masked frames."""
+
+
+@dataclass(frozen=True)
+class Wav2Vec2Preparer:
+    """Draws masks and negatives of a CPU batch, keyed by (seed, epoch, utterance id).
+
+    A row of weight 0, and one with fewer than two masked frames (which has no distractor), gets no targets.
+    """
+
+    grid: FrameGrid
+    mask: MaskConfig
+    negatives: int
+    """Distractors of each masked frame."""
+    seed: int
+
+    def __call__(self, batch: Batch) -> Wav2Vec2Prepared:
+        """Return the batch with its masks and negatives."""
+        rows, width = frame_counts(self.grid, batch)
+        mask = draw_masks(batch, rows, width, self.mask, self.seed)
+        mask[mask.sum(axis=1) < 2] = False
+        negatives = [
+            sample_negatives(count, self.negatives, generator("negatives", self.seed, batch.epoch, item))
+            for item, count in zip(batch.ids, mask.sum(axis=1).tolist(), strict=True)
+            if count
+        ]
+        drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.negatives))
+        return Wav2Vec2Prepared(
+            batch=batch,
+            n_targets=int(mask.sum()),
+            mask=torch.from_numpy(mask),
+            lengths=batch.lengths if batch.padded else None,
+            frame_lengths=torch.tensor(rows) if batch.padded else None,
+            negatives=torch.from_numpy(drawn.astype(np.int32)),
+            **pack_targets(mask),
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +145,7 @@ def contrast(
     return Contrast(sum=losses.sum(), correct=correct.sum())
 
 
-class Wav2Vec2(Objective):
+class Wav2Vec2(Objective[Wav2Vec2Prepared]):
     """The wav2vec 2.0 objective around an encoder.
 
     Parameters
@@ -145,34 +181,12 @@ class Wav2Vec2(Objective):
         self.temperature.fill_(max(cfg.gumbel_end, cfg.gumbel_start * cfg.gumbel_decay**step))
         return False
 
-    def prepare(self, batch: Batch) -> Wav2Vec2Prepared:
-        """Draw masks and negatives of a CPU batch, keyed by (seed, epoch, utterance id).
+    def preparer(self) -> Wav2Vec2Preparer:
+        """Return what draws masks and negatives."""
+        return Wav2Vec2Preparer(self.encoder.frontend.grid, self.mask, self.cfg.negatives, self.seed)
 
-        A row of weight 0, and one with fewer than two masked frames (which has no distractor), gets no targets.
-        """
-        rows, width = frame_counts(self.encoder, batch)
-        mask = draw_masks(batch, rows, width, self.mask, self.seed)
-        counts = mask.sum(axis=1)
-        mask[counts < 2] = False
-        negatives = [
-            sample_negatives(count, self.cfg.negatives, generator("negatives", self.seed, batch.epoch, item))
-            for item, count in zip(batch.ids, mask.sum(axis=1).tolist(), strict=True)
-            if count
-        ]
-        drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.cfg.negatives))
-        return Wav2Vec2Prepared(
-            batch=batch,
-            n_targets=int(mask.sum()),
-            mask=torch.from_numpy(mask),
-            lengths=batch.lengths if batch.padded else None,
-            frame_lengths=torch.tensor(rows) if batch.padded else None,
-            negatives=torch.from_numpy(drawn.astype(np.int32)),
-            **pack_targets(mask),
-        )
-
-    def forward(self, prepared: Prepared) -> Loss:
+    def forward(self, prepared: Wav2Vec2Prepared) -> Loss:
         """Return contrastive + weighted diversity and penalty, summed over the masked frames (equation 2)."""
-        assert isinstance(prepared, Wav2Vec2Prepared)
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
         cfg, n = self.cfg, prepared.n_targets

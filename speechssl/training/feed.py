@@ -1,35 +1,46 @@
-"""Micro-batches for the loop: read, prepared, and copied to the device before they are wanted.
+"""Micro-batches for the loop: prepared by the loader, copied to the device before they are wanted.
 
-In: a stream of batches on the CPU. Out: prepared micro-batches on the device. On a GPU the next step is read and
-prepared while the device still computes this one, and micro-batches are copied from pinned memory on a CUDA stream of
-their own, beside the computation of the one in front. On a CPU everything happens when it is asked for.
+In: a stream of prepared micro-batches on the CPU. Out: the same on the device, one by one. On a GPU a thread takes the
+next one from the loader, pins it and begins its copy on a CUDA stream of its own, while the device computes the one in
+front. On a CPU everything happens when it is asked for. Either way a bounded number is held at a time, however many
+micro-batches a step has.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from speechssl.data.batch import Batch
-from speechssl.objectives.base import Prepared
+from speechssl.data.batch import Batch, BatchSummary
+from speechssl.errors import RunError
+from speechssl.objectives.base import Prepared, PreparedT
 
-__all__ = ["Batches", "Copier", "CudaCopier", "Feed", "PlainCopier"]
+__all__ = ["AHEAD", "Batches", "Copier", "CudaCopier", "Delivered", "Feed", "PlainCopier"]
+
+AHEAD = 1
+"""Micro-batches that wait on the device, on a GPU; one more is on its way."""
+PATIENCE = 5.0
+"""Seconds that ``close`` waits for the thread. It is a daemon: a disk that hangs does not keep the program alive."""
 
 Record = TypeVar("Record", bound=Prepared | Batch)
+Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
 
 
-class Batches(Protocol):
+class Batches(Protocol[Prepared_co]):
     """What the loop needs of a stream (``data.stream.Stream`` is one)."""
 
-    def step(self, step: int) -> list[Batch]:
-        """Return this rank's micro-batches of a global step; number i of them is number i * world + rank over all."""
-
     @property
-    def wait_seconds(self) -> float:
-        """Seconds spent waiting for data since this was last read."""
+    def share(self) -> int:
+        """Micro-batches of each step on this rank."""
+
+    def step(self, step: int) -> Iterator[Prepared_co]:
+        """Yield this rank's micro-batches of a global step; number i of them is number i * world + rank over all."""
 
 
 class Copier(Protocol):
@@ -38,10 +49,10 @@ class Copier(Protocol):
     ahead: bool
     """Whether it copies while the device computes."""
 
-    def start(self, item: Prepared) -> Prepared:
-        """Begin to copy."""
+    def start(self, item: PreparedT) -> PreparedT:
+        """Begin to copy; called from the feed's thread where ``ahead``."""
 
-    def finish(self, item: Prepared) -> Prepared:
+    def finish(self, item: PreparedT) -> PreparedT:
         """Return what ``start`` gave, safe to compute with."""
 
 
@@ -52,11 +63,11 @@ class PlainCopier:
     device: torch.device
     ahead: bool = False
 
-    def start(self, item: Prepared) -> Prepared:
+    def start(self, item: PreparedT) -> PreparedT:
         """Do nothing yet."""
         return item
 
-    def finish(self, item: Prepared) -> Prepared:
+    def finish(self, item: PreparedT) -> PreparedT:
         """Copy."""
         return item.to(self.device)
 
@@ -70,12 +81,12 @@ class CudaCopier:
         self._device = device
         self._side = torch.cuda.Stream(device)
 
-    def start(self, item: Prepared) -> Prepared:
+    def start(self, item: PreparedT) -> PreparedT:
         """Pin and begin to copy; what is pinned is kept until it has been copied (by PyTorch's allocator)."""
         with torch.cuda.stream(self._side):
             return _pinned(item).to(self._device)
 
-    def finish(self, item: Prepared) -> Prepared:
+    def finish(self, item: PreparedT) -> PreparedT:
         """Let the computing stream wait for the copy, and the memory for the computing stream."""
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._side)
@@ -84,75 +95,118 @@ class CudaCopier:
         return item
 
 
-class Feed:
-    """The micro-batches of each step.
+class Delivered(NamedTuple, Generic[PreparedT]):
+    """A micro-batch on the device, and what the loop keeps of it."""
+
+    item: PreparedT
+    summary: BatchSummary
+
+
+class Feed(Generic[PreparedT]):
+    """The micro-batches of consecutive steps; a context that ends its thread.
 
     Parameters
     ----------
     stream
-        Gives a step's batches.
-    prepare
-        The objective's; of a batch only, so that it can be called before the step in front has been made.
+        Gives a step's prepared micro-batches.
     device
-        Where they are computed with.
+        Device the micro-batches are moved to.
+    steps
+        The steps that will be asked for, in order. Nothing is read beyond them.
     copier
-        How they get there; by default what suits the device.
+        How micro-batches get to the device; by default what suits it.
     part
         Names what is being done, for the profile.
     """
 
     def __init__(
         self,
-        stream: Batches,
-        prepare: Callable[[Batch], Prepared],
+        stream: Batches[PreparedT],
         device: torch.device,
+        steps: range,
         *,
         copier: Copier | None = None,
         part: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self._stream, self._prepare, self._part = stream, prepare, part
+        self._stream, self._part, self._steps = stream, part, steps
         self._copier = copier or (CudaCopier(device) if device.type == "cuda" else PlainCopier(device))
-        self._next: tuple[int, tuple[list[Batch], list[Prepared]] | Exception] | None = None
-        self._moving: tuple[Prepared, Prepared] | None = None
+        self._waited = 0.0
+        self._thread = _Thread(self._read()) if self._copier.ahead else None
+        self._source: Iterator[tuple[int, Delivered[PreparedT]]] = self._thread or self._read()
 
-    def step(self, step: int) -> tuple[list[Batch], list[Prepared]]:
-        """Return the micro-batches of a step and what the objective made of them, all on the CPU.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises what reading and preparing them raise, also when that was done ahead.
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._thread is not None:
+            self._thread.close()
+
+    def step(self, step: int) -> Iterator[Delivered[PreparedT]]:
+        """Yield the micro-batches of a step on the device, each when it is asked for.
+
+        Raises what reading and preparing them raise, also where that happened ahead; RunError for a step out of order.
         """
-        known, self._next = self._next, None
-        if known is None or known[0] != step:
-            self._moving = None
-            return self._made(step)
-        if isinstance(known[1], Exception):
-            raise known[1]
-        return known[1]
+        for _ in range(self._stream.share):
+            began = time.perf_counter()
+            with self._part("loader"):
+                at, delivered = next(self._source, (None, None))
+            self._waited += time.perf_counter() - began
+            if delivered is None or at != step:
+                raise RunError(f"step {step} was asked for out of order: the feed gives {self._steps}, and is at {at}")
+            yield delivered._replace(item=self._copier.finish(delivered.item))
 
-    def ahead(self, step: int) -> None:
-        """Read and prepare a step, and begin to copy its first micro-batch, where that costs the device no time."""
-        if not self._copier.ahead:
-            return
+    def take_wait(self) -> float:
+        """Return the seconds spent waiting for prepared micro-batches since this was last called."""
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def _read(self) -> Iterator[tuple[int, Delivered[PreparedT]]]:
+        for step in self._steps:
+            for item in self._stream.step(step):
+                summary = item.batch.summary()
+                yield step, Delivered(self._copier.start(item), summary)
+
+
+class _Thread(Iterator[Any]):
+    """Runs an iterator in a thread, ``AHEAD`` items in front of whoever asks. What it raises comes in its place."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items = items
+        self._ready: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(AHEAD)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> Any:
+        item, error = self._ready.get()
+        if error is not None:
+            self._ready.put((None, error))  # the thread has ended: whoever asks again gets the same answer
+            raise error
+        return item
+
+    def close(self) -> None:
+        """Let the thread end: what it has ready is dropped, so that it does not wait for room."""
+        self._closed.set()
+        while True:
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                break
+        self._thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        error: BaseException = StopIteration()
         try:
-            made = self._made(step)
-            self._next = (step, made)
-            self._moving = (made[1][0], self._copier.start(made[1][0]))
-        except Exception as error:  # of the step to come: it must not keep this one from being finished and saved
-            self._next = (step, error)
-
-    def on_device(self, items: Iterable[Prepared]) -> Iterator[Prepared]:
-        """Yield micro-batches on the device. What the loop does with one is only queued there, so the next one's copy
-        begins while it is computed.
-        """
-        for item in items:
-            moving, self._moving = self._moving, None
-            started = moving[1] if moving is not None and moving[0] is item else self._copier.start(item)
-            yield self._copier.finish(started)
-
-    def _made(self, step: int) -> tuple[list[Batch], list[Prepared]]:
-        with self._part("loader"):
-            batches = self._stream.step(step)
-        with self._part("prepare"):
-            return batches, [self._prepare(batch) for batch in batches]
+            while not self._closed.is_set():
+                self._ready.put((next(self._items), None))
+        except BaseException as raised:  # travels to the loop, whatever it is
+            error = raised
+        if not self._closed.is_set():
+            self._ready.put((None, error))
 
 
 def _pinned(record: Record) -> Record:

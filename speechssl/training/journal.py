@@ -4,7 +4,7 @@ In: numbers and batches, on every rank. Out: lines on rank 0's disk, and the sam
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from speechssl.config import TrainingConfig
-from speechssl.data.batch import Batch
+from speechssl.data.batch import BatchSummary
 from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.tolerance import TooManyBadError
 from speechssl.errors import RunError
@@ -79,9 +79,9 @@ class Journal:
                 if line.get("phase") in {"train", "valid"}:
                     self.health.watch(int(line["step"]), line)
 
-    def rejected(self, batches: Iterable[Batch]) -> None:
-        """Remember the rows of these batches that were replaced by silence."""
-        self._rejected += [entry for batch in batches for entry in batch.rejected]
+    def rejected(self, batch: BatchSummary) -> None:
+        """Remember the rows of a micro-batch that were replaced by silence."""
+        self._rejected += batch.rejected
 
     def flush(self) -> None:
         """Write what every rank remembers to the ledger (a collective)."""
@@ -89,7 +89,7 @@ class Journal:
             self.run.record(Entry(**entry) for entry in entries)
         self._rejected = []
 
-    def skipped(self, step: int, batches: Sequence[Batch], reason: str, state: TrainingState) -> None:
+    def skipped(self, step: int, batches: Sequence[BatchSummary], reason: str, state: TrainingState) -> None:
         """Write down a step without an update, with the ids of all its utterances (a collective).
 
         Raises

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from speechssl.allocator import keep_freed_memory
 from speechssl.config import OptimConfig, TrainingConfig
 from speechssl.core.precision import uses_bf16
+from speechssl.data.batch import BatchSummary
 from speechssl.data.keys import key
 from speechssl.errors import InterruptedRun, RunError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.paths import exact_float32
-from speechssl.objectives.base import Loss, Objective
+from speechssl.objectives.base import Loss, Objective, PreparedT
 from speechssl.training.ema import WeightAverage
 from speechssl.training.feed import Batches, Feed
 from speechssl.training.health import Health
@@ -49,15 +50,15 @@ class TrainResult:
 
 
 def train(
-    objective: Objective,
-    stream: Batches,
+    objective: Objective[PreparedT],
+    stream: Batches[PreparedT],
     *,
     run: RunFolder,
     parallel: Parallel,
     training: TrainingConfig,
     optim: OptimConfig,
     seed: int,
-    param_groups: Callable[[Objective], Sequence[dict[str, Any]]] | None = None,
+    param_groups: Callable[[Objective[PreparedT]], Sequence[dict[str, Any]]] | None = None,
     validate: Callable[[int], dict[str, float]] | None = None,
     select: str | None = None,
 ) -> TrainResult:
@@ -67,11 +68,17 @@ def train(
     micro-batches and ranks, so it does not depend on how the step is divided. Dropout and every other random number
     drawn on the device depend on (seed, step, micro-batch) only.
 
+    The number of targets of a step is known when its last micro-batch has been read, so the sum of gradients is divided
+    by it before they are clipped. Counting beforehand would be exact only after reading all audio: a row that cannot be
+    read has no targets. A step with many micro-batches then would have to be held in memory as a whole, or read twice.
+
     On return the objective holds the weights to export: those that validated best (with ``select``), otherwise the last
     ones; their moving average where ``training.ema_decay`` asks for one.
 
     Parameters
     ----------
+    stream
+        Gives what the objective's preparer made of each batch.
     param_groups
         Gives the parameter groups of the optimiser, see ``optim.build_optimizer``.
     validate
@@ -110,31 +117,32 @@ def train(
         Progress(training.steps, start, active=parallel.first) as progress,
         Journal(run, parallel, training, progress, Health(objective.chance, training.steps)) as journal,
         Profile(objective, run.path / "profile", start=start, steps=training.profile * parallel.first) as profile,
+        Feed(stream, parallel.device, range(start, training.steps), part=profile.part) as feed,
     ):
-        feed = Feed(stream, objective.prepare, parallel.device, part=profile.part)
         journal.begin(start)
         for step in range(start, training.steps):
             profile.begin_step(step)
             if objective.begin_step(step) or module is None:
                 module = parallel.wrap(objective)  # again whenever the set of trainable parameters changed
-            batches, micro_batches = feed.step(step)
-            total = parallel.sum(sum(item.n_targets for item in micro_batches))
-
-            for i, item in enumerate(feed.on_device(micro_batches if total else [])):
+            batches: list[BatchSummary] = []
+            n_targets = 0
+            for i, (item, summary) in enumerate(feed.step(step)):
+                batches.append(summary)
+                journal.rejected(summary)
                 seed_micro_batch(seed, step, i * parallel.world + parallel.rank)
-                with parallel.accumulate(module, last=i + 1 == len(micro_batches)):
+                with parallel.accumulate(module, last=i + 1 == stream.share):
                     with autocast(parallel.device, training):
                         loss: Loss = module(item)
                     summed = loss.sum if item.n_targets else _nothing(parameters)
-                    (summed * (parallel.world / total)).backward()
+                    summed.backward()
                 if item.n_targets:
                     window.add(loss, item.n_targets)
-            if step + 1 < training.steps:
-                feed.ahead(step + 1)
+                n_targets += item.n_targets
 
+            total = parallel.sum(n_targets)
             lr = lr_at(step, training.steps, optim)
             with profile.part("optimiser"):
-                norm = clip_gradients(parameters, optim.clip)
+                norm = clip_gradients(parameters, optim.clip, scale=parallel.world / max(1, total))
                 updated = total > 0 and parallel.all_finite(norm)  # every rank takes the same decision
                 if updated:
                     set_rate(optimizer, lr)
@@ -144,8 +152,7 @@ def train(
                         state.average.update()
                     state.skips_in_row = 0
                 optimizer.zero_grad(set_to_none=True)
-            window.step(batches, wait_seconds=stream.wait_seconds, total=total, norm=norm if updated else None)
-            journal.rejected(batches)
+            window.step(batches, wait_seconds=feed.take_wait(), total=total, norm=norm if updated else None)
             if not updated:
                 journal.skipped(step, batches, "non_finite_gradient" if total else "no_targets", state)
 

@@ -100,15 +100,16 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], limit: float) -> Tensor:
-    """Scale all gradients so that their global L2 norm is at most ``limit`` (0: no limit); return the norm before, a
-    scalar.
+def clip_gradients(parameters: Iterable[nn.Parameter], limit: float, *, scale: float = 1.0) -> Tensor:
+    """Multiply all gradients by ``scale``, then clip their global L2 norm to ``limit`` (0: no limit), in one pass.
 
-    A non-finite norm is returned as it is; the gradients are then spoilt, and the caller must not use them.
+    Returns the norm after scaling and before clipping, a scalar. A non-finite norm is returned as it is; the gradients
+    are then spoilt, and the caller must not use them.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    norm = nn.utils.get_total_norm(gradients, foreach=True) * scale
     if limit > 0 and gradients:
-        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0) * scale)
+    elif scale != 1 and gradients:
         torch._foreach_mul_(gradients, scale)
     return norm

@@ -97,7 +97,7 @@ def _unlabelled(corpus: Corpus, labelled: Iterable[str] | None) -> np.ndarray:
 
 
 def train_phase(
-    phase: Phase, objective: Objective, info: dict[str, Any], *, strange: Mapping[str, str] | None = None
+    phase: Phase, objective: Objective[Any], info: dict[str, Any], *, strange: Mapping[str, str] | None = None
 ) -> Path:
     """Train one phase and write its model folder, with ``info`` beside what every model says of itself.
 
@@ -117,6 +117,7 @@ def train_phase(
         batches_per_step=cfg.data.batches_per_step,
         rank=parallel.rank,
         world=parallel.world,
+        prepare=objective.preparer(),
     )
     with stream:
         result = train(
@@ -173,7 +174,7 @@ def _with_interval(phase: Phase, validate: HeldOut | None) -> Any:
     return replace(training, validate_every=every)
 
 
-def _outlook(phase: Phase, objective: Objective, hours: float, validate: HeldOut | None) -> str:
+def _outlook(phase: Phase, objective: Objective[Any], hours: float, validate: HeldOut | None) -> str:
     """Return what is about to happen, in one line."""
     cfg, plan = phase.cfg, phase.plan
     per_step = cfg.data.batches_per_step

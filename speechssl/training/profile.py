@@ -3,7 +3,7 @@
 In: a few steps of the loop in progress. Out: ``profile/trace.json`` (chrome://tracing, Perfetto), ``profile.json`` and
 ``profile.txt`` in the run folder. Forward operations belong to the innermost component whose ``forward`` is running;
 a backward operation belongs to the component of the forward operation that it is the gradient of (PyTorch numbers
-both alike); what runs in neither is named by the loop: loader, prepare, optimiser.
+both alike); what runs in neither is named by the loop: loader, optimiser.
 """
 
 import bisect

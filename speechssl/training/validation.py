@@ -77,7 +77,7 @@ class HeldOut:
 
     def __init__(
         self,
-        objective: Objective,
+        objective: Objective[Any],
         corpus: Corpus,
         rows: Sequence[int],
         parallel: Parallel,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechssl.data.batch import Batch
+from speechssl.data.batch import BatchSummary
 from speechssl.objectives.base import Loss
 from speechssl.training.parallel import Parallel
 
@@ -39,13 +39,13 @@ class Window:
         values = torch.stack([loss.sum.detach(), *(value * weight for value in loss.metrics.values())])
         self._pending.append((tuple(loss.metrics), values.double(), weight))
 
-    def step(self, batches: Sequence[Batch], *, wait_seconds: float, total: int, norm: Tensor | None) -> None:
+    def step(self, batches: Sequence[BatchSummary], *, wait_seconds: float, total: int, norm: Tensor | None) -> None:
         """End a step.
 
         Parameters
         ----------
         batches
-            The step's micro-batches on this rank, still on the CPU.
+            The step's micro-batches on this rank.
         wait_seconds
             Time this rank spent waiting for them.
         total
