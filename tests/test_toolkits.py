@@ -46,6 +46,20 @@ def test_utt2spk_is_never_taken_for_transcripts(tmp_path):
     assert ledger == []
 
 
+def test_spk2utt_names_speakers_where_utt2spk_is_missing(tmp_path):
+    files = {"wav.scp": "u0 c0.wav\nu1 c1.wav\n", "text": "u0 a\nu1 b\n", "spk2utt": "anna u0\nben u1\n"}
+    said, ledger = said_in(tmp_path, files, CLIPS)
+    assert [(p.text, p.speaker) for path in CLIPS[:2] for p in said[path]] == [("a", "anna"), ("b", "ben")]
+    assert ledger == []
+
+
+def test_lhotse_supervisions_name_parts_of_recordings(tmp_path):
+    line = {"id": "s0", "recording_id": "c0", "start": 0.5, "duration": 1.0, "channel": 0, "text": "hi", "speaker": "x"}
+    said, ledger = said_in(tmp_path, {"supervisions.jsonl": json.dumps(line), "cuts.jsonl.gz": "x"}, CLIPS)
+    assert [(p.id, p.span, p.text, p.speaker) for p in said["audio/c0.wav"]] == [("s0", (0.5, 1.0), "hi", "x")]
+    assert ledger == [("cuts.jsonl.gz", "archive")]
+
+
 def test_what_kaldi_lines_cannot_give_is_named(tmp_path):
     files = {
         "wav.scp": "r1 audio/c0.wav\nr2 sph2pipe -f wav /x/r2.sph |\nr3 raw.ark:17\nr1 audio/c1.wav\n",
@@ -163,8 +177,13 @@ def test_sidecars_of_thchs30_and_with_the_whole_name(tmp_path):
     files = {
         "audio/c0.wav.trn": "ni hao\nni3 hao3\nn i3 h ao3\n", "audio/c1.wav.txt": "two",
         "audio/c2.json": '{"text": "3"}',
-        "other/c0.wav.trn": "../audio/c0.wav.trn\n",
+        "other/c0.wav.trn": "../audio/c0.wav.trn\n", "audio/vivos01.txt": "vivos01 xin chao",
     }  # fmt: skip
-    texts, ledger = texts_in(tmp_path, files, [*CLIPS, "other/c0.wav"])
-    assert texts == {"audio/c0.wav": "ni hao", "audio/c1.wav": "two", "audio/c2.wav": "3"}
+    texts, ledger = texts_in(tmp_path, files, [*CLIPS, "other/c0.wav", "audio/vivos01.wav"])
+    assert texts == {
+        "audio/vivos01.wav": "xin chao",
+        "audio/c0.wav": "ni hao",
+        "audio/c1.wav": "two",
+        "audio/c2.wav": "3",
+    }
     assert ledger == [("other/c0.wav.trn", "not_a_transcript")]

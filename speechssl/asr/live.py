@@ -29,6 +29,7 @@ __all__ = ["live_words", "pcm_blocks", "sliding_log_probs"]
 _READ_BYTES = 65_536
 _HEAD_BYTES = 4096
 _FRAMES = 3
+_MAYBE = (b"\xff", b"\x47")  # AAC and transport streams are told by frames that follow each other
 _MPEG_BYTES = 8192  # holds that many frames of any MP3
 _HOW = "send 16-bit mono PCM at 16 kHz: ffmpeg -i INPUT -f s16le -ac 1 -ar 16000 - | speechssl transcribe -"
 
@@ -86,6 +87,8 @@ def _after_header(data: bytes) -> int | None:
         if frames is None and len(data) < _MPEG_BYTES:
             return None
         kind = "mp3" if frames else None
+    if kind is None and data[:1] in _MAYBE and len(data) < _MPEG_BYTES:
+        return None
     if kind is not None:
         raise AudioError("-", "not_pcm", f"this is {kind}; {_HOW}")
     return 0

@@ -23,8 +23,8 @@ __all__ = ["Columns", "read_columns"]
 _DELIMITERS = {".csv": "|\t;,", ".tsv": "\t|;,", ".psv": "|\t;,"}
 _SAMPLE = 200
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
-_LABELS = re.compile(r"[^\W\d_]|\||[^\W_]{1,3}\d")
-"""Letters one by one (``h e | s a y s``), or phones with a stress or tone."""
+_PHONE = re.compile(r"[^\W\d_]{1,3}\d")
+"""A phone with its stress or tone: AH0, ai4."""
 Known = Callable[[str], bool]
 
 
@@ -96,6 +96,10 @@ def _position(names: Sequence[str], *roles: str) -> int:
     return next(names.index(name) for role in roles for name in FIELDS[role] if name in names)
 
 
+def _titled(line: str) -> bool:
+    return any(_is_header(_header(line.split(delimiter))) for delimiter in "|\t;,")
+
+
 def _delimiter(lines: Sequence[tuple[int, str]], suffix: str, known: Known) -> tuple[str, Sequence[tuple[int, str]]]:
     """Return the column separator, or nothing, and the lines of the table.
 
@@ -104,6 +108,8 @@ def _delimiter(lines: Sequence[tuple[int, str]], suffix: str, known: Known) -> t
     """
     if lines and (said := _SEPARATOR_LINE.fullmatch(lines[0][1].strip())):
         return said[1], lines[1:]
+    while len(lines) > 1 and lines[0][1].startswith("#") and not _titled(lines[0][1]):
+        lines = lines[1:]
     sample = [line for _, line in lines[:_SAMPLE]]
     candidates = _DELIMITERS.get(suffix, "|\t;,")
     for delimiter in candidates:
@@ -225,20 +231,44 @@ def _untitled(sample: Sequence[Sequence[str]], key: int, known: Known) -> bool:
 
 
 def _text_column(sample: Sequence[Sequence[str]], key: int, width: int) -> int:
-    """Return the last long column; numbers, spelled letters and phones only when there is nothing else."""
-    lengths = [0 if c == key else sum(len(values[c]) for values in sample) for c in range(width)]
-    words = [n if not _is_labels([values[c] for values in sample]) else 0 for c, n in enumerate(lengths)]
-    best = words if max(words) >= 0.25 * max(lengths) else lengths
+    """Return the last long column; constants, letters of another column, numbers and phones only for want of better."""
+    columns = [[values[c] for values in sample] for c in range(width)]
+    lengths = [0 if c == key else sum(map(len, cells)) for c, cells in enumerate(columns)]
+    plain = [cells for c, cells in enumerate(columns) if c != key and not _is_spelled(cells)]
+    varied = [
+        0 if (len(cells) > 2 and len(set(cells)) == 1) or any(_spells(cells, other) for other in plain) else lengths[c]
+        for c, cells in enumerate(columns)
+    ]
+    words = [0 if _is_labels(cells) else varied[c] for c, cells in enumerate(columns)]
+    said = columns[words.index(max(words))]
+    sentences = sum(len(cell.split()) for cell in said) >= 1.5 * len(said) or not "".join(said).isascii()
+    best = words if max(words) and sentences else varied if max(varied) else lengths
     return max(c for c in range(width) if c != key and best[c] >= 0.5 * max(best))
 
 
 def _is_labels(cells: Sequence[str]) -> bool:
-    """Whether a column holds numbers, letters one by one, phones, or a constant: anything but sentences."""
+    """Whether a column holds numbers, or phones with stress or tone."""
     tokens = [token for cell in cells for token in cell.split()]
-    if len(cells) > 2 and len(set(cells)) == 1:  # the same for every recording
-        return True
-    plain = sum(bool(_LABELS.fullmatch(token)) or not any(c.isalpha() for c in token) for token in tokens)
-    return plain > 0.8 * len(tokens)
+    numbers = sum(not any(c.isalpha() for c in token) for token in tokens)
+    phones = sum(bool(_PHONE.fullmatch(token)) for token in tokens)
+    return numbers > 0.8 * len(tokens) or phones > 0.2 * len(tokens)
+
+
+def _spells(cells: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether a column holds the letters of another one, one by one."""
+    if not _is_spelled(cells):
+        return False
+    same = sum(_letters(one) == _letters(two) for one, two in zip(cells, other, strict=True))
+    return same >= 0.8 * len(cells)
+
+
+def _is_spelled(cells: Sequence[str]) -> bool:
+    tokens = [token for cell in cells for token in cell.split()]
+    return sum(len(token) == 1 for token in tokens) > 0.9 * len(tokens)
+
+
+def _letters(cell: str) -> str:
+    return "".join(c for c in cell.casefold() if c.isalnum())
 
 
 def _fit_undescribed(values: Sequence[str], width: int, key: int, text: int, delimiter: str) -> list[str]:

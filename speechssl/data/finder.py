@@ -10,6 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
+from urllib.parse import unquote
 
 from speechssl.data.formats import AUDIO_EXTENSIONS
 
@@ -45,6 +46,10 @@ class AudioIndex:
 
         A key never leaves the corpus: its path is only compared with the paths that were scanned.
         """
+        found = self._find(key, table)
+        return found if found or "%" not in key else self._find(unquote(key), table)
+
+    def _find(self, key: str, table: str) -> list[str]:
         parts = [p for p in nfc(key).replace("\\", "/").split("/") if p not in ("", ".", "..")]
         if not parts:
             return []

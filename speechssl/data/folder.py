@@ -101,7 +101,7 @@ class _Walk:
         inside = target.is_relative_to(self.root) and not target.is_relative_to(self.skip)
         own = target.relative_to(self.root).as_posix() if inside else ""
         if not inside and not self.follow_links:
-            detail = "a symbolic link out of this folder; set follow_links to use it"
+            detail = "a symbolic link out of this folder; --follow-links (follow_links = true) uses it"
             self.note(path, "link_not_followed", detail, "dropped")
         elif stat.S_ISDIR(status.st_mode):
             if (status.st_dev, status.st_ino) not in self.seen and target != self.skip:

@@ -72,11 +72,16 @@ def drop_duplicates(
             if copy.path in held:
                 continue
             texts = _texts(said.get(copy.path, ()))
-            differs = ", but its transcript differs" if texts and texts != first else ""
+            differs = f", but its transcript differs: {_start(texts)}, not {_start(first)}" if texts != first else ""
+            differs = differs if texts else ""
             entries.append(
                 Entry("manifest", copy.path, "duplicate_audio", f"the same bytes as {copies[0].path}{differs}")
             )
     return [scan for scan in scans if scan.path in kept], sorted(entries, key=lambda entry: entry.item)
+
+
+def _start(texts: Sequence[str]) -> str:
+    return repr(" ".join(texts)[:60])
 
 
 def _held_out(said: Sequence[Said]) -> bool:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from speechssl.data.formats import AUDIO_EXTENSIONS
 from speechssl.data.ledger import Entry
 
 __all__ = ["leftovers"]
@@ -32,6 +33,9 @@ _ANNOTATIONS = {
 _TEXTS = {".csv", ".tsv", ".jsonl", ".ndjson", ".psv", ".trans", ".transcription", ".transcripts", ".transcript",
           ".manifest", ".filelist"}  # fmt: skip
 _PROMISES = ("transcri", "manifest", "filelist", "metadata", "wav.scp", "prompts", "utterances")
+_PACKED = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
+_PLAIN = {".txt", ".json", ".stm", ".trn"}
+_NAMES = {"text", "trans", "transcript", "transcripts"}
 _ORDINARY = {".yaml", ".yml", ".xml", ".pdf", ".pkl", ".npz", ".db", ".gz"}
 """Files that most often have nothing to do with the corpus: named only when their name promises a transcript."""
 
@@ -43,8 +47,11 @@ def leftovers(names: Iterable[str]) -> list[Entry]:
     for name in sorted(names):
         path = PurePosixPath(name)
         suffix = path.suffix.lower()
-        promised = any(word in path.name.lower() for word in _PROMISES)
-        if suffix in _HEADERLESS:
+        promised = path.name.lower() in _NAMES or any(word in path.name.lower() for word in _PROMISES)
+        inner = PurePosixPath(path.stem).suffix.lower() if suffix in _PACKED else ""
+        if inner in _TEXTS | _PLAIN | AUDIO_EXTENSIONS:
+            entries.append(_entry(name, "archive", "compressed files are not opened; unpack it, then run again"))
+        elif suffix in _HEADERLESS:
             entries.append(_entry(name, "headerless_audio", f"samples without a header; {_SOX}"))
         elif suffix in _ARCHIVES and (suffix not in _ORDINARY or promised or ".tar" in path.name.lower()):
             entries.append(_entry(name, "archive", "archives are not opened; unpack it here, then run again"))

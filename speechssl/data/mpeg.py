@@ -193,8 +193,11 @@ def mpeg_parts(data: Bytes, start: int) -> list[Part]:
     if data[start : start + 1] == b"\xff" and _measured(data, start):
         return []
     parts = find_parts(data, start)
-    hidden = data[:4] == b"RIFF" or (start > 1 and data[start - 1] == 0 == data[0])  # from libsndfile
-    if not parts or (len(parts) == 1 and parts[0].counted and not hidden):
+    if not parts:
+        return []
+    zeros = start > 1 and data[start - 1] == 0 == data[0]
+    hidden = zeros or parts[0].start > start  # from libsndfile, which wants a frame at the beginning
+    if len(parts) == 1 and parts[0].counted and not hidden:
         return []
     ends = [part.start for part in parts[1:]] + [len(data)]
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from speechssl.data.ledger import Entry
@@ -81,6 +82,9 @@ def _quoted(
 
 def _parse(text: str, delimiter: str) -> list[str] | None:
     """Return the cells of one record, or None when a quotation mark is still open at its end."""
+    if '\\"' in text:  # MySQL and others write \\" inside a quoted cell
+        with suppress(csv.Error, StopIteration):
+            return next(csv.reader([text], delimiter=delimiter, escapechar="\\", strict=True))
     try:
         return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:

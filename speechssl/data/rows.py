@@ -17,7 +17,8 @@ __all__ = ["FIELDS", "Row", "clean_text", "field_name", "row_from_fields"]
 FIELDS: dict[str, tuple[str, ...]] = {
     "audio": ("audio", "path", "audio_filepath", "audio_path", "audio_file", "file", "file_name", "filename",
               "filepath", "file_path", "wav", "wav_path", "wav_file", "wav_filename", "recording", "audio_filename",
-              "audiofile", "audio_name", "wavfile", "wav_filepath", "clip", "clip_path", "recording_path"),
+              "audiofile", "audio_name", "wavfile", "wav_filepath", "clip", "clip_path", "recording_path",
+              "recording_id"),
     "text": ("text", "transcript", "transcription", "sentence", "normalized_text", "text_normalized", "words", "wrd",
              "normalized_transcript", "normalized_transcription", "raw_transcription", "src_text", "tgt_text", "trans"),
     "speaker": ("speaker", "speaker_id", "client_id", "spk", "spk_id", "speakerid", "reader_id", "reader",

@@ -51,9 +51,9 @@ def parse_table(name: str, text: str, known: Callable[[str], bool]) -> tuple[Tab
         Whether a key names a recording of this corpus; tables without a header show by it which column holds the key.
     """
     suffix = Path(name).suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
+    if suffix in (".jsonl", ".ndjson") and not text.lstrip().startswith("["):
         return _jsonl(name, text)
-    if suffix == ".json":
+    if suffix in (".json", ".jsonl", ".ndjson"):
         return _json(name, text, known)
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines or "\0" in text:

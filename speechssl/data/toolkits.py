@@ -77,7 +77,7 @@ def _kaldi(folder: str, present: Collection[str], read: Read, result: Toolkits) 
     """Join wav.scp, segments, text and utt2spk of one folder."""
     prefix = "" if folder == "." else folder + "/"
     files = {name: prefix + name for name in (*_KALDI, *_KALDI_OTHERS) if prefix + name in present}
-    tables = {name: _lines(path, read) for name, path in files.items() if name in (*_KALDI, "text")}
+    tables = {name: _lines(path, read) for name, path in files.items() if name in (*_KALDI, "text", "spk2utt")}
     words: dict[str, tuple[int, str]] = {}
     for number, key, rest in tables.get("text", []):
         if key in words and clean_text(rest) != clean_text(words[key][1]):
@@ -85,6 +85,8 @@ def _kaldi(folder: str, present: Collection[str], read: Read, result: Toolkits) 
             result.note(f"{prefix}text:{number}", "conflicting_transcripts", detail, "dropped")
         words.setdefault(key, (number, rest))
     speakers = {key: rest for _, key, rest in tables.get("utt2spk", [])}
+    if not speakers:
+        speakers = {key: speaker for _, speaker, rest in tables.get("spk2utt", []) for key in rest.split()}
     if all(key == speaker for key, speaker in speakers.items()):  # Kaldi's way to say that nobody knows
         speakers = {}
     recordings = _recordings(f"{prefix}wav.scp", tables.get("wav.scp", []), result)

@@ -29,6 +29,7 @@ _SIDECAR_SUFFIXES = (".normalized.txt", ".original.txt", ".txt", ".lab", ".trn")
 _SPLIT_CAUTION = {"test": 0, "dev": 1}
 """When tables disagree on a split, the one that keeps the recording out of training wins."""
 _SAME_LENGTH = 0.15
+_SHOWN = 60
 _MOST_LATIN = 2**26
 
 
@@ -155,6 +156,9 @@ def _claim_sidecar(name: str, text: str, owners: list[str], claims: dict[str, li
     if len(lines) > 1 and all(re.match(r"^\d+(\.\d+)?\s+\d+(\.\d+)?\s", line) for line in lines):
         return [Entry("manifest", name, "not_a_transcript", "time-aligned labels, not words", "dropped")]
     words = clean_text(re.sub(r"^\d+ \d+ ", "", " ".join(lines)))  # TIMIT: first and last sample, then the words
+    first, _, others = words.partition(" ")
+    if others and first in _names(owners[0]) and len(first) > 3 and any(c.isdigit() for c in first):
+        words = others  # the recording's own name, then the words
     if not words:
         return [Entry("manifest", name, "empty_transcript", "an empty sidecar says nothing: unlabelled", "dropped")]
     for owner in owners:
@@ -228,7 +232,8 @@ def _merge(path: str, claims: list[_Claim], entries: list[Entry]) -> list[Said]:
 def _join(path: str, claims: list[_Claim], entries: list[Entry]) -> Said:
     texts = [claim for claim in claims if claim.row.text is not None]
     if texts and (other := next((c for c in texts[1:] if _letters(c.row.text) != _letters(texts[0].row.text)), None)):
-        detail = f"{texts[0].source}:{texts[0].row.line} is used, {other.source}:{other.row.line} says otherwise"
+        said = [f"{c.source}:{c.row.line} {_shown(c.row.text)}" for c in (texts[0], other)]
+        detail = f"{said[0]} is used, {said[1]} is not"
         entries.append(Entry("manifest", path, "conflicting_transcripts", detail, "dropped"))
     splits = list(dict.fromkeys(claim.row.split for claim in claims if claim.row.split))
     if len(splits) > 1:
@@ -250,6 +255,10 @@ def _join(path: str, claims: list[_Claim], entries: list[Entry]) -> Said:
         group=f"{group.source}:{group.row.line}" if group else "",
         meta=meta,
     )
+
+
+def _shown(text: str | None) -> str:
+    return repr(text if text is None or len(text) <= _SHOWN else text[:_SHOWN] + "...")
 
 
 def _letters(text: str | None) -> str:

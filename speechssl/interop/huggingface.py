@@ -290,7 +290,7 @@ def load_huggingface(folder: Path) -> SpeechEncoder:
 
     preprocessor = folder / "preprocessor_config.json"
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(_fetched(folder / "config.json").read_text(encoding="utf-8"))
         normalize = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else {}
         state = _weights(folder)
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
@@ -306,13 +306,17 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
     names = ["model.safetensors"]
     if not (folder / names[0]).is_file() and index.is_file():
-        shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        shards = json.loads(_fetched(index).read_text(encoding="utf-8"))["weight_map"].values()
         names = sorted({Path(name).name for name in shards})  # a shard lies in the folder, whatever the index says
     state: dict[str, Tensor] = {}
     for name in names:
-        with (folder / name).open("rb") as file:
-            if file.read(len(LFS_POINTER)) == LFS_POINTER:
-                detail = "a git-lfs pointer, not the weights; run `git lfs pull` in that folder"
-                raise CheckpointError(f"{folder / name}: {detail}")
-        state |= load_file(folder / name)
+        state |= load_file(_fetched(folder / name))
     return state
+
+
+def _fetched(path: Path) -> Path:
+    """Return the path of a file that is there, and no git-lfs pointer to it."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CheckpointError(f"{path}: a git-lfs pointer, not the file; run `git lfs pull` in that folder")
+    return path
