@@ -195,6 +195,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
     from speechssl.data.manifest import build_manifest
     from speechssl.data.shards import shard_manifest
     from speechssl.training.pretrain import pretrain
+    from speechssl.training.run import decisive
 
     pretraining = replace(
         cfg.pretrain, output=str(output / "pretrain"), data=replace(cfg.pretrain.data, shards=str(output / "shards"))
@@ -220,7 +221,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
         Stage("shard", to_dict(worker_free), output / "shards" / "manifest.jsonl", make_shards),
         Stage(
             "pretrain",
-            to_dict(pretraining),
+            decisive(pretraining),
             output / "pretrain" / "model" / "config.json",
             lambda: print(pretrain(pretraining), flush=True),
         ),
@@ -230,6 +231,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
 def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: Ahead | None) -> list[Stage]:
     """Return fine-tuning and evaluation of every arm; ``ahead`` is already fine-tuning the scratch arm."""
     from speechssl.asr.score import evaluate
+    from speechssl.training.run import decisive
 
     split = "test" if labels["test"] else "dev"
     if split == "dev":
@@ -244,7 +246,7 @@ def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: A
             tune(name, arm, _rates(cfg), output / "sweep", jobs=cfg.jobs)
 
         model = output / name / "model"
-        key = {**to_dict(arm), "learning_rates": _rates(cfg)}
+        key = {**decisive(arm), "learning_rates": _rates(cfg)}
         tuning.append(Stage(name, key, model / "config.json", make, work=(output / "sweep",)))
         place = output / name.replace("finetune", "evaluate")
         request = replace(

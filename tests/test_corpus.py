@@ -15,6 +15,7 @@ import pytest
 from speechssl.data import corpus as module
 from speechssl.data import openfiles
 from speechssl.data.corpus import open_corpus
+from speechssl.data.identity import identity_of
 from speechssl.errors import AudioError, DataError
 from tests.chirps import chirp, chirp_shards
 
@@ -102,9 +103,9 @@ def test_ids_choose_whatever_the_split_and_however_they_are_written(shards):
 def test_fingerprint_follows_audio_and_choice(shards, tmp_path):
     again = chirp_shards(tmp_path / "again", SECONDS, shard_seconds=8.0)
     other = chirp_shards(tmp_path / "other", [*SECONDS[:-1], 0.6], shard_seconds=8.0)
-    assert open_corpus(shards).fingerprint() == open_corpus(again).fingerprint()
-    assert open_corpus(shards).fingerprint() != open_corpus(other).fingerprint()
-    assert open_corpus(shards).fingerprint() != open_corpus(shards, splits=("dev",)).fingerprint()
+    assert identity_of(open_corpus(shards)).digest == identity_of(open_corpus(again)).digest
+    assert identity_of(open_corpus(shards)).digest != identity_of(open_corpus(other)).digest
+    assert identity_of(open_corpus(shards)).digest != identity_of(open_corpus(shards, splits=("dev",))).digest
 
 
 def test_many_threads_with_few_open_files(shards, monkeypatch):

@@ -179,6 +179,22 @@ def test_changed_settings_are_refused_by_name_and_change_nothing(folder, finishe
     run(folder, base)  # the folder is shared: leave it as it was
 
 
+def test_M3_settings_that_change_nothing_leave_finished_stages_alone(folder, finished, capsys):
+    base = settings(finished, scratch=True)
+    loop = {"profile": 2, "recompute": True, "log_every": 1, "threads": 1}
+    pretraining, finetuning = base.pretrain.training, base.finetune.training
+    other = replace(
+        base,
+        pretrain=replace(base.pretrain, training=replace(pretraining, validate_every=7, **loop)),
+        finetune=replace(base.finetune, training=replace(finetuning, **loop)),
+    )
+    run(folder, other)
+    said = stages_of(capsys.readouterr().out)
+    assert {f"{name}: done before" for name in ("pretrain", "finetune", "finetune-scratch")} <= said
+    assert "profile = 2" in (finished / "config.toml").read_text(encoding="utf-8")
+    run(folder, base)
+
+
 def test_new_audio_is_noticed(folder, finished, tmp_path):
     changed = tmp_path / "tones"
     shutil.copytree(folder, changed)

@@ -40,6 +40,7 @@ from speechssl.training.loop import train
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import settled
 from speechssl.training.run import RunFolder
+from speechssl.training.same_corpus import check_corpus
 
 __all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model_settings", "training_set"]
 
@@ -173,8 +174,10 @@ def _nothing_left(labelled: Labelled, entries: list[Entry]) -> str:
     )
 
 
-def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None) -> Path:
+def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None, allow_changes: bool = False) -> Path:
     """Fine-tune with CTC; return the model folder. Started again, it continues where it was stopped.
+
+    ``allow_changes`` is that of ``RunFolder.open``.
 
     The weights with the lowest dev WER are exported; without a dev set the last ones, which is said and recorded.
 
@@ -189,7 +192,7 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None) -> Path:
     try:
         folder = cfg.output or f"runs/{cfg.name}"
         cfg = settled(cfg, folder, ranks)
-        with RunFolder(folder).open(cfg, ranks) as run:
+        with RunFolder(folder).open(cfg, ranks, allow_changes=allow_changes) as run:
             return _finetune(cfg, run, ranks)
     finally:
         if parallel is None:
@@ -201,10 +204,13 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     pretrained = load_folder(Path(cfg.init)) if cfg.init else None
     grid = frame_grid(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
     data = training_set(cfg, labelled, grid.frames)
+    check_corpus(run, data.corpus, parallel, texts=dict(zip(data.corpus.ids, data.texts, strict=True)))
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
     dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
+    if dev.utterances:
+        check_corpus(run, dev.corpus(), parallel, name="corpus-dev", texts=dev.texts)
     run.record([*data.entries, *dev.dropped, *tokens.tags(dev.texts), *tokens.unseen(dev.texts, split=dev.name)])
     objective = CtcObjective(model, ctc_settings(cfg), seed=cfg.seed)
     validation = None

@@ -8,9 +8,9 @@ wanted, so that a corpus of any size opens in seconds. Both number the same utte
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,6 +23,8 @@ from speechssl.errors import DataError
 __all__ = ["Catalogue", "LazyRows", "StoredRows", "read_index", "spans"]
 
 ATTEMPTS = 3
+READERS = 8
+"""Threads that read indexes."""
 CACHED_ROWS = 100_000
 """Index rows that a lazy catalogue keeps (about 400 bytes each)."""
 SPAN = 1 << 17
@@ -46,6 +48,10 @@ class Catalogue(Protocol):
 
     def columns(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return ids, samples (int64) and checksums (uint32) of all rows."""
+        ...
+
+    def parts(self) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Yield ids, samples and checksums, of a bounded number of rows at a time where not all are in memory."""
         ...
 
 
@@ -75,6 +81,10 @@ class StoredRows:
     def columns(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return ids, samples and checksums of all rows."""
         return self._ids, self._samples, self._crc32
+
+    def parts(self) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Yield ids, samples and checksums of all rows."""
+        yield self.columns()
 
 
 class LazyRows:
@@ -125,10 +135,17 @@ class LazyRows:
 
     def columns(self) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Return ids, samples and checksums of all rows, from every index: for corpora that fit in memory."""
-        with ThreadPoolExecutor(8) as pool:
-            rows = [row for part in pool.map(self._read, range(len(self._listing.shards))) for row in part]
-        samples = np.array([row.samples for row in rows], dtype=np.int64)
-        return [row.id for row in rows], samples, np.array([row.crc32 for row in rows], dtype=np.uint32)
+        ids, samples, crc32 = zip(*self.parts(), strict=True)
+        return list(chain.from_iterable(ids)), np.concatenate(samples), np.concatenate(crc32)
+
+    def parts(self) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Yield ids, samples and checksums, some shards at a time."""
+        with ThreadPoolExecutor(READERS) as pool:
+            for first in range(0, len(self._listing.shards), 8 * READERS):
+                last = min(first + 8 * READERS, len(self._listing.shards))
+                for rows in pool.map(self._read, range(first, last)):
+                    samples = np.array([row.samples for row in rows], dtype=np.int64)
+                    yield [row.id for row in rows], samples, np.array([row.crc32 for row in rows], dtype=np.uint32)
 
     def _rows(self, shard: int) -> list[IndexRow]:
         with self._lock:

@@ -4,11 +4,10 @@ In: a folder of shards (or an http(s) address) and which utterances to take. Out
 offset, never through tar headers, and works from any number of threads and processes, forked or spawned.
 """
 
-import hashlib
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -155,7 +154,7 @@ class Corpus:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind open files, texts and whole columns: a worker process makes its own when it needs them."""
-        left = {"ids", "samples", "shard_of", "_files", "_scratch"}
+        left = {"ids", "samples", "shard_of", "contents", "_files", "_scratch"}
         return {name: value for name, value in self.__dict__.items() if name not in left} | {"_utterances": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -219,12 +218,15 @@ class Corpus:
             self._utterances = {item.id: item for item in read_manifest(path) if item.id in mine}
         return self._utterances
 
-    def fingerprint(self) -> str:
-        """Return a hash of ids, lengths and checksums: equal exactly when the audio is."""
-        ids, samples, crc32 = self._rows.columns()
-        digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=16)
-        digest.update(samples.astype("<i8").tobytes() + crc32.astype("<u4").tobytes())
-        return digest.hexdigest()
+    def parts(self) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Yield ids, samples (int64) and checksums of the stored bytes (uint32), some rows at a time, in order."""
+        return self._rows.parts()
+
+    @cached_property
+    def contents(self) -> np.ndarray:
+        """[N] uint64: length and checksum of every utterance; equal where the stored audio is."""
+        parts = [(samples.astype(np.uint64) << np.uint64(32)) ^ crc32 for _, samples, crc32 in self.parts()]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
 
     def _payload(self, row: IndexRow) -> memoryview:
         """Return a row's stored bytes, checked; they are this thread's until it reads the next ones."""

@@ -25,7 +25,7 @@ class Entry:
     """Machine-readable code in snake_case."""
     detail: str = ""
     action: str = "rejected"
-    """rejected, repaired or dropped."""
+    """rejected, repaired, dropped, or allowed (a change that the user let through)."""
 
 
 class Ledger:

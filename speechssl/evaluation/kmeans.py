@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechssl.core.arrays import load_arrays, save_arrays
 from speechssl.errors import DataError
-from speechssl.evaluation.unit_table import load_arrays, save_arrays
 
 __all__ = ["KMeans", "fit_kmeans"]
 

@@ -37,8 +37,9 @@ class Audio(Protocol):
         """Return [T] float32 at 16 kHz, or raise AudioError; threads may call it."""
         ...
 
-    def fingerprint(self) -> str:
-        """Return a text that changes when the corpus does."""
+    @property
+    def contents(self) -> np.ndarray:
+        """[N] uint64: length and checksum of each utterance's audio."""
         ...
 
 

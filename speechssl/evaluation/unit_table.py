@@ -4,14 +4,13 @@ In: labels by utterance, on a frame grid of ``hop`` samples. Out: slices by (id,
 an ``.npz`` file (a zip, so that every array carries a checksum), written atomically.
 """
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from speechssl.core.files import atomic_file
+from speechssl.core.arrays import load_arrays, save_arrays
 from speechssl.errors import DataError
 
 __all__ = ["UnitTable", "load_arrays", "save_arrays"]
@@ -122,27 +121,3 @@ class UnitTable:
     def _shares(self) -> np.ndarray:
         """[n_units] relative frequencies (zeros for an empty table)."""
         return self.counts() / max(1, len(self.units))
-
-
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to an ``.npz`` file that is either whole or not there."""
-    try:
-        with atomic_file(path) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs confuse it with a flag
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error}); free some space or check the permissions") from error
-
-
-def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
-    """Read the named arrays of an ``.npz`` file, checksums included.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or damaged, or lacks one of the arrays.
-    """
-    try:
-        with path.open("rb") as file, np.load(file) as archive:
-            return {name: archive[name] for name in names}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: missing or damaged ({error}); delete it and run again to make it anew") from error

@@ -225,10 +225,11 @@ def _parts(source: Source, seconds: float) -> Iterator[list[list[int]]]:
 
 def _digest(source: Source, kmeans: KMeans) -> str:
     """Name what the labels depend on."""
-    digest = hashlib.blake2b(source.corpus.fingerprint().encode(), digest_size=8)
+    rows = np.asarray(source.usable(), dtype=np.int64)
+    digest = hashlib.blake2b("\n".join(source.corpus.ids[row] for row in rows.tolist()).encode(), digest_size=8)
+    digest.update(source.corpus.contents[rows].tobytes())
     digest.update(kmeans.centroids.cpu().numpy().tobytes())
     digest.update(f"{source.features.name} {source.batch_seconds}".encode())
-    digest.update(np.asarray(source.usable(), dtype=np.int64).tobytes())
     return digest.hexdigest()
 
 

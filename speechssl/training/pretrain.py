@@ -26,14 +26,15 @@ from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.phases import open_phase, say, train_phase
 from speechssl.training.precision import settled
 from speechssl.training.run import RunFolder
+from speechssl.training.same_corpus import check_corpus
 from speechssl.training.targets import check_targets, given_units
 from speechssl.training.unit_stage import iteration_units
 
 __all__ = ["pretrain", "resolved"]
 
 
-def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
-    """Pretrain as configured and return the model folder.
+def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None, allow_changes: bool = False) -> Path:
+    """Pretrain as configured and return the model folder; ``allow_changes`` as for ``RunFolder.open``.
 
     Raises
     ------
@@ -50,12 +51,13 @@ def pretrain(cfg: PretrainConfig, *, parallel: Parallel | None = None) -> Path:
     try:
         folder = cfg.output or f"runs/{cfg.name}"
         cfg = settled(cfg, folder, ranks)
-        with RunFolder(folder).open(cfg, ranks) as run:
+        with RunFolder(folder).open(cfg, ranks, allow_changes=allow_changes) as run:
             model = run.path / "model"
             if is_model(model):
                 say(ranks, f"{model} is complete; nothing is left to do")
                 return model
             corpus = _corpus(cfg)
+            check_corpus(run, corpus, ranks)
             if cfg.objective == "hubert":
                 return _iterations(cfg, corpus, run, ranks)
             phase = open_phase(cfg, "wav2vec2", cfg.seed, cfg.init, corpus=corpus, run=run, parallel=ranks)
@@ -114,7 +116,7 @@ def _iterations(cfg: PretrainConfig, corpus: Corpus, run: RunFolder, parallel: P
         own = replace(cfg, output=str(folder), training=replace(cfg.training, steps=steps))
         title = f"hubert iteration {index + 1} of {len(cfg.hubert.steps)}"
         init = str(previous or cfg.init) if cfg.hubert.carry_over else cfg.init
-        with RunFolder(folder).open(own, parallel) as iteration:
+        with RunFolder(folder).open(own, parallel, allow_changes=run.allow_changes) as iteration:
             if is_model(folder / "model"):
                 say(parallel, f"{title}: done before")
             else:

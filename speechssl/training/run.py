@@ -27,7 +27,7 @@ from speechssl.training.checkpoint import Checkpoints
 from speechssl.training.log import MetricsLog
 from speechssl.training.parallel import Parallel
 
-__all__ = ["FREE", "RunFolder", "config_changes"]
+__all__ = ["ALLOWED", "FREE", "RunFolder", "config_changes", "decisive"]
 
 FREE = (
     "name",
@@ -36,9 +36,14 @@ FREE = (
     "*.timeout",
     "*.cache",
     "*.max_bad_fraction",
+    "*.shards",
+    "*.loader",
     "training.device",
     "training.threads",
     "training.compile",
+    "training.recompute",
+    "training.profile",
+    "training.validate_every",
     "training.log_every",
     "training.save_every",
     "training.keep",
@@ -46,7 +51,10 @@ FREE = (
     "training.on_collapse",
 )
 """Settings that may change between the parts of a run: they decide how it is computed and kept, not what it
-computes."""
+computes. Shards may lie elsewhere: what is in them is checked by ``check_corpus``."""
+
+ALLOWED = "allowed"
+"""What the ledger says was done about a change that ``--allow-changes`` let through."""
 
 logger = logging.getLogger("speechssl.run")
 
@@ -73,6 +81,23 @@ def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def decisive(cfg: Any) -> dict[str, Any]:
+    """Return a configuration as nested dictionaries, without the settings of ``FREE``."""
+
+    def kept(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        return {
+            name: kept(value, f"{prefix}{name}.") if isinstance(value, dict) else value
+            for name, value in data.items()
+            if not _is_free(prefix + name)
+        }
+
+    return kept(to_dict(cfg))
+
+
+def _is_free(name: str) -> bool:
+    return any(fnmatch.fnmatch(name, free) for free in FREE)
+
+
 def config_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Return one line for each setting that differs and may not: ``key: old -> new``, sorted."""
     before, after = _flatten(old), _flatten(new)
@@ -80,7 +105,7 @@ def config_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         f"{name}: {before.get(name, 'absent')} -> {after.get(name, 'absent')}"
         for name in sorted(before.keys() | after.keys())
         if before.get(name) != after.get(name)
-        and not any(fnmatch.fnmatch(name, free) for free in FREE)
+        and not _is_free(name)
         and not (name == "training.precision" and after.get(name) == '"auto"')  # a run keeps the one it has
     ]
 
@@ -101,6 +126,8 @@ class RunFolder:
         self.ledger = Ledger()
         self.stage = "train"
         """Name of this run's stage in the ledger: that of the configuration (pretrain, finetune)."""
+        self.allow_changes = False
+        """Go on with another configuration or corpus; the ledger then says so."""
         self._recorded: set[Entry] = set()
 
     @contextmanager
@@ -122,6 +149,8 @@ class RunFolder:
         """
         lock: int | None = None
         problem = ""
+        changes: list[Entry] = []
+        self.allow_changes = allow_changes
         self.stage = type(cfg).__name__.removesuffix("Config").lower() if is_dataclass(cfg) else "train"
         keep = getattr(getattr(cfg, "training", None), "keep", 3)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
@@ -129,7 +158,7 @@ class RunFolder:
             if parallel.first:
                 try:
                     lock = self._lock()
-                    self._settle(cfg, allow_changes=allow_changes)
+                    changes = self._settle(cfg)
                 except RunError as error:
                     problem = str(error)
                 except OSError as error:
@@ -141,6 +170,7 @@ class RunFolder:
                 write_environment(self.path, devices=f"{parallel.world} x {_name(parallel.device)}")
                 self._recorded = set(read_ledger(self.path / "ledger.jsonl"))
                 self.ledger = Ledger(self.path / "ledger.jsonl")
+                self.record(changes)
             yield self
         finally:
             self.metrics.close()
@@ -175,7 +205,8 @@ class RunFolder:
         _held.add(descriptor)
         return descriptor
 
-    def _settle(self, cfg: Any, *, allow_changes: bool) -> None:
+    def _settle(self, cfg: Any) -> list[Entry]:
+        """Store the configuration; return what was changed, where that is allowed."""
         stored = self.path / "config.toml"
         changes: list[str] = []
         if stored.exists():
@@ -186,16 +217,19 @@ class RunFolder:
                 changes = [f"the stored configuration cannot be read: {error}"]
             if stored.stat().st_size == 0:
                 changes = [f"{stored} is empty: restore it, or delete it where you are sure of the settings"]
-        if changes and not allow_changes:
+        if changes and not self.allow_changes:
             raise RunError(
                 f"{self.path} was started with another configuration:\n  "
                 + "\n  ".join(changes)
-                + f"\nUse the old settings (they are in {stored}) to resume it, or another output folder for a new run"
+                + f"\nUse the old settings (they are in {stored}) to resume it, another output folder for a new run, "
+                "or --allow-changes to go on with the new ones"
             )
         for change in changes:
             logger.warning("changed configuration of %s: %s", self.path, change)
         self.checkpoints.clean()
         write_toml(cfg, stored)
+        names = [change.split(": ", 1) for change in changes]
+        return [Entry(self.stage, name, "config_changed", detail, ALLOWED) for name, detail in names]
 
 
 def _name(device: torch.device) -> str:

@@ -19,24 +19,31 @@ def _profiled(overrides: list[str]) -> list[str]:
     return [word for word in overrides if word != "--profile"] + ["--training.profile", str(PROFILED_STEPS)]
 
 
+def _flag(name: str, overrides: list[str]) -> tuple[list[str], bool]:
+    """Return the overrides without a flag that is no setting, and whether it was there."""
+    return [word for word in overrides if word != name], name in overrides
+
+
 def pretrain(words: list[str], overrides: list[str]) -> None:
     """Pretrain an encoder."""
     from speechssl.config import PretrainConfig
 
+    overrides, allow_changes = _flag("--allow-changes", overrides)
     _, cfg = load(PretrainConfig, "pretrain", words, _profiled(overrides), [])
     from speechssl.training.pretrain import pretrain as train
 
-    print(train(cfg))
+    print(train(cfg, allow_changes=allow_changes))
 
 
 def finetune(words: list[str], overrides: list[str]) -> None:
     """Fine-tune a recogniser."""
     from speechssl.config import FinetuneConfig
 
+    overrides, allow_changes = _flag("--allow-changes", overrides)
     _, cfg = load(FinetuneConfig, "finetune", words, _profiled(overrides), [])
     from speechssl.asr.finetune import finetune as train
 
-    print(train(cfg))
+    print(train(cfg, allow_changes=allow_changes))
 
 
 ESTIMATE_HELP = """\

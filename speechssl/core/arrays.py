@@ -1,0 +1,88 @@
+"""Arrays in one ``.npz`` file: a zip, so that each array carries a checksum; whole or not there.
+
+In: named arrays. Out: the file; the arrays again, in memory or mapped from the file (processes then share the pages).
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from speechssl.core.files import atomic_file
+from speechssl.errors import DataError
+
+__all__ = ["load_arrays", "map_arrays", "save_arrays"]
+
+
+def save_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays to an ``.npz`` file that is either whole or not there.
+
+    Raises
+    ------
+    DataError
+        The file cannot be written.
+    """
+    try:
+        with atomic_file(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs confuse it with a flag
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error}); free some space or check the permissions") from error
+
+
+def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
+    """Read the named arrays of an ``.npz`` file, checksums included.
+
+    Raises
+    ------
+    DataError
+        When the file is missing or damaged, or lacks one of the arrays.
+    """
+    try:
+        with path.open("rb") as file, np.load(file) as archive:
+            return {name: archive[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def map_arrays(path: Path, *, check: bool = True) -> dict[str, np.ndarray]:
+    """Return all arrays of a file of ``save_arrays``, mapped read-only.
+
+    Parameters
+    ----------
+    check
+        Read the whole file once against its checksums.
+
+    Raises
+    ------
+    DataError
+        When the file is missing or damaged, or its arrays are compressed.
+    """
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if check and (bad := archive.testzip()):
+                raise ValueError(f"checksum of {bad} is wrong")
+            return {info.filename.removesuffix(".npy"): _mapped(path, archive, info) for info in archive.infolist()}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{info.filename} is compressed")
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(member)
+        header = member.tell()
+    if dtype.hasobject or fortran:
+        raise ValueError(f"{info.filename} is not an array of numbers")
+    if not all(shape):
+        return np.zeros(shape, dtype)
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)  # local header (APPNOTE 4.3.7): lengths of the name and the extra field
+        name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return np.memmap(path, dtype, "r", info.header_offset + 30 + name + extra + header, shape)
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(f"{path}: missing or damaged ({error}); delete it and run again to make it anew")
