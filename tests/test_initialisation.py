@@ -353,6 +353,23 @@ def test_H3_label_embeddings_are_taken_back_only_for_the_same_units(cfg, tmp_pat
         assert not torch.allclose(load_folder(model).state["embeddings"], before)
 
 
+def test_H3_clusters_of_an_earlier_run_keep_the_meaning_of_units_on_another_corpus(cfg, tmp_path, capsys):
+    first = pretrain(replace(cfg, output=str(tmp_path / "a")))
+    kmeans = tmp_path / "a" / "iteration-1" / "units" / "kmeans.npz"
+    dev = replace(cfg, data=replace(cfg.data, splits=("dev",)), init=str(first), seed=9, output=str(tmp_path / "b"))
+    pretrain(replace(dev, teacher=TeacherConfig(kmeans=str(kmeans))))
+    assert "taken: encoder, embeddings, projection; new: nothing" in capsys.readouterr().err
+    kept = KMeans.load(tmp_path / "b" / "iteration-1" / "units" / "kmeans.npz").centroids
+    assert np.array_equal(kept, KMeans.load(kmeans).centroids)
+    pretrain(replace(dev, output=str(tmp_path / "c")))
+    assert "new: embeddings (other units)" in capsys.readouterr().err
+    five = replace(dev, hubert=replace(cfg.hubert, clusters=(5,)), output=str(tmp_path / "d"))
+    with pytest.raises(ConfigError, match=r"6 clusters of 39 dimensions, but hubert\.clusters\[0\] = 5"):
+        pretrain(replace(five, teacher=TeacherConfig(kmeans=str(kmeans))))
+    with pytest.raises(DataError, match=r"teacher\.kmeans = gone\.npz: no such file"):
+        pretrain(replace(five, teacher=TeacherConfig(kmeans="gone.npz")))
+
+
 def test_H3_heads_of_another_objective_or_library_are_new(cfg, tmp_path, capsys):
     first = pretrain(contrastive(cfg, tmp_path / "a"))
     pretrain(replace(cfg, init=str(first), output=str(tmp_path / "b")))

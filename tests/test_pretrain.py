@@ -292,6 +292,12 @@ def test_two_ranks_make_the_same_units_and_the_same_model_as_one(cfg, tmp_path):
     assert np.array_equal(tables[0].units, tables[1].units)
     for name, value in weights(one).items():
         torch.testing.assert_close(weights(tmp_path / "two" / "model")[name], value, rtol=1e-3, atol=1e-5)
+    valid = []
+    for name in ("one", "two"):
+        lines = read_metrics(tmp_path / name / "iteration-1" / "metrics.jsonl")
+        valid.append([line["valid_loss"] for line in lines if line["phase"] == "valid"])
+    assert len(valid[0]) == 4
+    assert valid[0] == pytest.approx(valid[1], rel=1e-4)
 
 
 def test_other_ranks_wait_for_the_units_of_rank_0(cfg, tmp_path, monkeypatch):

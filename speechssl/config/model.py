@@ -130,3 +130,6 @@ class TeacherConfig:
     as far apart as those of the new model. Empty: none."""
     layer: int = 0
     """Layer of it, from 1."""
+    kmeans: str = ""
+    """``units/kmeans.npz`` of an earlier run on the same features: its clusters instead of new ones, so that the units
+    of this corpus mean what those of that one did. Empty: clusters are fitted."""

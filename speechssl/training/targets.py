@@ -19,13 +19,13 @@ from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.corpus import Corpus
 from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.unit_files import fit_units, read_unit_file
-from speechssl.evaluation.units import UnitTable, units_identity
+from speechssl.evaluation.units import KMeans, UnitFeatures, UnitTable, units_identity
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.models.frontend import build_frontend
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import RunFolder
 
-__all__ = ["check_grid", "check_targets", "given_units"]
+__all__ = ["check_grid", "check_targets", "given_units", "place_clusters"]
 
 
 def check_grid(teacher: Path, hop: int, wanted: int) -> None:
@@ -51,15 +51,17 @@ def check_targets(cfg: PretrainConfig) -> None:
     """
     teacher = cfg.teacher
     if cfg.objective != "hubert":
-        if teacher.model or cfg.units:
+        if teacher.model or teacher.kmeans or cfg.units:
             raise ConfigError(
-                f"teacher.model and units are the targets of HuBERT; objective = {cfg.objective!r} has none: set "
+                f"teacher and units are the targets of HuBERT; objective = {cfg.objective!r} has none: set "
                 'objective = "hubert", or leave them out'
             )
         return
+    if teacher.kmeans and not Path(teacher.kmeans).is_file():
+        raise DataError(f"teacher.kmeans = {teacher.kmeans}: no such file; it is units/kmeans.npz of a run's iteration")
     if cfg.units:
-        if teacher.model:
-            raise ConfigError("units and teacher.model both say what the first iteration learns from: give one of them")
+        if teacher.model or teacher.kmeans:
+            raise ConfigError("units and teacher both say what the first iteration learns from: give one of them")
         if not Path(cfg.units).is_file():
             raise DataError(f"units = {cfg.units}: no such file")
         return
@@ -83,12 +85,35 @@ def _stem_of(cfg: ModelConfig) -> Any:
         return build_frontend(cfg.frontend)
 
 
+def place_clusters(cfg: PretrainConfig, folder: Path, features: UnitFeatures) -> None:
+    """Put the clusters of an earlier run (``teacher.kmeans``) where those of the first iteration would be fitted.
+
+    Raises
+    ------
+    ConfigError
+        There are not ``hubert.clusters[0]`` of them, or they lie among features of another size.
+    DataError
+        The file is missing or damaged.
+    """
+    target = folder / "kmeans.npz"
+    if not cfg.teacher.kmeans or target.exists():
+        return
+    kmeans = KMeans.load(Path(cfg.teacher.kmeans))
+    clusters, dim = kmeans.centroids.shape
+    if (clusters, dim) != (cfg.hubert.clusters[0], features.dim):
+        raise ConfigError(
+            f"{cfg.teacher.kmeans}: {clusters} clusters of {dim} dimensions, but hubert.clusters[0] = "
+            f"{cfg.hubert.clusters[0]} and the features ({features.name}) have {features.dim}"
+        )
+    kmeans.save(target)
+
+
 def given_units(cfg: PretrainConfig, *, corpus: Corpus, run: RunFolder, parallel: Parallel) -> UnitTable:
     """Return the units of ``cfg.units`` on the encoder's frames, checked and kept in ``units/`` (a collective).
 
     Raises
     ------
-    RunError
+    DataError
         Rank 0 cannot use the file, or it has changed since it was kept; every rank raises it.
     """
     folder, problem = run.path / "units", ""

@@ -30,7 +30,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.interrupt import Interrupt
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import RunFolder
-from speechssl.training.targets import check_grid
+from speechssl.training.targets import check_grid, place_clusters
 
 __all__ = ["iteration_units"]
 
@@ -94,6 +94,8 @@ def iteration_units(
                 features = _features(cfg, encoder, teacher, layer, parallel)
                 if cfg.hubert.units_normalise:
                     features = NormalisedFeatures(features)
+                if index == 0:
+                    place_clusters(cfg, folder, features)
                 source = Source(corpus, features, sorted([*rows, *held]), frozenset(held), check=check)
                 table = _make(cfg, index, source, run)
             except BaseException as error:

@@ -110,7 +110,8 @@ class HeldOut:
         found: list[tuple[int, dict[str, int], Tensor]] = []
         for number, item in self._prepared:
             with self.autocast():
-                loss = self.objective(item.to(self.parallel.device))
+                # Not the compiled objective: it would be compiled again for the widths of these batches.
+                loss = self.objective.forward(item.to(self.parallel.device))
             weight = loss.n_targets if loss.metrics_weight is None else loss.metrics_weight
             weights = {"loss": loss.n_targets} | dict.fromkeys(loss.metrics, weight)
             means = [value.double() * weight for value in loss.metrics.values()]
