@@ -20,6 +20,8 @@ FORMATS = [
     ("WAV", "ULAW", "wav", 3e-2), ("WAV", "MS_ADPCM", "wav", 1.0), ("RF64", "PCM_16", "wav", 1e-4),
     ("FLAC", "PCM_16", "flac", 1e-4), ("FLAC", "PCM_24", "flac", 1e-6), ("AIFF", "PCM_16", "aiff", 1e-4),
     ("AU", "PCM_16", "au", 1e-4), ("CAF", "PCM_16", "caf", 1e-4), ("W64", "PCM_16", "w64", 1e-4),
+    ("WAVEX", "PCM_24", "wav", 1e-6), ("WAVEX", "FLOAT", "wav", 0), ("WAV", "ALAW", "wav", 3e-2),
+    ("AU", "ULAW", "au", 3e-2), ("AIFF", "ALAW", "aiff", 3e-2), ("NIST", "ULAW", "nist", 3e-2),
     ("VOC", "PCM_16", "voc", 1e-4), ("NIST", "PCM_16", "nist", 1e-4), ("OGG", "VORBIS", "ogg", 1.0),
     ("OGG", "OPUS", "ogg", 1.0), ("MP3", "MPEG_LAYER_III", "mp3", 1.0),
 ]  # fmt: skip

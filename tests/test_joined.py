@@ -74,6 +74,7 @@ def test_parts_of_an_mp3_without_a_table_are_exact(tmp_path):
 
 JOINED = [
     ("MP3", "MPEG_LAYER_III"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("WAV", "PCM_16"),
+    ("RF64", "PCM_16"), ("AIFF", "PCM_16"), ("AU", "PCM_16"), ("CAF", "PCM_16"), ("W64", "PCM_16"),
 ]  # fmt: skip
 
 
@@ -174,6 +175,25 @@ def test_a_chunk_after_no_samples_is_no_sound():
     with pytest.raises(AudioError) as caught:
         decode(WAV[:40] + struct.pack("<I", 0), item="x")
     assert caught.value.reason == "no_samples"
+
+
+def test_a_size_from_the_beginning_of_a_recording_means_to_the_end(tmp_path):
+    for data in (sized(WAV, b"data", "<I", 3200), sized(AIFF, b"SSND", ">I", 3208), sized(AU, b".snd", ">I", 3200, 4)):
+        assert seconds_of(tmp_path, data) == pytest.approx(2.0, abs=0.001)
+    assert seconds_of(tmp_path, WAV + b"garbage" * 500) == 2.0
+    chunk = b"LIST" + struct.pack("<I", 100_000) + bytes(100_000)
+    assert seconds_of(tmp_path, WAV + chunk) == 2.0
+
+
+@pytest.mark.parametrize(("content", "what"), [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 99\n", "git lfs pull"),
+    (b"<!DOCTYPE html><html>404</html>", "download the file again"), (b"\x1f\x8b\x08" + bytes(99), "unpack it"),
+])  # fmt: skip
+def test_what_stands_in_for_a_recording_is_named(content, what):
+    with pytest.raises(AudioError) as caught:
+        decode(content, item="x")
+    assert caught.value.reason == "not_audio"
+    assert what in caught.value.detail
 
 
 def test_a_wav_that_is_really_cut_is_still_truncated():

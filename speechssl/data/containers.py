@@ -85,7 +85,8 @@ def cut_short(file: BinaryIO, kind: str) -> str | None:
 def with_size(file: BinaryIO, kind: str) -> Spliced | None:
     """Return a file in which the size of the samples is what is there, or None when the size needs no help.
 
-    It does when it was never filled in, and in a WAV file beyond 4 GiB, whose size is known modulo 2**32 only.
+    It does when it was never filled in, or last when the recorder had hardly begun (more bytes without any structure
+    follow than it counts), and in a WAV file beyond 4 GiB, whose size is known modulo 2**32 only.
     """
     size = file.seek(0, os.SEEK_END)
     claim = _claim(file, kind, _read(file, 0, 4096))
@@ -93,19 +94,23 @@ def with_size(file: BinaryIO, kind: str) -> Spliced | None:
         return None
     there = size - claim.start
     wrapped = claim.number == "<I" and there > claim.size and (there - claim.size) % 2**32 == 0
-    if not (claim.unknown(there) or wrapped) or (claim.size <= 0 and _is_chunk(file, claim, size)):
+    behind = claim.start + max(0, claim.size + claim.size % 2)
+    early = claim.number[1] == "I" and there > 2 * claim.size
+    if not (claim.unknown(there) or wrapped or early) or (
+        early and not wrapped and _is_chunk(file, claim, behind, size)
+    ):
         return None
     most = {"I": 2**32 - 1, "q": 2**63 - 1}[claim.number[1]]
     written = struct.pack(claim.number, min(there + claim.more, most))
     return Spliced(_read(file, 0, claim.place) + written, file, [(claim.place + len(written), size)])
 
 
-def _is_chunk(file: BinaryIO, claim: _Claim, size: int) -> bool:
-    """Whether another chunk follows, and not samples: then the recording is really empty."""
-    header = _read(file, claim.start, 8)
+def _is_chunk(file: BinaryIO, claim: _Claim, place: int, size: int) -> bool:
+    """Whether a chunk lies at a place, and not samples: then the size was meant."""
+    header = _read(file, place, 8)
     if len(header) < 8 or claim.number[1] != "I" or not all(0x20 <= byte < 0x7F for byte in header[:4]):
         return False
-    return claim.start + 8 + int(struct.unpack(claim.number, header[4:])[0]) <= size
+    return place + 8 + int(struct.unpack(claim.number, header[4:])[0]) <= size
 
 
 def _claim(file: BinaryIO, kind: str, head: bytes) -> _Claim | None:

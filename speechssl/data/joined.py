@@ -20,6 +20,8 @@ __all__ = ["parts_of"]
 
 _FLAC = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 """A beginning of FLAC: the marker and the header of STREAMINFO, whose length is fixed."""
+_CAF = b"caff\x00\x01\x00\x00desc"
+"""A beginning of CAF: the marker, version, flags and the name of the first chunk."""
 _OGG = b"OggS\x00\x02"
 """The first page of a logical Ogg stream."""
 _MOST_KNOWN = 1000
@@ -80,13 +82,35 @@ def _ogg(data: Bytes, start: int) -> list[Part]:
     return _between(starts, len(data))
 
 
-def _wav(data: Bytes, start: int) -> list[Part]:
+def _caf(data: Bytes, start: int) -> list[Part]:
+    return _between([start, *_places(data, _CAF, start + 1)], len(data))
+
+
+def _sized(data: Bytes, start: int) -> list[Part]:
+    """Find files that begin exactly where the one before says that it ends."""
     starts = []
-    while data[start : start + 4] == b"RIFF" and data[start + 8 : start + 12] == b"WAVE":
+    while size := _file_size(data, start):
         starts.append(start)
-        size = int.from_bytes(data[start + 4 : start + 8], "little")
-        start += 8 + size + size % 2
+        start += size
     return _between(starts, len(data))
+
+
+def _file_size(data: Bytes, start: int) -> int:
+    """Bytes that the file at ``start`` has by its own header; 0 when none begins there."""
+    head = data[start : start + 40]
+    if head[:4] == b"RF64" and head[12:16] == b"ds64":
+        return 8 + int.from_bytes(head[20:28], "little")
+    if (head[:4], head[8:12]) == (b"RIFF", b"WAVE"):
+        size = int.from_bytes(head[4:8], "little")
+        return 8 + size + size % 2
+    if (head[:4], head[8:11]) == (b"FORM", b"AIF"):
+        size = int.from_bytes(head[4:8], "big")
+        return 8 + size + size % 2
+    if head[:8] == b"riff\x2e\x91\xcf\x11":
+        return -(-int.from_bytes(head[16:24], "little") // 8) * 8
+    if head[:4] == b".snd":
+        return int.from_bytes(head[4:8], "big") + int.from_bytes(head[8:12], "big")
+    return 0
 
 
 def _places(data: Bytes, marker: bytes, start: int) -> Iterator[int]:
@@ -102,4 +126,7 @@ def _between(starts: list[int], end: int) -> list[Part]:
     return [(b"", [(one, other)]) for one, other in pairwise([*starts, end])]
 
 
-_FIND: dict[str, Callable[[Bytes, int], list[Part]]] = {"mp3": mpeg_parts, "flac": _flac, "ogg": _ogg, "wav": _wav}
+_FIND: dict[str, Callable[[Bytes, int], list[Part]]] = {
+    "mp3": mpeg_parts, "flac": _flac, "ogg": _ogg, "caf": _caf, "wav": _sized, "aiff": _sized, "w64": _sized,
+    "au": _sized,
+}  # fmt: skip

@@ -38,6 +38,12 @@ LENGTH_TOLERANCE = 0.01
 
 _BLOCK_SAMPLES = 262_144  # of all channels together: 1 MB of float32
 _PREROLL_SECONDS = 1.0  # decoding this much before a cut makes lossy formats sample-exact there
+_IMPOSTORS = (
+    (b"version https://git-lfs", "a git-lfs pointer: run `git lfs pull`"),
+    (b"<!doctype html", "a web page: download the file again"),
+    (b"<html", "a web page: download the file again"),
+    (b"\x1f\x8b", "compressed by gzip: unpack it"),
+)
 _UNKNOWN_FRAMES = 2**62
 
 
@@ -78,14 +84,18 @@ class AudioFile:
 
     def _sniffed(self) -> tuple[str, int]:
         """Return the format, and where the recording begins: behind tags, and behind zeros in MP3."""
-        kind, begin = sniff(self._file.read(HEAD_BYTES)), 0
+        head = self._file.read(HEAD_BYTES)
+        kind, begin = sniff(head), 0
         if kind in (None, "mp3"):
             begin = after_tags(self._file)
             self._file.seek(begin)
             behind = sniff(self._file.read(HEAD_BYTES)) if begin else None
             kind = behind if kind == "mp3" and behind is not None else kind or ("mp3" if behind == "mp3" else None)
         if kind is None:
-            raise AudioError(self.item, "not_audio", "its content is no audio format")
+            what = next(
+                (said for mark, said in _IMPOSTORS if head.lstrip().lower().startswith(mark)), "no audio format"
+            )
+            raise AudioError(self.item, "not_audio", f"its content is {what}")
         return kind, begin
 
     def _open_sndfile(self, source: Path | bytes, kind: str, begin: int) -> AudioInfo:
