@@ -82,6 +82,7 @@ def test_of_equal_files_the_one_that_says_most_is_kept():
         (n, "duplicate_audio") for n in ("a.wav", "b.wav", "d.wav")
     ]
     assert "transcript differs" in entries[2].detail
+    assert all(repr(said[name][0].text) in entries[2].detail for name in (kept[0].path, entries[2].item))
     assert "transcript differs" not in entries[0].detail
     assert [s.path for s in drop_duplicates(scans[:2], {"b.wav": [Said(split="dev")]})[0]] == ["b.wav"]
 

@@ -101,3 +101,11 @@ def test_whole_files():
     rows = [("a", "a.wav", 0.0), ("b", "b.wav", 0.0), ("c", "b.wav", 2.0), ("d", "d.wav", 1.0), ("e", "a.wav", 0.0)]
     utterances = [Utterance(name, path, 1.0, 16_000, 1, start=start) for name, path, start in rows]
     assert list(whole_files(utterances)) == [True, False, False, False, True]
+
+
+def test_a_link_to_itself_in_a_folder_is_a_finding_and_the_rest_is_audited(tmp_path):
+    write(tmp_path / "a.wav", voice(1.0))
+    (tmp_path / "self").symlink_to("self")
+    found = read_inventory(tmp_path, AuditConfig(), AudioLimits())
+    assert [u.path for u in found.utterances] == ["a.wav"]
+    assert [(f.check, f.item, f.value) for f in found.findings] == [("unusable", "self", "broken_link")]
