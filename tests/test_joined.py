@@ -124,6 +124,13 @@ def test_tags_rubbish_and_covers_in_an_mp3_change_nothing(tmp_path):
     assert seconds_of(tmp_path, tag + data + tag + data) == pytest.approx(2 * len(plain) / RATE, abs=1e-3)
 
 
+def test_a_large_tag_behind_an_mp3_without_a_table_is_no_sound(tmp_path):
+    data = untabled(mp3(4.0))
+    alone = seconds_of(tmp_path, data)
+    assert alone == pytest.approx(4.0, abs=0.15)
+    assert seconds_of(tmp_path, data + b"APETAGEX" + b"\x89PNG" * 3000) == pytest.approx(alone, abs=0.08)
+
+
 def test_an_mp3_in_a_wav_is_read(tmp_path):
     data = mp3(2.0)
     form = struct.pack("<HHIIHHH", 0x55, 1, RATE, 4000, 1, 0, 0)
@@ -135,7 +142,7 @@ def test_frames_are_counted_as_the_table_says():
     data = mp3(3.0)
     (part,) = find_parts(data)
     assert part.count == part.table
-    assert part.counted
+    assert part.counted(len(data))
     (bare,) = find_parts(untabled(data))
     assert bare.count == part.count
 

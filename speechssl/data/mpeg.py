@@ -91,12 +91,15 @@ class MpegPart:
         else:
             self.pieces.append((start, end))
 
-    @property
-    def counted(self) -> bool:
-        """Whether a decoder finds the true number of frames, or one that is too large, which shows as a missing end."""
+    def counted(self, end: int) -> bool:
+        """Whether a decoder finds the true number of frames in a part that ends at byte ``end``.
+
+        A table that promises more counts as true: what is missing then shows.
+        """
         if self.table:
             return self.count <= self.table * (1 + _TOLERANCE) + 1
-        return self.table is None and len(self.bitrates) == 1 and len(self.pieces) == 1
+        same = self.table is None and len(self.bitrates) == 1 and len(self.pieces) == 1
+        return same and end - self.pieces[0][1] <= _TOLERANCE * (end - self.start)
 
 
 def find_parts(data: Bytes, start: int = 0) -> list[MpegPart]:
@@ -197,11 +200,11 @@ def mpeg_parts(data: Bytes, start: int) -> list[Part]:
         return []
     zeros = start > 1 and data[start - 1] == 0 == data[0]
     hidden = zeros or parts[0].start > start  # from libsndfile, which wants a frame at the beginning
-    if len(parts) == 1 and parts[0].counted and not hidden:
+    if len(parts) == 1 and parts[0].counted(len(data)) and not hidden:
         return []
     ends = [part.start for part in parts[1:]] + [len(data)]
     return [
-        (b"", [(part.start, end)]) if part.counted else (_xing(part), part.pieces)
+        (b"", [(part.start, end)]) if part.counted(end) else (_xing(part), part.pieces)
         for part, end in zip(parts, ends, strict=True)
     ]
 
