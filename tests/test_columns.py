@@ -61,6 +61,7 @@ def test_empty_cells_at_the_end_of_a_tab_line_may_be_missing(tmp_path):
     ("list.txt", "c0.wav,eins\nc1.wav,zwei\n"),
     ("list.txt", "c0.wav;eins\nc1.wav;zwei\n"),
     ("list.txt", "c0.wav eins\nc1.wav zwei\n"),
+    ("list.txt", "c0.wav: eins\nc1.wav: zwei\n"),
     ("m.csv", "path,text\nC:\\data\\c0.wav,eins\n/home/x/C1.WAV,zwei\n"),
     ("m.csv", "path,text\nfile:///data/c%30.wav,eins\nc1.wav,zwei\n"),
     ("m.csv", "# made by hand\npath,text\nc0.wav,eins\nc1.wav,zwei\n"),

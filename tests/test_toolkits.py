@@ -53,6 +53,27 @@ def test_spk2utt_names_speakers_where_utt2spk_is_missing(tmp_path):
     assert ledger == []
 
 
+def test_files_of_an_espnet_folder_are_no_transcripts_and_a_pipe_names_the_text_it_costs(tmp_path):
+    files = {
+        "dump/test/wav.scp": "c0 dump/c0.wav\nc1 dump/c1.wav\nc2 flac -c -d -s /x/c2.flac |\n",
+        "dump/test/text": "c0 A\nc1 B\nc2 C\n",
+        "dump/test/utt2num_samples": "c0 100\nc1 200\nc2 300\n",
+        "dump/test/rec2dur": "c0 1\n",
+    }
+    said, ledger = said_in(tmp_path, files, CLIPS)
+    assert [(path, p.text, p.split) for path in sorted(said) for p in said[path]] == [
+        ("audio/c0.wav", "A", "test"), ("audio/c1.wav", "B", "test"),
+    ]  # fmt: skip
+    assert ledger == [("dump/test/wav.scp:3", "piped_audio"), ("dump/test/text:3", "piped_audio")]
+
+
+def test_speechbrain_parts_in_samples_of_an_unknown_rate_are_bad_rows(tmp_path):
+    item = {"u": {"wav": {"file": "{root}/c0.wav", "start": 8000, "stop": 24000}, "words": "hi"}}
+    said, ledger = said_in(tmp_path, {"t.json": json.dumps(item)}, CLIPS)
+    assert said == {}
+    assert ledger == [("t.json:1", "bad_row")]
+
+
 def test_lhotse_supervisions_name_parts_of_recordings(tmp_path):
     line = {"id": "s0", "recording_id": "c0", "start": 0.5, "duration": 1.0, "channel": 0, "text": "hi", "speaker": "x"}
     said, ledger = said_in(tmp_path, {"supervisions.jsonl": json.dumps(line), "cuts.jsonl.gz": "x"}, CLIPS)

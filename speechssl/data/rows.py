@@ -85,7 +85,10 @@ def row_from_fields(fields: dict[Any, Any], line: int, split: str | None, *, emp
         if role and present:
             taken[role] = fields[present[0]]
     audio = taken.get("audio", taken.get("id"))
-    audio = audio.get("path") if isinstance(audio, dict) else audio
+    if isinstance(audio, dict):
+        if "start" in audio or "stop" in audio:  # SpeechBrain: samples of an unknown rate
+            raise ValueError("start and stop of the audio count samples; name start and duration in seconds instead")
+        audio = next((audio[name] for name in ("path", "file") if audio.get(name)), None)
     if not isinstance(audio, str | int) or not str(audio).strip():
         raise ValueError("no field names the audio file")
     text = taken.get("text")

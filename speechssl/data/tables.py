@@ -128,7 +128,7 @@ def _json(name: str, text: str, known: Callable[[str], bool]) -> tuple[Table | N
         }
     table, entries = _objects(name, list(enumerate(objects, 1)))
     if table is None or not any(row.text is not None or row.speaker for row in table.rows):
-        return None, []
+        return None, entries if any(_has(item, "text") for item in objects) else []
     return table, entries
 
 
@@ -229,7 +229,9 @@ def _list(name: str, lines: Sequence[tuple[int, str]], known: Callable[[str], bo
     """Read ``id words``: LibriSpeech's .trans.txt, Kaldi's text; or names of recordings alone."""
     parts = ((number, line.strip().split(None, 1)) for number, line in lines)
     split = split_of_table(name)
-    rows = tuple(Row(p[0], number, clean_text(p[1]) if len(p) > 1 else None, split=split) for number, p in parts)
+    rows = tuple(
+        Row(p[0].rstrip(":"), number, clean_text(p[1]) if len(p) > 1 else None, split=split) for number, p in parts
+    )
     certain = _is_certain(name)
     if not certain and sum(known(row.key) for row in rows) * 2 <= len(rows):
         return None

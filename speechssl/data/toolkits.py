@@ -6,6 +6,7 @@ from, and ledger entries for lines that cannot be used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -18,8 +19,8 @@ from speechssl.data.tables import Table, split_of_table
 __all__ = ["Toolkits", "read_toolkits"]
 
 _KALDI = ("wav.scp", "segments", "utt2spk")
-_KALDI_OTHERS = ("text", "spk2utt", "utt2dur", "utt2num_frames", "spk2gender", "reco2dur", "utt2lang", "utt2uniq",
-                 "reco2file_and_channel", "utt2category", "feats.scp", "cmvn.scp", "vad.scp")  # fmt: skip
+_KALDI_OTHERS = re.compile(r"text|(utt|spk|reco|rec)2\w+|(feats|cmvn|vad)\.scp")
+"""Files of a Kaldi folder that are no transcripts by themselves, ESPnet's ``utt2num_samples`` among them."""
 _LABELS = (".wrd", ".ltr")
 Read = Callable[[str], str]
 
@@ -76,7 +77,9 @@ def _untabbed(lines: Sequence[str]) -> list[str]:
 def _kaldi(folder: str, present: Collection[str], read: Read, result: Toolkits) -> None:
     """Join wav.scp, segments, text and utt2spk of one folder."""
     prefix = "" if folder == "." else folder + "/"
-    files = {name: prefix + name for name in (*_KALDI, *_KALDI_OTHERS) if prefix + name in present}
+    files = {name: prefix + name for name in _KALDI if prefix + name in present}
+    here = (PurePosixPath(name) for name in present if name.startswith(prefix))
+    files |= {p.name: str(p) for p in here if str(p.parent) == folder and _KALDI_OTHERS.fullmatch(p.name)}
     tables = {name: _lines(path, read) for name, path in files.items() if name in (*_KALDI, "text", "spk2utt")}
     words: dict[str, tuple[int, str]] = {}
     for number, key, rest in tables.get("text", []):
@@ -102,6 +105,8 @@ def _kaldi(folder: str, present: Collection[str], read: Read, result: Toolkits) 
         if key not in known and "wav.scp" in tables:
             where = "segments" if "segments" in tables else "wav.scp"
             result.note(f"{prefix}text:{number}", "missing_audio", f"{key!r} is not in {where}: {rest[:60]!r}")
+        elif key in recordings and not recordings[key][1]:
+            result.note(f"{prefix}text:{number}", "piped_audio", f"its recording is no file: {rest[:60]!r}", "dropped")
     result.used |= set(files.values())
     said = [_with_words(row, words, speakers, split) for row in rows]
     if said:
