@@ -156,7 +156,7 @@ def test_words_that_cannot_be_spelled_are_in_every_file_and_in_the_ledger(
     found = passages([str(corpus / "all.wav"), str(text)])
     cfg = AlignConfig(model=model, output=str(tmp_path), format="text,ctm,json", device="cpu")
     warned: list[str] = []
-    assert align_all(found, cfg, warn=warned.append).done == 1
+    assert align_all(found, cfg, note=warned.append).done == 1
     words = ["abc", "42", "de", "e", "da", "市場", "bc", "cab", "bad", "acé", "dab"]
     assert (tmp_path / "all.txt").read_text(encoding="utf-8").split() == words
     assert [row[4] for row in read_ctm((tmp_path / "all.ctm").read_text(encoding="utf-8"))] == words
@@ -166,5 +166,5 @@ def test_words_that_cannot_be_spelled_are_in_every_file_and_in_the_ledger(
     entries = read_ledger(tmp_path / "ledger.jsonl")
     assert [entry.reason for entry in entries] == ["unspelled_words", "unspelled_characters", "corpus_tag"]
     assert "2 of its words cannot be spelled" in entries[0].detail and "'42', '市場'" in warned[0]
-    again = align_all(found, cfg, warn=warned.append)
+    again = align_all(found, cfg, note=warned.append)
     assert (again.known, len(read_ledger(tmp_path / "ledger.jsonl"))) == (1, 3)

@@ -255,3 +255,10 @@ def test_a_prepared_set_keeps_everything(shared_data, tmp_path):
     ours = {u.id: (u.text, u.speaker, u.split) for u in utterances}
     assert ours == {safe_id(row["id"]): (row["text"], row["speaker"], row["split"]) for row in rows}
     assert {u.id: round(u.duration, 2) for u in utterances} == {safe_id(r["id"]): round(r["duration"], 2) for r in rows}
+
+
+def test_a_manifest_of_another_tool_is_told_how_to_become_ours(tmp_path):
+    path = tmp_path / "manifest.jsonl"
+    path.write_text('{"id": "a", "audio": "a.wav", "text": "yes"}\n')
+    with pytest.raises(DataError, match=r"line 1: unknown field 'audio'.*`speechssl manifest FOLDER"):
+        read_manifest(path)

@@ -1,11 +1,15 @@
+from pathlib import Path
+
 import pytest
 
+from speechssl.asr.normalisers import normaliser
 from speechssl.cli import main
 from speechssl.config import ScoreConfig
 from speechssl.data.ledger import read_ledger
 from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.hypotheses import read_hypotheses
 from speechssl.evaluation.scoring import score_files
+from speechssl.evaluation.transcript_files import read_transcripts
 
 
 def write(path, text):
@@ -238,3 +242,25 @@ def test_corpus_tags_are_no_words_of_either_side_and_are_counted(tmp_path, capsy
     assert (row["ref"], row["hyp"], row["N"]) == ("hello you", "hello you", 2)
     plain = score_files(ScoreConfig(ref=ref, hyp=(hyp,), normalise="none"), str, "none")
     assert plain.tags == {} and plain.systems[0].rows[0]["N"] == 4
+
+
+def test_tables_with_a_header_are_scored_by_their_ids(tmp_path):
+    ref = write(tmp_path / "r.csv", 'ID,Sentence,Speaker\na-1,"yes, sir",ann\na-2,no,bob\n')
+    hyp = write(tmp_path / "h.tsv", "path\tprediction\nx/a-2.wav\tno\nx/a-1.wav\tyes sir\n")
+    change = normaliser("own")[0]
+    (system,) = score_files(ScoreConfig(ref=ref, hyp=(hyp,)), change, "own").systems
+    assert [(row["id"], row["ref"], row["wer"], row["speaker"]) for row in system.rows] == [
+        ("a-1", "yes sir", 0.0, "ann"),
+        ("a-2", "no", 0.0, "bob"),
+    ]
+    bad = write(tmp_path / "bad.csv", "id,text\na-1,yes, sir\n")
+    with pytest.raises(DataError, match=r"bad.csv, line 2: 3 cells, but the header names 2; quote the text"):
+        score(ref, bad)
+    with pytest.raises(DataError, match=r"none.csv: no header that names an id"):
+        score(ref, write(tmp_path / "none.csv", "a-1,yes\n"))
+
+
+def test_the_language_of_a_row_has_any_of_its_usual_names(tmp_path):
+    path = write(tmp_path / "r.jsonl", '{"id": "a", "text": "x", "lang": "tr", "client_id": "ann"}\n')
+    (item,) = read_transcripts(Path(path), "jsonl", "ref").values()
+    assert (item.language, item.speaker) == ("tr", "ann")

@@ -82,3 +82,18 @@ def test_json_is_told_by_its_lines_and_by_its_usual_names(tmp_path):
     assert formats(tmp_path, row, row) == ("jsonl", "jsonl")
     assert formats(tmp_path, "", "", names=("manifest.json", "out.ndjson")) == ("jsonl", "jsonl")
     assert formats(tmp_path, "{ a / b } c (s-1)\n", "a c (s-1)\n") == ("trn", "trn")
+
+
+def test_a_table_with_a_header_is_told_by_it_and_its_header_is_no_utterance(tmp_path):
+    table = "id\ttext\nan4/a-1\tyes\nan4/a-2\tno\n"
+    assert formats(tmp_path, table, table) == ("table", "table")
+    assert formats(tmp_path, table, "id,hyp\na,b\n", names=("r.tsv", "h.csv")) == ("table", "table")
+    assert formats(tmp_path, "the text, he said\nand more\n", "the text he said\nand more\n") == ("text", "text")
+
+
+def test_ids_that_are_there_twice_or_beside_another_line_are_not_scored_as_words(tmp_path):
+    twice = "u1 yes\nu2 no\nu1 yes\n"
+    assert formats(tmp_path, twice, twice) == ("kaldi", "kaldi")
+    mixed = "total 2\nu1 yes\nu2 no\n"
+    with pytest.raises(DataError, match="may be utterance ids or spoken"):
+        formats(tmp_path, mixed, mixed)

@@ -159,6 +159,7 @@ def align_all(
     *,
     say: Callable[[str], object] = print,
     warn: Callable[[str], object] = print,
+    note: Callable[[str], object] = print,
     advance: Advance | None = None,
 ) -> Summary:
     """Align passages into ``cfg.output``, or through ``say``; arguments and errors as those of ``transcribe``."""
@@ -197,7 +198,7 @@ def align_all(
             if done.error is not None:
                 warn(str(done.error))
             for entry in _unspelled(passage, done, tokens):
-                warn(f"{entry.item}: {entry.detail}")
+                note(f"{entry.item}: {entry.detail}")
                 if outputs is not None:
                     outputs.ledger.add(entry)
             summary.count(done, known=known is not None)

@@ -11,8 +11,8 @@ class ScoreConfig:
     """Score the hypotheses of one or more systems against one reference."""
 
     ref: str = ""
-    """Reference file: text (a line an utterance), Kaldi text (``id words``), NIST trn or stm, manifest.jsonl or
-    hypotheses.jsonl."""
+    """Reference file: text (a line an utterance), Kaldi text (``id words``), NIST trn or stm, manifest.jsonl,
+    hypotheses.jsonl, csv or tsv with a header."""
     hyp: tuple[str, ...] = ()
     """A file for each system: text, Kaldi text, trn, ctm (against an stm reference), hypotheses.jsonl or its folder."""
     names: tuple[str, ...] = ()
@@ -20,9 +20,9 @@ class ScoreConfig:
     output: str = ""
     """Folder for the comparison and each system's ``hypotheses.jsonl``, ``wer.json`` and ``wer.txt``; empty to print
     the tables only."""
-    ref_format: Literal["auto", "text", "kaldi", "trn", "stm", "jsonl"] = "auto"
+    ref_format: Literal["auto", "text", "kaldi", "trn", "stm", "jsonl", "table"] = "auto"
     """auto: by the ending of the name, else by the first lines; the table says what was taken."""
-    hyp_format: Literal["auto", "text", "kaldi", "trn", "ctm", "jsonl"] = "auto"
+    hyp_format: Literal["auto", "text", "kaldi", "trn", "ctm", "jsonl", "table"] = "auto"
     normalise: Literal["own", "whisper", "lower", "none"] = "own"
     """own: this project's rule ``basic`` (NFC, lower case, only letters, marks, numbers and apostrophes within words).
     whisper: the published normaliser of Whisper (package whisper_normalizer). lower: NFC and lower case. none: NFC. The

@@ -98,7 +98,8 @@ def read_manifest(path: Path) -> list[Utterance]:
         try:
             utterance = from_row(json.loads(line))
         except ValueError as error:
-            raise DataError(f"manifest {path}, line {number}: {error}") from error
+            hint = "" if utterances else "; if it is of another tool, make ours: `speechssl manifest FOLDER OUTPUT`"
+            raise DataError(f"manifest {path}, line {number}: {error}{hint}") from error
         if utterance.id in seen:
             raise DataError(f"manifest {path}, line {number}: id {utterance.id!r} is also in line {seen[utterance.id]}")
         seen[utterance.id] = number

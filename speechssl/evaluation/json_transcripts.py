@@ -1,7 +1,7 @@
-"""Transcripts in JSON: our manifests and ``hypotheses.jsonl``, manifests of NeMo and others, one object an utterance.
+"""Transcripts in named fields: our manifests and ``hypotheses.jsonl``, those of NeMo and others, csv and tsv tables.
 
-In: a file of JSON lines, or a JSON array. Out: id, text and what else is known of each utterance. Ids may be numbers;
-a row without an id has the name of its audio file. What the fields are called is told once for the whole file.
+In: a file of JSON lines, a JSON array, or a table with a header. Out: id, text and what else is known of each
+utterance. Ids may be numbers; a row without an id has the name of its audio file.
 """
 
 import json
@@ -13,11 +13,14 @@ from typing import Any, Literal
 
 from speechssl.data.rows import FIELDS
 from speechssl.errors import DataError
+from speechssl.evaluation.header_rows import table_rows
 
-__all__ = ["JsonRow", "parse_rows"]
+__all__ = ["TEXTS", "JsonRow", "parse_rows"]
 
 _REFERENCES = ("ref_raw", "ref", "reference", "reference_text", "target", "ground_truth")
 _HYPOTHESES = ("hyp_raw", "hyp", "hypothesis", "pred_text", "prediction", "predicted", "pred")
+TEXTS = frozenset({*_REFERENCES, *_HYPOTHESES, *FIELDS["text"]})
+"""Names of fields that hold a transcript."""
 _LISTED = 6
 
 
@@ -34,8 +37,8 @@ class JsonRow:
     language: str | None
 
 
-def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"]) -> list[JsonRow]:
-    """Return the rows of a file.
+def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"], *, table: bool = False) -> list[JsonRow]:
+    """Return the rows of a file, which is a ``table`` with a header, or JSON.
 
     The text of a reference is ``ref_raw``, ``ref``, ``reference`` ... or else ``text`` and its other names; that of a
     hypothesis ``hyp_raw``, ``hyp``, ``pred_text`` ... If any row has one of those, ``text`` is not looked at in any: in
@@ -46,7 +49,8 @@ def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"]) ->
     DataError
         A line is not an object with an id (or audio file) and a text; the line is named.
     """
-    rows = _objects(path, lines)
+    rows: Sequence[tuple[str, dict[str, Any]]]
+    rows = table_rows(path, lines, TEXTS) if table else _objects(path, lines)
     names = (*_REFERENCES, *FIELDS["text"])
     if side == "hyp":
         names = _HYPOTHESES if any(name in row for _, row in rows for name in _HYPOTHESES) else FIELDS["text"]
@@ -56,7 +60,9 @@ def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"]) ->
         values = [row[name] for name in names if isinstance(row.get(name), str)]
         if not values:
             raise DataError(f"{where}: {_no_text(row, names, side)}")
-        speaker, language = (row.get(name) for name in ("speaker", "language"))
+        speaker, language = (
+            next((row[name] for name in FIELDS[field] if row.get(name)), None) for field in ("speaker", "language")
+        )
         duration = row.get("duration")
         known = isinstance(duration, int | float) and not isinstance(duration, bool)
         found.append(

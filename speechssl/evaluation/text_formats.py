@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from speechssl.errors import DataError
+from speechssl.evaluation.header_rows import header_of
 from speechssl.evaluation.hypotheses import HYPOTHESES
 from speechssl.evaluation.identity import match_ids, same_name
-from speechssl.evaluation.json_transcripts import parse_rows
+from speechssl.evaluation.json_transcripts import TEXTS, parse_rows
 
 __all__ = ["TRN", "Format", "guess_format", "guess_formats", "looks_like_id"]
 
-Format = Literal["text", "kaldi", "trn", "stm", "ctm", "jsonl"]
-"""text: a line an utterance. kaldi: ``id words``. trn: ``words (id)``. stm, ctm: with times. jsonl: ids and texts."""
+Format = Literal["text", "kaldi", "trn", "stm", "ctm", "jsonl", "table"]
+"""text: a line an utterance. kaldi: ``id words``. trn: ``words (id)``. stm, ctm: with times. jsonl; table (csv or tsv
+with a header): fields with ids and texts."""
 
 TRN = re.compile(r"(?P<text>.*?)\s*\((?P<id>[^()]*)\)\s*")
 _SUFFIXES: dict[str, Format] = {
@@ -40,6 +42,7 @@ class _Guess:
     first: tuple[str, ...] = ()
     single_words: bool = False
     """Whether no line has more than its first word, which then is all there is to score."""
+    hypothesis: bool = False
 
 
 def looks_like_id(word: str) -> bool:
@@ -61,9 +64,10 @@ def guess_formats(
 ) -> tuple[Format, list[Format]]:
     """Tell the formats of a reference and of the hypotheses that are scored with it.
 
-    By the ending of the name, else by the lines: all JSON objects: jsonl; all ending in a different ``(id)``: trn;
-    all beginning with a different word that looks like an id: kaldi. Other files whose lines begin with different
-    words are kaldi if the other file has the same words as ids, or as first words in another order.
+    By the ending of the name, else by the lines: all JSON objects: jsonl; the first a header with an id and a text:
+    table; all ending in a different ``(id)``: trn; all beginning with a word that looks like an id: kaldi. Other files
+    whose lines begin with different words are kaldi if the other file has the same words as ids, or as first words in
+    another order.
 
     Raises
     ------
@@ -74,6 +78,7 @@ def guess_formats(
     found: list[Format] = []
     for path in hyps:
         hypothesis = _guess(path, read_lines) if hyp_format == "auto" else _Guess(path, _given(hyp_format))
+        hypothesis = replace(hypothesis, hypothesis=True)
         if reference.kind is None and hypothesis.kind is None:
             settled = _together(reference, hypothesis)
             reference, hypothesis = replace(reference, kind=settled), replace(hypothesis, kind=settled)
@@ -96,9 +101,10 @@ def _beside(unsettled: _Guess, known: _Guess, read_lines: Lines) -> Format:
         ids = {line.split()[0] for line in read_lines(known.path) if line.strip()}
     elif known.kind == "trn":
         ids = {match["id"].strip() for line in read_lines(known.path) if (match := TRN.fullmatch(line))}
-    elif known.kind == "jsonl":
+    elif known.kind in ("jsonl", "table"):
         path = known.path / HYPOTHESES if known.path.is_dir() else known.path
-        ids = {row.id for row in parse_rows(path, read_lines(path), "ref")}
+        side: Literal["ref", "hyp"] = "hyp" if known.hypothesis else "ref"
+        ids = {row.id for row in parse_rows(path, read_lines(path), side, table=known.kind == "table")}
     mine = dict.fromkeys(unsettled.first)
     shared = ids.intersection(mine) | set(match_ids(ids, mine, same_name))
     return "kaldi" if 2 * len(shared) >= len(mine) else "text"
@@ -112,15 +118,17 @@ def _guess(path: Path, read_lines: Lines) -> _Guess:
     lines = [line for line in read_lines(path) if line.strip()]
     if lines and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in lines):
         return _Guess(path, "jsonl")
+    if path.suffix.lower() == ".csv" or (lines and header_of(lines[0], TEXTS)):
+        return _Guess(path, "table")
     ends = [TRN.fullmatch(line) for line in lines if not line.startswith(";;")]
     ids = [found["id"].strip() for found in ends if found is not None]
     if ids and len(ids) == len(ends) and all(ids) and len(set(ids)) == len(ids):
         return _Guess(path, "trn")
     first = tuple(line.split()[0] for line in lines)
-    if not first or len(set(first)) < len(first):
-        return _Guess(path, "text")
     single = all(len(line.split()) == 1 for line in lines)
-    return _Guess(path, "kaldi" if all(map(looks_like_id, first)) else None, first, single)
+    if first and all(map(looks_like_id, first)) and 2 * len(set(first)) > len(first):
+        return _Guess(path, "kaldi", first, single)  # an id that is there twice is an error of its own
+    return _Guess(path, None if first and len(set(first)) == len(first) else "text", first, single)
 
 
 def _together(ref: _Guess, hyp: _Guess) -> Format:
@@ -134,7 +142,7 @@ def _together(ref: _Guess, hyp: _Guess) -> Format:
         return "text"
     if len(ref.first) > 1 and all("-" in word.strip("-") for word in ref.first):
         return "kaldi"
-    numbers = all(any(map(str.isdigit, word)) for word in ref.first)
+    numbers = all(any(map(str.isdigit, word)) for word in ref.first) or any(map(looks_like_id, ref.first))
     if not numbers and (len(ref.first) < _FEWEST_SORTED or list(ref.first) != sorted(ref.first)):
         return "text"
     raise DataError(

@@ -68,7 +68,7 @@ def markup(text: str, where: str, *, optional: bool) -> tuple[Item, ...]:
 def read_transcripts(
     path: Path, kind: Format, side: Literal["ref", "hyp"], *, optional: bool = True
 ) -> dict[str, Transcript]:
-    """Read one file without times (text, kaldi, trn or jsonl).
+    """Read one file without times (text, kaldi, trn, jsonl or table).
 
     Parameters
     ----------
@@ -83,9 +83,9 @@ def read_transcripts(
         The file cannot be read as that format, or has an id twice.
     """
     path = Path(path)
-    if kind == "jsonl":
+    if kind in ("jsonl", "table"):
         path = path / HYPOTHESES if path.is_dir() else path
-        rows = parse_rows(path, read_lines(path), side)
+        rows = parse_rows(path, read_lines(path), side, table=kind == "table")
         return collect(
             Transcript(
                 row.id,

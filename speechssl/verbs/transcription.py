@@ -51,7 +51,7 @@ def align(words: list[str], overrides: list[str]) -> int:
 
     found = passages(words, cfg.splits)
     with _bar("align", wanted=bool(cfg.output)) as advance:
-        summary = align_all(found, cfg, say=_say, warn=_warn, advance=advance)
+        summary = align_all(found, cfg, say=_say, warn=_warn, note=_note, advance=advance)
     if cfg.output:
         print(summary)
     return 1 if summary.failed else 0
@@ -95,6 +95,10 @@ def _say(text: str) -> None:
 
 def _warn(text: str) -> None:
     print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _note(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
