@@ -29,7 +29,7 @@ from speechssl.data.holdout import held_out
 from speechssl.data.ledger import read_ledger
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
-from speechssl.errors import ConfigError, DataError
+from speechssl.errors import ConfigError, DataError, RunError
 from speechssl.evaluation import units as units_module
 from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.model_folder import load_folder
@@ -87,9 +87,9 @@ def test_M1_what_is_held_out_depends_on_ids_alone_and_is_never_trained_on(cfg, t
     original = Stream.step
 
     def step(self, number):
-        batches = original(self, number)
-        trained.setdefault(self.seed, set()).update(name for batch in batches for name in batch.ids)
-        return batches
+        for item in original(self, number):
+            trained.setdefault(self.seed, set()).update(item.batch.ids)
+            yield item
 
     monkeypatch.setattr(Stream, "step", step)
     held = []
@@ -232,6 +232,19 @@ def test_M1_a_resumed_run_writes_the_same_validation_lines(cfg, tmp_path, monkey
     assert len(lines(tmp_path / "run")) == 3
     a, b = load_folder(whole).state, load_folder(resumed).state
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_M1_a_run_begun_before_there_was_validation_is_not_given_other_batches_in_silence(cfg, tmp_path):
+    pretrain(replace(cfg, validation=ValidationConfig(share=0.0)))
+    (tmp_path / "run" / "model" / "config.json").unlink()
+    stored = tmp_path / "run" / "config.toml"
+    text = stored.read_text()
+    start = text.index("\n[validation]")
+    stored.write_text(text[:start] + text[text.index("\n[", start + 1) :])
+    with pytest.raises(RunError, match=r"validation\.share: 0\.0 -> 0\.15"):
+        pretrain(cfg)
+    pretrain(replace(cfg, validation=ValidationConfig(share=0.0)))
+    assert lines(tmp_path / "run") == []
 
 
 def test_M1_how_often_is_validated_changes_no_weight(cfg, tmp_path):

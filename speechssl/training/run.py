@@ -56,6 +56,9 @@ computes. Shards may lie elsewhere: what is in them is checked by ``check_corpus
 ALLOWED = "allowed"
 """What the ledger says was done about a change that ``--allow-changes`` let through."""
 
+BEFORE: dict[str, dict[str, Any]] = {"PretrainConfig": {"validation": {"share": 0.0}}}
+"""What runs did before a table of the configuration existed, where its defaults do something else."""
+
 logger = logging.getLogger("speechssl.run")
 
 _held: set[int] = set()
@@ -211,7 +214,7 @@ class RunFolder:
         changes: list[str] = []
         if stored.exists():
             try:
-                old = tomllib.loads(stored.read_text(encoding="utf-8"))
+                old = BEFORE.get(type(cfg).__name__, {}) | tomllib.loads(stored.read_text(encoding="utf-8"))
                 changes = config_changes(to_dict(from_dict(type(cfg), old)), to_dict(cfg))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
                 changes = [f"the stored configuration cannot be read: {error}"]
