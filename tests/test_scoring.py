@@ -264,3 +264,26 @@ def test_the_language_of_a_row_has_any_of_its_usual_names(tmp_path):
     path = write(tmp_path / "r.jsonl", '{"id": "a", "text": "x", "lang": "tr", "client_id": "ann"}\n')
     (item,) = read_transcripts(Path(path), "jsonl", "ref").values()
     assert (item.language, item.speaker) == ("tr", "ann")
+
+
+def test_transcripts_of_a_folder_are_matched_with_its_manifest_by_their_audio_files(tmp_path):
+    ref = write(
+        tmp_path / "manifest.jsonl",
+        '{"id": "dev_a_1", "path": "../dev/a/1.flac", "text": "yes"}\n'
+        '{"id": "dev_b_2", "path": "dev/b/2.flac", "text": "no"}\n',
+    )
+    hyp = write(
+        tmp_path / "transcripts.jsonl",
+        '{"path": "/data/dev/b/2.flac", "text": "no"}\n{"path": "/data/dev/a/1.flac", "text": "yes"}\n',
+    )
+    (system,) = score(ref, hyp).systems
+    assert [(row["id"], row["wer"]) for row in system.rows] == [("dev_a_1", 0.0), ("dev_b_2", 0.0)]
+    assert system.renamed == {"2": "dev_b_2", "1": "dev_a_1"}
+    kaldi = write(tmp_path / "text", "1 yes\n2 no\n")
+    assert score(ref, kaldi, hyp_format="kaldi").systems[0].missing == []
+    parts = write(
+        tmp_path / "parts.jsonl",
+        '{"id": "x", "path": "1.flac", "start": 0.5, "text": "yes"}\n{"id": "y", "path": "1.flac", "text": "no"}\n',
+    )
+    one = write(tmp_path / "one", "y no\n1 no\n")
+    assert score(parts, one, hyp_format="kaldi", allow_extra=True).systems[0].extra == ["1"]

@@ -35,6 +35,8 @@ class JsonRow:
     speaker: str | None
     duration: float | None
     language: str | None
+    audio: str = ""
+    """The whole audio file that the row is about, where it names one."""
 
 
 def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"], *, table: bool = False) -> list[JsonRow]:
@@ -73,6 +75,7 @@ def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"], *,
                 speaker if isinstance(speaker, str) else None,
                 float(duration) if known and duration is not None else None,
                 language if isinstance(language, str) else None,
+                "" if any(row.get(key) for key in FIELDS["start"]) else _audio_of(row),
             )
         )
     return found
@@ -143,11 +146,17 @@ def _own_id(where: str, row: dict[str, Any]) -> str | None:
     return None
 
 
-def _audio(where: str, row: dict[str, Any]) -> str:
+def _audio_of(row: dict[str, Any]) -> str:
     for name in FIELDS["audio"]:
         value = row.get(name)
         value = value.get("path") if isinstance(value, dict) else value
         if isinstance(value, str) and value.strip():
             return value.strip().replace("\\", "/")
+    return ""
+
+
+def _audio(where: str, row: dict[str, Any]) -> str:
+    if found := _audio_of(row):
+        return found
     names = f"{', '.join(FIELDS['id'][:3])} or an audio file ({', '.join(FIELDS['audio'][:3])})"
     raise DataError(f"{where}: names no utterance: none of {names}; its fields are {', '.join(map(str, row)) or '-'}")

@@ -152,8 +152,19 @@ def _hypotheses(
         return grouped.hypotheses, [f"{where} ({count} words)" for where, count in outside.items()], channels
     found = read_transcripts(path, kind, "hyp", optional=cfg.optional_words)
     renamed = match_ids(references, found, same_name)
+    renamed |= _by_audio(references, {id_: item for id_, item in found.items() if id_ not in renamed})
     found = {renamed.get(id_, id_): transcript for id_, transcript in found.items()}
     return found, [id_ for id_ in found if id_ not in references], renamed
+
+
+def _by_audio(references: Mapping[str, Transcript], found: Mapping[str, Transcript]) -> dict[str, str]:
+    """Return the reference's id of hypotheses of the same audio file, which both name, or which is the other's id."""
+    counts = Counter(item.audio for item in references.values())
+    there = {item.audio: id_ for id_, item in references.items() if item.audio and counts[item.audio] == 1}
+    mine = {item.audio or id_: id_ for id_, item in found.items() if id_ not in references}
+    names = {name: name for name in mine if name in there} | match_ids(there, mine, same_name)
+    taken = found.keys() & references.keys()
+    return {mine[name]: there[ref] for name, ref in names.items() if there[ref] not in taken}
 
 
 class _Rules:

@@ -30,6 +30,8 @@ class Transcript:
     duration: float | None = None
     """Seconds."""
     language: str | None = None
+    audio: str = ""
+    """The whole audio file of the utterance, where the file says."""
     times: tuple[tuple[float, float], ...] = ()
     """Start and end of each word, in seconds, where known."""
     confidences: tuple[float, ...] = ()
@@ -94,6 +96,7 @@ def read_transcripts(
                 speaker=row.speaker,
                 duration=row.duration,
                 language=row.language,
+                audio=row.audio,
             )
             for row in rows
         )
