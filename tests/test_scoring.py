@@ -274,11 +274,15 @@ def test_transcripts_of_a_folder_are_matched_with_its_manifest_by_their_audio_fi
     )
     hyp = write(
         tmp_path / "transcripts.jsonl",
-        '{"path": "/data/dev/b/2.flac", "text": "no"}\n{"path": "/data/dev/a/1.flac", "text": "yes"}\n',
+        '{"path": "/data/dev/b/2.flac", "text": "no", "key": "settings"}\n'
+        '{"path": "/data/dev/a/1.flac", "text": "yes", "key": "settings"}\n',
     )
     (system,) = score(ref, hyp).systems
     assert [(row["id"], row["wer"]) for row in system.rows] == [("dev_a_1", 0.0), ("dev_b_2", 0.0)]
     assert system.renamed == {"2": "dev_b_2", "1": "dev_a_1"}
+    assert score(ref, str(tmp_path), names=("x",)).systems[0].missing == []
+    write(tmp_path / "m" / "manifest.jsonl", Path(ref).read_text())
+    assert score(str(tmp_path / "m"), hyp).systems[0].rows == system.rows
     kaldi = write(tmp_path / "text", "1 yes\n2 no\n")
     assert score(ref, kaldi, hyp_format="kaldi").systems[0].missing == []
     parts = write(

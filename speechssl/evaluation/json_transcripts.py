@@ -138,6 +138,8 @@ def _ids(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
 def _own_id(where: str, row: dict[str, Any]) -> str | None:
     for name in FIELDS["id"]:
         value = row.get(name)
+        if name == "key" and _audio_of(row):
+            continue  # in our transcripts.jsonl: the settings that a transcript depends on
         if value is None or value == "":
             continue
         if isinstance(value, bool) or not isinstance(value, str | int):

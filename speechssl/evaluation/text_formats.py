@@ -16,7 +16,7 @@ from speechssl.evaluation.hypotheses import HYPOTHESES
 from speechssl.evaluation.identity import match_ids, same_name
 from speechssl.evaluation.json_transcripts import TEXTS, parse_rows
 
-__all__ = ["TRN", "Format", "guess_format", "guess_formats", "looks_like_id"]
+__all__ = ["TRN", "Format", "file_of", "guess_format", "guess_formats", "looks_like_id"]
 
 Format = Literal["text", "kaldi", "trn", "stm", "ctm", "jsonl", "table"]
 """text: a line an utterance. kaldi: ``id words``. trn: ``words (id)``. stm, ctm: with times. jsonl; table (csv or tsv
@@ -43,6 +43,12 @@ class _Guess:
     single_words: bool = False
     """Whether no line has more than its first word, which then is all there is to score."""
     hypothesis: bool = False
+
+
+def file_of(path: Path) -> Path:
+    """Return the file of transcripts in a folder of ours (evaluation, manifest, transcription); of a file, itself."""
+    names = (HYPOTHESES, "transcripts.jsonl", "manifest.jsonl")
+    return next((path / name for name in names if (path / name).is_file()), path) if path.is_dir() else path
 
 
 def looks_like_id(word: str) -> bool:
@@ -102,7 +108,7 @@ def _beside(unsettled: _Guess, known: _Guess, read_lines: Lines) -> Format:
     elif known.kind == "trn":
         ids = {match["id"].strip() for line in read_lines(known.path) if (match := TRN.fullmatch(line))}
     elif known.kind in ("jsonl", "table"):
-        path = known.path / HYPOTHESES if known.path.is_dir() else known.path
+        path = file_of(known.path)
         side: Literal["ref", "hyp"] = "hyp" if known.hypothesis else "ref"
         ids = {row.id for row in parse_rows(path, read_lines(path), side, table=known.kind == "table")}
     mine = dict.fromkeys(unsettled.first)
@@ -111,7 +117,7 @@ def _beside(unsettled: _Guess, known: _Guess, read_lines: Lines) -> Format:
 
 
 def _guess(path: Path, read_lines: Lines) -> _Guess:
-    if path.is_dir() and (path / HYPOTHESES).is_file():
+    if path.is_dir() and file_of(path) != path:
         return _Guess(path, "jsonl")
     if path.suffix.lower() in _SUFFIXES:
         return _Guess(path, _SUFFIXES[path.suffix.lower()])

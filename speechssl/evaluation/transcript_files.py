@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from speechssl.errors import DataError
-from speechssl.evaluation.hypotheses import HYPOTHESES
 from speechssl.evaluation.json_transcripts import parse_rows
 from speechssl.evaluation.network import Item, parse_markup, untagged
-from speechssl.evaluation.text_formats import TRN, Format
+from speechssl.evaluation.text_formats import TRN, Format, file_of
 
 __all__ = ["Format", "Transcript", "collect", "markup", "read_lines", "read_transcripts"]
 
@@ -86,7 +85,7 @@ def read_transcripts(
     """
     path = Path(path)
     if kind in ("jsonl", "table"):
-        path = path / HYPOTHESES if path.is_dir() else path
+        path = file_of(path)
         rows = parse_rows(path, read_lines(path), side, table=kind == "table")
         return collect(
             Transcript(
