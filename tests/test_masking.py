@@ -1,5 +1,6 @@
 """Span masks and negatives: shares, bounds, independence, speed, and an oracle in plain loops."""
 
+import hashlib
 import time
 from collections import Counter
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from speechssl.config import MaskConfig
 from speechssl.data.keys import generator
+from speechssl.models import masking
 from speechssl.models.masking import mask_batch, sample_negatives, span_mask
 from tests.oracles.masking import masked_fraction
 
@@ -96,7 +98,7 @@ def test_64_utterances_of_15_seconds_take_under_5_milliseconds():
 @given(n=st.integers(0, 60), k=st.integers(0, 20), seed=st.integers(0, 2**32))
 def test_negatives_are_other_masked_frames(n, k, seed):
     drawn = sample_negatives(n, k, np.random.default_rng(seed))
-    assert drawn.dtype == np.int64
+    assert drawn.dtype == np.int32
     assert drawn.shape == ((n, k) if n >= 2 else (n, 0))
     assert ((drawn >= 0) & (drawn < n)).all()
     assert (drawn != np.arange(n)[:, None]).all()
@@ -112,3 +114,76 @@ def test_negatives_are_uniform_over_the_others():
         expected = k / (n - 1)
         chi = float(((others - expected) ** 2 / expected).sum())
         assert chi < 25, f"not uniform for positive {positive}: chi2 {chi:.1f} with 5 degrees of freedom"
+
+
+def digest(values: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()[:16]
+
+
+def test_L5_the_streams_of_masks_and_negatives_are_frozen():
+    """Whatever numpy does with its own methods: a run that is resumed after an update draws what it drew before."""
+    mask = span_mask(60, MaskConfig(prob=0.65, length=4), generator("mask", 7, 0, "a"))
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], mask, [0]])))
+    assert edges.tolist() == [0, 8, 18, 30, 31, 38, 39, 46]
+    assert sample_negatives(6, 5, generator("negatives", 7, 0, "a")).tolist() == [
+        [5, 2, 1, 2, 2],
+        [3, 5, 3, 3, 3],
+        [0, 0, 0, 5, 1],
+        [5, 0, 2, 2, 5],
+        [2, 5, 0, 5, 1],
+        [3, 4, 2, 0, 3],
+    ]
+    assert digest(span_mask(749, MaskConfig(), generator("mask", 7, 3, "b"))) == "0fc8f9c8430d3113"
+    assert digest(sample_negatives(367, 100, generator("negatives", 7, 3, "b")).astype("<i4")) == "59de15dba9c53b82"
+    assert digest(sample_negatives(70_000, 2, generator("negatives", 7, 3, "b")).astype("<i4")) == "a0d471ece184ccb7"
+
+
+class RawOnly:
+    """A generator of which nothing but raw words may be used: first all 16-bit words, then zeros."""
+
+    def __init__(self) -> None:
+        self.bit_generator = self
+        self.asked: list[int] = []
+
+    def random_raw(self, count: int) -> np.ndarray:
+        self.asked.append(count)
+        if len(self.asked) > 1:
+            return np.full(count, 0x0200_0200_0200_0200, dtype=np.uint64)
+        return np.arange(1 << 16, dtype="<u2").view("<u8")[:count].astype(np.uint64)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 99, 366, 4095, 40_000, 65_535])
+def test_L5_each_integer_stands_for_equally_many_words(limit):
+    """Over all 65,536 words each integer comes as often; those that would be too many are drawn again."""
+    raw = RawOnly()
+    counts = np.bincount(masking._integers(limit, 1 << 16, raw), minlength=limit)
+    again = (1 << 16) % limit
+    counts[0x0200 * limit >> 16] -= again  # the word that was drawn instead
+    assert set(counts.tolist()) == {(1 << 16) // limit}
+    assert len(raw.asked) == 1 + (again > 0)
+
+
+def test_L5_masks_and_negatives_ask_for_raw_words_only():
+    raw = RawOnly()
+    assert span_mask(100, MaskConfig(), raw).any()
+    assert sample_negatives(10, 3, raw).shape == (10, 3)
+
+
+@pytest.mark.parametrize("n", [65_535, 65_536, 65_537, 70_000])
+def test_L5_very_long_utterances_draw_from_all_their_masked_frames(n):
+    drawn = sample_negatives(n, 3, generator("long", n))
+    assert (drawn != np.arange(n)[:, None]).all()
+    assert drawn.min() >= 0
+    assert n - 10 < drawn.max() < n
+
+
+@pytest.mark.parametrize(("count", "of"), [(1, 6), (3, 6), (5, 6)])
+def test_L5_every_set_of_starts_is_as_likely(count, of):
+    seen = Counter(
+        tuple(sorted(masking._smallest(generator("sets", i).bit_generator.random_raw(of), count).tolist()))
+        for i in range(6000)
+    )
+    ways = {1: 6, 3: 20, 5: 6}[count]
+    assert len(seen) == ways
+    expected = 6000 / ways
+    assert sum((found - expected) ** 2 / expected for found in seen.values()) < 2.5 * ways

@@ -24,7 +24,8 @@ from speechssl.objectives.wav2vec2 import Wav2Vec2
 from tests.chirps import chirp_shards
 from tests.test_hubert import N_UNITS, table
 from tests.test_parcels import tensors
-from tests.test_stream import CFG, SECONDS, code_points
+from tests.test_stream import CFG as SHORT
+from tests.test_stream import SECONDS, code_points
 from tests.test_wav2vec2 import CFG as WAV2VEC2
 from tests.test_wav2vec2 import MASK, MODEL
 
@@ -45,6 +46,7 @@ def objective_of(kind: str, ids=("u0",)):
     return CtcObjective(CtcModel(encoder, 128), CtcConfig(time_mask_prob=0.5, time_mask_length=3), seed=3)
 
 
+CFG = replace(SHORT, timeout=120.0)
 KINDS = ["wav2vec2", "hubert", "ctc"]
 
 
@@ -135,7 +137,7 @@ class First(TinyObjective):
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
     corpus = open_corpus(sys.argv[1])
-    cfg = replace(CFG, workers=2)
+    cfg = replace(CFG, workers=2, timeout=120.0)
     plan = Plan.pretrain(corpus, cfg, 1, align=320)
     stream = Stream(corpus, plan, cfg, seed=1, batches_per_step=150, prepare=prepare)
     with stream:

@@ -1,11 +1,15 @@
-"""Span masks and negative samples: pure functions of a numpy generator.
+"""Span masks and negative samples: pure functions of the raw words of a bit generator.
 
 In: frame counts and a generator keyed by (seed, epoch, utterance id). Out: boolean masks over frames, indices of
 negatives. An utterance's mask depends on nothing but its own length and its own generator, never on its batch
 neighbours.
+
+numpy promises the raw words of PCG64 for good, and may change what the methods of ``Generator`` make of them. So the
+mappings from words to numbers are here; tests/test_masking.py holds their values.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,8 +46,10 @@ def span_mask(frames: int, cfg: MaskConfig, rng: np.random.Generator) -> NDArray
     starts = frames - cfg.length + 1
     if starts < 2 or cfg.prob <= 0:
         return mask
-    spans = max(int(cfg.prob * frames / cfg.length + rng.random()), cfg.min_spans)
-    chosen = rng.choice(starts, min(spans, starts), replace=False, shuffle=False)
+    words = rng.bit_generator.random_raw(1 + starts)
+    uniform = (int(words[0]) >> 11) * 2.0**-53
+    spans = min(max(int(cfg.prob * frames / cfg.length + uniform), cfg.min_spans), starts)
+    chosen = _smallest(words[1:], spans)
     mask[(chosen[:, None] + np.arange(cfg.length)).ravel()] = True
     return mask
 
@@ -68,7 +74,7 @@ def mask_batch(
     return masks
 
 
-def sample_negatives(n_masked: int, n_negatives: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def sample_negatives(n_masked: int, n_negatives: int, rng: np.random.Generator) -> NDArray[np.int32]:
     """Draw distractors for each masked frame, uniformly and with replacement, from the utterance's other masked frames.
 
     The positive is excluded by a shift: of the n - 1 others, an index at or above the positive's stands for the next
@@ -76,12 +82,43 @@ def sample_negatives(n_masked: int, n_negatives: int, rng: np.random.Generator) 
 
     Returns
     -------
-    NDArray[np.int64]
+    NDArray[np.int32]
         [n_masked, n_negatives] indices into the masked frames of the utterance; no column when fewer than two frames
         are masked, as there is nothing to contrast with: such an utterance has no contrastive target.
     """
     if n_masked < 2:
-        return np.zeros((max(n_masked, 0), 0), dtype=np.int64)
-    drawn = rng.integers(0, n_masked - 1, size=(n_masked, n_negatives))
-    drawn += drawn >= np.arange(n_masked)[:, None]
-    return drawn
+        return np.zeros((max(n_masked, 0), 0), dtype=np.int32)
+    drawn = _integers(n_masked - 1, n_masked * n_negatives, rng).reshape(n_masked, n_negatives)
+    drawn += drawn >= np.arange(n_masked, dtype=drawn.dtype)[:, None]
+    return drawn.astype(np.int32)
+
+
+def _smallest(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
+    """Return the places of the ``count`` smallest words (uint64), in no order: a draw without replacement.
+
+    The low bits of each word give way to its place, so that no two are equal and the result is the same on every
+    machine.
+    """
+    if count < 1:
+        return np.zeros(0, dtype=np.int64)
+    low = np.uint64((1 << len(words).bit_length()) - 1)
+    keys = (words & ~low) | np.arange(len(words), dtype=np.uint64)
+    return (np.partition(keys, count - 1)[:count] & low).astype(np.int64)
+
+
+def _integers(limit: int, count: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Return ``count`` integers in [0, limit), each exactly as likely (Lemire 2019, doi:10.1145/3230636).
+
+    A word w of b bits gives ``w * limit >> b``. Words whose product has low bits below ``2 ** b mod limit`` are drawn
+    again: without them each integer stands for equally many words. b is 16 while that is enough.
+    """
+    word, product = ("<u2", "<u4") if limit < 1 << 16 else ("<u4", "<u8")
+    raw = rng.bit_generator.random_raw(-(-count * int(word[-1]) // 8)).astype("<u8", copy=False)
+    products = raw.view(word)[:count].astype(product)
+    products *= limit
+    bits = 8 * int(word[-1])
+    high = (products >> bits).astype(word)
+    refused = np.flatnonzero(products.astype(word) < (1 << bits) % limit)
+    if len(refused):
+        high[refused] = _integers(limit, len(refused), rng)
+    return high

@@ -67,14 +67,14 @@ class Wav2Vec2Preparer:
             for item, count in zip(batch.ids, mask.sum(axis=1).tolist(), strict=True)
             if count
         ]
-        drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.negatives))
+        drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.negatives), dtype=np.int32)
         return Wav2Vec2Prepared(
             batch=batch,
             n_targets=int(mask.sum()),
             mask=torch.from_numpy(mask),
             lengths=batch.lengths if batch.padded else None,
             frame_lengths=torch.tensor(rows) if batch.padded else None,
-            negatives=torch.from_numpy(drawn.astype(np.int32)),
+            negatives=torch.from_numpy(drawn),
             **pack_targets(mask),
         )
 
