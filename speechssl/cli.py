@@ -29,7 +29,7 @@ usage: speechssl VERB ... [--a.b value ...]
   demo [CONFIG] [--smoke]           makes its own corpus, shows what pretraining is worth; --corpus FOLDER: your audio
 
   corpus list|NAME [FOLDER]         public corpora: what there is; download one, write its manifest with its own splits
-  manifest FOLDER OUTPUT [CONFIG]   find audio and transcripts; write OUTPUT/manifest.jsonl and a ledger of what is bad
+  manifest FOLDER OUTPUT [CONFIG]   find audio and transcripts (tars, too); write OUTPUT/manifest.jsonl and a ledger
   shard MANIFEST OUTPUT [CONFIG]    resample to 16 kHz mono FLAC in webdataset tars with an index
   verify SHARDS                     check shards against their index and checksums
   audit MANIFEST|FOLDER [CONFIG]    hours, duplicates, leaks, faults of sound and text: a page, and an exit code for CI

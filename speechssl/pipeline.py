@@ -192,7 +192,7 @@ def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
 
 
 def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
-    from speechssl.data.manifest import build_manifest
+    from speechssl.data.foreign_manifest import manifest_of
     from speechssl.data.shards import shard_manifest
     from speechssl.training.pretrain import pretrain
     from speechssl.training.run import decisive
@@ -203,7 +203,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
 
     def make_manifest() -> None:
         with progress("manifest", unit="files") as advance:
-            print(build_manifest(folder, output / "manifest", cfg.manifest, advance), flush=True)
+            print(manifest_of(folder, output / "manifest", cfg.manifest, advance), flush=True)
 
     def make_shards() -> None:
         with progress("shard", unit="utterances") as advance:

@@ -65,7 +65,8 @@ class DataConfig:
     """Which utterances make batch k (data/plan.py) and how they are read (data/stream.py)."""
 
     shards: str = ""
-    """Folder of shards, or an http(s) URL of one (read through a local cache)."""
+    """Folder of shards, or an http(s) URL of one (read through a local cache); or webdataset tars that others made: a
+    folder of them, one tar, or a pattern such as ``data/train-{000000..000099}.tar``."""
     cache: str = ""
     """Where remote shards are kept; empty for ``~/.cache/speechssl``."""
     splits: tuple[str, ...] = ("train",)

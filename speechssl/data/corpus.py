@@ -47,7 +47,8 @@ def open_corpus(
     Parameters
     ----------
     location
-        Folder made by ``shard_manifest``, or an http(s) address of one.
+        Folder made by ``shard_manifest``, or an http(s) address of one; or webdataset tars that others made: a folder
+        of them, one, or a pattern with braces. Those are looked through once, and an index is kept.
     cache
         Where remote shards are kept; empty for ``~/.cache/speechssl``.
     splits
@@ -60,7 +61,7 @@ def open_corpus(
     DataError
         A shard or index is missing or damaged, sharding did not finish, or no utterance is left.
     """
-    source = source_of(location, cache)
+    source = _source(location, cache)
     listing = Listing.from_bytes(source.listing(), where=f"{source.name}/summary.json")
     if listing.utterances > LARGE and listing.splits and ids is None:
         return open_lazily(source, listing, splits)
@@ -73,6 +74,17 @@ def open_corpus(
         rows = [row for index in pool.map(load, range(len(listing.shards))) for row in index.rows]
     taken = _select(rows, splits, ids, source.name)
     return Corpus(source, listing, StoredRows(taken, len(listing.shards)))
+
+
+def _source(location: str | Path, cache: str) -> Source:
+    """Return our own shards, or webdataset tars that others made, indexed."""
+    text = str(location)
+    if text and not (Path(text) / "summary.json").exists() and "://" not in text:
+        from speechssl.data.foreign_index import open_tars
+
+        if (tars := open_tars(text, cache)) is not None:
+            return tars
+    return source_of(location, cache)
 
 
 def open_lazily(source: Source, listing: Listing, splits: Sequence[str]) -> "Corpus":
@@ -231,7 +243,9 @@ class Corpus:
     def _payload(self, row: IndexRow) -> memoryview:
         """Return a row's stored bytes, checked; they are this thread's until it reads the next ones."""
         shard = self.listing.shards[row.shard]
-        head = archive.quick_header(f"{row.id}.{EXTENSIONS[self._encoding]}", row.size)
+        # Tars that others made have headers of any kind: there the checksum of the payload alone must match.
+        extension = EXTENSIONS.get(self._encoding)
+        head = b"" if extension is None else archive.quick_header(f"{row.id}.{extension}", row.size)
         where = f"{shard.name}.tar at byte {row.offset}"
         data = self._room(len(head) + row.size)
         if self._read_into(data, row, shard, row.offset - len(head)) < len(data):

@@ -16,7 +16,7 @@ import numpy as np
 from speechssl.data.audio import SAMPLE_RATE, encode_flac
 from speechssl.errors import AudioError
 
-__all__ = ["PAYS_AFTER", "decode_flac"]
+__all__ = ["PAYS_AFTER", "decode_flac", "flac_claims"]
 
 PAYS_AFTER = 5 * 3600 * SAMPLE_RATE
 """Samples after which a process uses compiled code: numba takes half a second to a second to load, and the first time
@@ -42,7 +42,7 @@ def decode_flac(payload: bytes | memoryview, *, item: str, samples: int, start: 
         ``undecodable``, or ``length_mismatch`` with ``samples``.
     """
     # Before a decoder sees it: a header that claims 2^36 samples would make it ask for the memory.
-    claimed = _claims(payload)
+    claimed = flac_claims(payload)
     if claimed is None:
         raise AudioError(item, "undecodable", "not a FLAC file")
     if claimed[1:] != (SAMPLE_RATE, 1, 16):
@@ -55,7 +55,7 @@ def decode_flac(payload: bytes | memoryview, *, item: str, samples: int, start: 
         (_decode_miniaudio or _decode_soundfile)(payload, item, start, out)
 
 
-def _claims(payload: bytes | memoryview) -> tuple[int, int, int, int] | None:
+def flac_claims(payload: bytes | memoryview) -> tuple[int, int, int, int] | None:
     """Return (samples, rate, channels, bits) of the STREAMINFO block (RFC 9639, section 8.2); None without one."""
     if len(payload) < 42 or payload[:4] != b"fLaC" or payload[4] & 0x7F or payload[5:8] != b"\x00\x00\x22":
         return None

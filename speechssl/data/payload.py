@@ -1,7 +1,8 @@
 """What a shard holds for one utterance: 16-bit samples at 16 kHz, as FLAC or as they are in a WAV file.
 
 In: samples to bytes, bytes to samples. FLAC is half the size; PCM is read several times faster. Both are
-lossless, so the encoding of the shards does not change a training run by a bit.
+lossless, so the encoding of the shards does not change a training run by a bit. Tars that others made hold ``foreign``
+payloads: audio of any format, rate and number of channels, converted each time it is read.
 """
 
 import struct
@@ -9,13 +10,24 @@ from typing import Literal
 
 import numpy as np
 
-from speechssl.data.audio import SAMPLE_RATE, encode_flac, to_int16
-from speechssl.data.flac import decode_flac
+from speechssl.data.audio import SAMPLE_RATE, AudioInfo, decode, encode_flac, fit_scale, probe, to_int16
+from speechssl.data.flac import decode_flac, flac_claims
 from speechssl.errors import AudioError, DataError
 
-__all__ = ["EXTENSIONS", "Encoding", "decode_payload", "encode_payload", "encoding_of"]
+__all__ = [
+    "EXTENSIONS",
+    "Encoding",
+    "StoredEncoding",
+    "decode_foreign",
+    "decode_payload",
+    "encode_payload",
+    "encoding_of",
+]
 
 Encoding = Literal["flac", "pcm16"]
+"""What shards are written with."""
+StoredEncoding = Literal["flac", "pcm16", "foreign"]
+"""What is read."""
 
 EXTENSIONS: dict[str, str] = {"flac": "flac", "pcm16": "wav"}
 """File name extension of a payload in the tar."""
@@ -23,7 +35,7 @@ EXTENSIONS: dict[str, str] = {"flac": "flac", "pcm16": "wav"}
 WAV_HEADER = 44
 
 
-def encoding_of(settings: dict[str, object], where: str) -> Encoding:
+def encoding_of(settings: dict[str, object], where: str) -> StoredEncoding:
     """Return the encoding that a folder's ``summary.json`` names.
 
     Raises
@@ -36,6 +48,8 @@ def encoding_of(settings: dict[str, object], where: str) -> Encoding:
         return "flac"
     if name == "pcm16":
         return "pcm16"
+    if name == "foreign":
+        return "foreign"
     raise DataError(f"{where}: shards in encoding {name!r}, this program reads {', '.join(EXTENSIONS)}")
 
 
@@ -54,7 +68,7 @@ def _wav_header(size: int) -> bytes:
 
 
 def decode_payload(
-    payload: bytes | memoryview, encoding: Encoding, *, item: str, samples: int, start: int, out: np.ndarray
+    payload: bytes | memoryview, encoding: StoredEncoding, *, item: str, samples: int, start: int, out: np.ndarray
 ) -> None:
     """Write samples from ``start`` on, as many as ``out`` holds, of a payload that should hold ``samples`` of them.
 
@@ -66,8 +80,16 @@ def decode_payload(
     Raises
     ------
     AudioError
-        ``undecodable``, or ``length_mismatch`` with the index.
+        ``undecodable``, or ``length_mismatch`` with the index; of a foreign payload also as ``decode``.
     """
+    if encoding == "foreign":
+        encoding = _kind_of(payload, samples) or "foreign"
+    if encoding == "foreign":
+        _, wave, _ = decode_foreign(bytes(payload), item=item)
+        if len(wave) != samples:
+            raise AudioError(item, "length_mismatch", f"{len(wave)} samples decoded, the index says {samples}")
+        np.copyto(out, wave[start : start + len(out)])
+        return
     if encoding == "pcm16":
         if payload[:WAV_HEADER] != _wav_header(max(0, len(payload) - WAV_HEADER)):
             raise AudioError(item, "undecodable", "not the WAV header that was written")
@@ -76,3 +98,32 @@ def decode_payload(
         np.copyto(out, np.frombuffer(payload, "<i2", len(out), WAV_HEADER + 2 * start))
         return
     decode_flac(payload, item=item, samples=samples, start=start, out=out)
+
+
+def _kind_of(payload: bytes | memoryview, samples: int) -> Encoding | None:
+    """Return the encoding of a payload that shards could hold as it is, or None."""
+    if flac_claims(payload) == (samples, SAMPLE_RATE, 1, 16):
+        return "flac"
+    if len(payload) == WAV_HEADER + 2 * samples and payload[:WAV_HEADER] == _wav_header(2 * samples):
+        return "pcm16"
+    return None
+
+
+def decode_foreign(payload: bytes, *, item: str) -> tuple[AudioInfo, np.ndarray, bool]:
+    """Return the header, the samples as a shard would hold them, and whether the payload is one that shards hold.
+
+    Returns
+    -------
+    (AudioInfo, int16 array [T] at 16 kHz, bool)
+
+    Raises
+    ------
+    AudioError
+        As ``decode``; ``no_samples`` when nothing is left at 16 kHz.
+    """
+    info = probe(payload, item)
+    wave = decode(payload, item=item)
+    if not len(wave):
+        raise AudioError(item, "no_samples", "shorter than a sample at 16 kHz")
+    samples = to_int16(fit_scale(wave)[0])
+    return info, samples, _kind_of(payload, len(samples)) is not None

@@ -61,7 +61,9 @@ def verify_shards(folder: Path, progress: Callable[[int, int], None] | None = No
         known = {utterance.id: utterance for utterance in read_manifest(folder / "manifest.jsonl")}
     except DataError as error:
         problems.append(Entry(STAGE, "manifest.jsonl", "damaged_manifest", str(error)))
-    extension = EXTENSIONS[encoding_of(listing.settings, str(folder))]
+    extension = EXTENSIONS.get(encoding_of(listing.settings, str(folder)))
+    if extension is None:
+        raise DataError(f"{folder}: an index of tars that others made; their audio is checked each time it is read")
     table, checked = None, 0
     if listing.splits:  # shards of earlier versions have no such file
         try:

@@ -31,15 +31,15 @@ def corpus(words: list[str], overrides: list[str]) -> None:
 
 
 def manifest(words: list[str], overrides: list[str]) -> None:
-    """Find audio and transcripts of a folder."""
+    """Find audio and transcripts of a folder, or of webdataset tars."""
     from speechssl.config import ManifestConfig
-    from speechssl.data.manifest import build_manifest
+    from speechssl.data.foreign_manifest import manifest_of
     from speechssl.progress import progress
     from speechssl.settings import write_toml
 
     (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
     with progress("manifest", unit="files") as advance:
-        summary = build_manifest(Path(folder), Path(output), cfg, advance)
+        summary = manifest_of(folder, Path(output), cfg, advance)
     write_toml(cfg, Path(output) / "config.toml")
     print(summary)
 
