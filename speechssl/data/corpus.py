@@ -79,7 +79,9 @@ def open_corpus(
 def _source(location: str | Path, cache: str) -> Source:
     """Return our own shards, or webdataset tars that others made, indexed."""
     text = str(location)
-    if text and not (Path(text) / "summary.json").exists() and "://" not in text:
+    folder = Path(text)
+    ours = any((folder / name).exists() for name in ("summary.json", "shards.lock")) or any(folder.glob("*.idx"))
+    if text and "://" not in text and not ours:
         from speechssl.data.foreign_index import open_tars
 
         if (tars := open_tars(text, cache)) is not None:
