@@ -1,7 +1,7 @@
 """One training step on a CPU against its peers: ours and theirs alternate, each in a process of its own.
 
-usage: python -m benchmarks.step [--set wav2vec2|fairseq2|hubert|paths] [--rounds 5] [--seconds 5] [--rows 4] [--small]
-                                 [--fairseq2-python INTERPRETER] [--malloc]
+usage: python -m benchmarks.step [--set wav2vec2|fp32|fairseq2|hubert|paths] [--rounds 5] [--seconds 5] [--rows 4]
+                                 [--small] [--fairseq2-python INTERPRETER] [--malloc]
 
 A step is forward, backward and AdamW on ``rows`` x ``seconds`` of noise, one thread; its cost is the process CPU time,
 which other programs on the machine disturb less than the clock. In every round each contender makes two steps, of
@@ -11,12 +11,14 @@ benchmarks/results/step-SET.json (step-SET-small.json, step-SET-malloc.json).
 Contenders: ``hf-*`` is transformers.Wav2Vec2ForPreTraining with its own masks and negatives; ``fairseq2-*`` that of
 fairseq2, in the interpreter that has it (benchmarks/fairseq2_step.py); ``ours-*`` the objective with the same
 dropouts, ``undropped-*`` the same without attention dropout, ``plain-*`` our textbook paths; ``hubert`` and
-``torchaudio-hubert`` are HuBERT BASE (100 units) here and torchaudio.models.hubert_pretrain_base. Peers
+``torchaudio-hubert`` are HuBERT BASE (100 units) here and torchaudio.models.hubert_pretrain_base. ``floor-*`` computes
+the matrix products of an ``ours-*`` step and nothing else (benchmarks/floor.py). Peers
 have the system's allocator as it is, ours keeps freed memory as the training loop does (speechssl/allocator.py);
 ``--malloc`` gives all of them, peers too, the settings of benchmarks/rounds.py.
 """
 
 import argparse
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from benchmarks.rounds import TUNED, Contender, alternate, medians, ratios, serv
 
 SETS = {
     "wav2vec2": ("hf-fp32", "hf-bf16", "ours-fp32", "ours-bf16", "undropped-bf16"),
+    "fp32": ("hf-fp32", "ours-fp32", "undropped-fp32", "floor-fp32"),
     "fairseq2": ("fairseq2-fp32", "fairseq2-bf16", "ours-bf16", "undropped-bf16"),
     "hubert": ("torchaudio-hubert-bf16", "hubert-bf16"),
     "paths": ("plain-bf16", "undropped-bf16", "undropped-fp32"),
@@ -34,6 +37,7 @@ SETS = {
 RATIOS = (
     ("hf-fp32", "ours-fp32"), ("hf-fp32", "ours-bf16"), ("hf-bf16", "ours-bf16"), ("hf-fp32", "undropped-bf16"),
     ("hf-bf16", "undropped-bf16"), ("fairseq2-fp32", "ours-bf16"), ("fairseq2-bf16", "ours-bf16"),
+    ("hf-fp32", "undropped-fp32"), ("ours-fp32", "floor-fp32"), ("undropped-fp32", "floor-fp32"),
     ("fairseq2-bf16", "undropped-bf16"), ("plain-bf16", "undropped-bf16"), ("torchaudio-hubert-bf16", "hubert-bf16"),
 )  # fmt: skip
 
@@ -43,6 +47,7 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
     import torch
 
     from benchmarks import contenders
+    from benchmarks.floor import replay
     from speechssl.allocator import keep_freed_memory
     from speechssl.config import OptimConfig
     from speechssl.models.paths import plain_paths
@@ -58,7 +63,7 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
             model, loss = contenders.torchaudio_hubert(rows, samples)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     else:
-        dropout = 0.1 if kind == "ours" else 0.0
+        dropout = 0.1 if kind in {"ours", "floor"} else 0.0
         model, _, loss = contenders.ours(rows, samples, small=small, attention_dropout=dropout, hubert=kind == "hubert")
         keep_freed_memory()  # as the training loop does
         optimizer = build_optimizer(list(model.parameters()), OptimConfig(lr=1e-4))
@@ -70,6 +75,11 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
+    if kind == "floor":
+        work, operations = replay(step)
+        print(f"{operations / 1e9:.0f} GFLOP of products in a step", file=sys.stderr, flush=True)
+        serve(work, settle=True)
+        return
     with plain_paths() if kind == "plain" else nullcontext():
         serve(step, settle=True)
 

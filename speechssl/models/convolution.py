@@ -25,7 +25,7 @@ class _RowProducts(torch.autograd.Function):
         n = len(x)
         # Rounded before it is turned round: the copy with strides is the slow part. [O, taps * C] each.
         taps = kernel.to(x.dtype).split(width // kernel.shape[1], dim=2)
-        parts = [some.permute(0, 2, 1).flatten(1) for some in taps]
+        parts = [some.permute(0, 2, 1).flatten(1).contiguous() for some in taps]
         z = product(x[:, : parts[0].shape[1]], parts[0].t())
         for g, part in enumerate(parts[1:], 1):
             _add_product(z[: n - g], x[g:, : part.shape[1]], part.t())

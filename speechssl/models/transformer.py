@@ -93,7 +93,7 @@ class Attention(nn.Module):
             kv = linear_product(x, weights[1], biases[1])
             k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        if q.device.type == "cpu" and q.dtype == torch.bfloat16 and not is_plain():
+        if q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain():
             y = _cpu_attention(q, k, v, key_mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
@@ -101,8 +101,11 @@ class Attention(nn.Module):
 
 
 def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
-    """Attention of bfloat16 [B, H, T, D] on a CPU: two products, or in float32 where it has none in bfloat16."""
-    if not widened(q):
+    """Attention of [B, H, T, D] on a CPU, in bfloat16 or with dropout, where PyTorch's fused kernel is slow.
+
+    Two products; for bfloat16 in float32 where the processor has no products in bfloat16.
+    """
+    if q.dtype != torch.bfloat16 or not widened(q):
         return product_attention(q, k, v, key_mask, dropout)
     with torch.autocast("cpu", enabled=False):
         wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=key_mask, dropout_p=dropout)
@@ -118,7 +121,8 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, 
     """Attention as two batched products and a softmax; [B, H, T, D] each.
 
     On a CPU in bfloat16 the fused kernel's backward pass is slow: forward and backward of this take a quarter of the
-    time at 133 frames and two thirds at 750. On other devices, and in float32 on long sequences, the fused one wins.
+    time at 133 frames and two thirds at 750. With dropout there is no fused kernel on a CPU, and PyTorch's own dropout
+    draws one double a weight. On other devices, and in float32 without dropout, the fused kernel wins.
     ``dropout`` is the probability of leaving a weight out.
     """
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
