@@ -40,6 +40,7 @@ from torch import nn
 from benchmarks.contenders import UNITS, batch_of, hugging_face, ours, torchaudio_hubert
 from benchmarks.machine import hardware, write
 from speechssl.config import DataConfig, PretrainConfig, ShardConfig
+from speechssl.core.precision import uses_bf16
 from speechssl.data.manifest import Utterance, write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.settings import load_config
@@ -65,6 +66,7 @@ def synchronise(device: torch.device) -> None:
 def timed(run: Callable[[], Any], device: torch.device, repeats: int, together: int = TOGETHER) -> float:
     """Return the median seconds of a call over ``repeats`` groups, after one group that warms up."""
     values = []
+    together = together if device.type == "cuda" else 1
     for number in range(repeats + 1):
         synchronise(device)
         began = time.perf_counter()
@@ -78,7 +80,8 @@ def timed(run: Callable[[], Any], device: torch.device, repeats: int, together: 
 
 def matrix_rate(device: torch.device, size: int) -> float:
     """Return the measured bf16 matrix rate in TFLOP/s."""
-    a, b = (torch.randn(size, size, device=device, dtype=torch.bfloat16) for _ in range(2))
+    dtype = torch.bfloat16 if uses_bf16("auto", device.type) else torch.float32  # of a rehearsal on an older CPU
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     return 2 * size**3 / timed(lambda: a @ b, device, 10) / 1e12
 
 
@@ -104,7 +107,7 @@ def step_of(model: nn.Module, loss: Callable[[], Any], device: torch.device, *, 
     optimizer = build_optimizer(parameters, load_config(PretrainConfig, "wav2vec2-base").optim)
 
     def run() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16("auto", device.type)):
             value = loss()
         value.backward()
         if norm:

@@ -38,7 +38,8 @@ RATIOS = (
     ("hf-fp32", "ours-fp32"), ("hf-fp32", "ours-bf16"), ("hf-bf16", "ours-bf16"), ("hf-fp32", "undropped-bf16"),
     ("hf-bf16", "undropped-bf16"), ("fairseq2-fp32", "ours-bf16"), ("fairseq2-bf16", "ours-bf16"),
     ("hf-fp32", "undropped-fp32"), ("ours-fp32", "floor-fp32"), ("undropped-fp32", "floor-fp32"),
-    ("fairseq2-bf16", "undropped-bf16"), ("plain-bf16", "undropped-bf16"), ("torchaudio-hubert-bf16", "hubert-bf16"),
+    ("fairseq2-bf16", "undropped-bf16"), ("plain-bf16", "undropped-bf16"), ("plain-fp32", "undropped-fp32"),
+    ("torchaudio-hubert-bf16", "hubert-bf16"),
 )  # fmt: skip
 
 

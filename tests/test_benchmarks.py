@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import __main__ as every
 from benchmarks import gpu, machine, parts, rounds
+from speechssl.core.processor import processor
 
 
 def run(*words, **environment):
@@ -65,15 +66,16 @@ def test_gpu_findings_take_the_best_of_each_side():
 
 @pytest.mark.slow
 def test_the_step_benchmark_alternates_its_contenders(tmp_path):
-    names = ["undropped-bf16", "plain-bf16"]
+    precision = "bf16" if processor().bf16 else "fp32"
+    names = [f"undropped-{precision}", f"plain-{precision}"]
     size = ["--small", "--rounds", "3", "--rows", "1", "--seconds", "0.5"]
     done = run("benchmarks.step", *size, "--results", str(tmp_path), "--only", *names)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "step-wav2vec2-small.json").read_text())
     assert {name: len(times) for name, times in result["rounds"].items()} == dict.fromkeys(names, 3)
-    theirs, own = result["rounds"]["plain-bf16"], result["rounds"]["undropped-bf16"]
+    own, theirs = (result["rounds"][name] for name in names)
     ratio = statistics.median(a / b for a, b in zip(theirs, own, strict=True))
-    assert result["ratios"]["plain-bf16 / undropped-bf16"] == pytest.approx(ratio, abs=0.01)
+    assert result["ratios"][f"{names[1]} / {names[0]}"] == pytest.approx(ratio, abs=0.01)
 
 
 def test_a_peer_in_another_environment_must_be_named():
@@ -84,17 +86,19 @@ def test_a_peer_in_another_environment_must_be_named():
 
 @pytest.mark.slow
 def test_parts_are_equal_before_they_are_timed(tmp_path):
-    size = ["--rounds", "1", "--rows", "2", "--seconds", "0.5", "--pace", "0.01", "--precision", "bf16"]
+    precision = "bf16" if processor().bf16 else "fp32"  # the peers' own products in bf16 take minutes without it
+    size = ["--rounds", "1", "--rows", "1", "--seconds", "0.25", "--pace", "0.01", "--square", "256"]
+    size += ["--precision", precision]
     done = run("benchmarks.parts", *size, "--results", str(tmp_path))
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads((tmp_path / "parts.json").read_text())["parts"]
     for part, peer in (("head", "torchaudio"), ("stem", "hf")):
         assert result[part]["differences_from_peer_fp32"]["ours-fp32"]["gradient"] < 1e-4
         assert set(result[part]["ratios"]) == {
-            f"{peer}-{kind} / ours-{kind}" for kind in ("bf16-defaults", "bf16-tuned")
+            f"{peer}-{kind} / ours-{kind}" for kind in (f"{precision}-defaults", f"{precision}-tuned")
         }
-    # 2 * 2 rows * 24 frames of 1024 inputs and 512 outputs: the last layer, three times.
-    assert result["stem"]["gflop"] > 3 * 2 * 2 * 24 * 1024 * 512 / 1e9
+    # 2 * 12 frames of 1024 inputs and 512 outputs: the last layer, three times.
+    assert result["stem"]["gflop"] > 3 * 2 * 12 * 1024 * 512 / 1e9
 
 
 def test_parts_that_differ_are_not_timed(monkeypatch):
@@ -113,23 +117,23 @@ def test_contenders_take_turns_and_short_work_is_repeated(tmp_path):
         from benchmarks.rounds import serve
         name, at_least = sys.argv[1], float(sys.argv[2])
         print("a library says something")
+        clock = [0.0]
+        time.process_time = lambda: clock[0]  # a processor that nobody else uses
         def work():
             with open(sys.argv[3], "a") as log:
                 log.write(name)
-            began = time.process_time()
-            while time.process_time() - began < 0.02:
-                pass
+            clock[0] += 0.03
         serve(work, at_least=at_least)
     """
     log = tmp_path / "log"
     contenders = {name: rounds.Contender(("-c", script, name, "0", str(log))) for name in "ab"}
     times = rounds.alternate(contenders, 2)
     assert log.read_text() == "ababab"
-    assert all(0.02 <= value < 0.1 for values in times.values() for value in values)
+    assert times == {name: [pytest.approx(0.03)] * 2 for name in "ab"}
     log.unlink()
     (times,) = rounds.alternate({"c": rounds.Contender(("-c", script, "c", "0.2", str(log)))}, 1, warm_up=0).values()
-    assert 5 <= len(log.read_text()) <= 11
-    assert times[0] < 0.1
+    assert log.read_text() == 7 * "c"  # 0.2 s and a little more
+    assert times == [pytest.approx(0.03)]
 
 
 def test_a_contender_that_fails_ends_the_benchmark():

@@ -209,7 +209,7 @@ def half(state, file):
 torch.save = half
 checkpoints.save(2, {{"x": torch.ones(3)}})
 """
-    child = subprocess.run([sys.executable, "-c", script], check=False, timeout=60, cwd=Path(__file__).parent.parent)
+    child = subprocess.run([sys.executable, "-c", script], check=False, timeout=500, cwd=Path(__file__).parent.parent)
     assert child.returncode == -signal.SIGKILL
     assert list(tmp_path.glob("step-00000002.*.tmp"))
     checkpoints = Checkpoints(tmp_path)

@@ -106,7 +106,7 @@ with Progress(10, 4) as progress:
         [sys.executable, "-c", script],
         stderr=theirs,
         check=True,
-        timeout=60,
+        timeout=500,
         cwd=Path(__file__).parent.parent,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
     )

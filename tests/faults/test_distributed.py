@@ -39,7 +39,7 @@ def two_ranks(tone_corpus, tmp_path_factory):
     """An uninterrupted run on two ranks."""
     output = tmp_path_factory.mktemp("two") / "run"
     runs = start_ranks(config("wav2vec2", tone_corpus.shards, output))
-    assert [run.end(120) for run in runs] == [0, 0], runs[1].text()
+    assert [run.end() for run in runs] == [0, 0], runs[1].text()
     return output
 
 
@@ -85,7 +85,7 @@ def children(pid):
 
 
 def wait_for_step(output, step, launcher, log):
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while len(train_lines(output)) < step:
         assert launcher.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
@@ -100,21 +100,21 @@ def test_a_rank_that_dies_and_a_launcher_that_is_stopped_cost_nothing(tone_corpu
     wait_for_step(tmp_path / "run", 6, launcher, log)
     os.kill(children(launcher.pid)[1], signal.SIGKILL)
     began = time.monotonic()
-    assert launcher.wait(60) != 0
-    assert time.monotonic() - began < 45
+    assert launcher.wait(300) != 0
+    assert time.monotonic() - began < 250  # not the half hour of a collective
     assert not (tmp_path / "run" / "model").exists()
 
     launcher = torchrun(cfg, log)
     wait_for_step(tmp_path / "run", 11, launcher, log)
     launcher.terminate()
-    assert launcher.wait(60) != 0
+    assert launcher.wait(300) != 0
     newest = max((tmp_path / "run" / "checkpoints").glob("step-*"))
     step = int(newest.name.removeprefix("step-"))
     assert log.read_text().count(f"stopped and saved after step {step};") == 2  # both ranks left after the same step
     assert train_lines(tmp_path / "run")[-1]["step"] == step
 
     runs = start_ranks(cfg)
-    assert [run.end(120) for run in runs] == [0, 0], runs[1].text()
+    assert [run.end() for run in runs] == [0, 0], runs[1].text()
     assert digest(tmp_path / "run") == digest(two_ranks)
     assert [line["step"] for line in train_lines(tmp_path / "run")] == list(range(1, 25))
 
@@ -126,7 +126,7 @@ def test_uneven_data_cannot_hang(tone_corpus, tmp_path):
     cfg = config("wav2vec2", tone_corpus.shards, tmp_path / "run", steps=12)
     cfg = replace(cfg, data=replace(cfg.data, ids=(str(tmp_path / "ids"),), min_seconds=0.1))
     runs = start_ranks(cfg)
-    assert [run.end(120) for run in runs] == [0, 0], runs[1].text()
+    assert [run.end() for run in runs] == [0, 0], runs[1].text()
     assert len(train_lines(tmp_path / "run")) == 12
 
 
@@ -146,7 +146,7 @@ def test_unreadable_rows_of_one_rank_stop_nobody(tone_corpus, tmp_path):
     cfg = config("wav2vec2", shards, tmp_path / "run", steps=12)
     cfg = replace(cfg, data=replace(cfg.data, max_bad_fraction=1.0, batch_seconds=1.0))
     runs = start_ranks(cfg)
-    assert [run.end(120) for run in runs] == [0, 0], runs[1].text()
+    assert [run.end() for run in runs] == [0, 0], runs[1].text()
     alone = start(replace(cfg, output=str(tmp_path / "alone")))
     assert alone.end() == 0, alone.text()
     both, one = train_lines(tmp_path / "run"), train_lines(tmp_path / "alone")
@@ -164,7 +164,7 @@ from speechssl.training.parallel import start_parallel
 
 for number in range(3):
     time.sleep(0.5 * (number % 2 == int(os.environ["RANK"])))  # each rank is early once: it must not take old addresses
-    parallel = start_parallel("cpu", timeout=10)
+    parallel = start_parallel("cpu", timeout=200)
     assert parallel.gather([parallel.rank, number]) == [[0, number], [1, number]]
     parallel.close()
 """
@@ -223,7 +223,7 @@ def work():
         raise ValueError("on its way")
 
 
-parallel, last = start_parallel("cpu", timeout=60), Last()
+parallel, last = start_parallel("cpu", timeout=300), Last()
 try:
     work()
 finally:
@@ -247,7 +247,7 @@ def test_a_thread_that_is_late_cannot_abort_the_end(tmp_path, how, code):
         )
         for rank in range(2)
     ]  # fmt: skip
-    said = [rank.communicate(timeout=120)[0] for rank in ranks]
+    said = [rank.communicate(timeout=500)[0] for rank in ranks]
     assert [rank.returncode for rank in ranks] == [code, code], said
     assert all("0 threads are left" in text for text in said), said
     assert all(("ValueError: on its way" in text) == bool(code) for text in said), said

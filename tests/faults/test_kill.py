@@ -105,12 +105,12 @@ def test_asked_to_stop_in_k_means_it_stops_between_mini_batches(tone_corpus, uni
     cfg = config("hubert", tone_corpus.shards, tmp_path / "run")
     run = start(cfg, setup=slow_kmeans)
     units = tmp_path / "run" / "iteration-1" / "units"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # far beyond a busy machine: only a hang reaches it
     while not run.log.exists() or "a mini-batch" not in run.text():
         assert time.monotonic() < deadline, run.text()
         time.sleep(0.01)
     os.kill(run.pid, signal.SIGTERM)
-    assert run.end(10) == 75, run.text()
+    assert run.end(300) == 75, run.text()
     assert f"stopped while units were made in {units}; run the same command again" in run.last_line()
     assert not (units / "kmeans.npz").exists()
     run = start(cfg)
@@ -122,12 +122,12 @@ def test_asked_to_stop_while_units_are_made_it_stops_between_groups(tone_corpus,
     cfg = config("hubert", tone_corpus.shards, tmp_path / "run")
     run = start(cfg, setup=slow_labels)
     units = tmp_path / "run" / "iteration-1" / "units"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # far beyond a busy machine: only a hang reaches it
     while not (units / "kmeans.npz").exists():
         assert time.monotonic() < deadline, run.text()
         time.sleep(0.01)
     os.kill(run.pid, signal.SIGTERM)
-    assert run.end(10) == 75, run.text()
+    assert run.end(300) == 75, run.text()
     assert f"stopped while units were made in {units}; run the same command again" in run.last_line()
     assert not (units / "units.npz").exists()
     run = start(cfg)
