@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from benchmarks import transcription
+from speechssl.core.processor import processor
 
 pytest.importorskip("transformers")
 
@@ -35,7 +36,7 @@ def test_contenders_alternate_and_rounds_add_up(tmp_path):
         return json.loads((tmp_path / "transcription.json").read_text(encoding="utf-8"))
 
     result = run("--rounds", "2")
-    assert len(result["rounds"]) == 13
+    assert len(result["rounds"]) == (13 if processor().bf16 else 7)  # the pipeline in bfloat16 only where it is fast
     assert all(len(times) == 2 for times in result["rounds"].values())
     assert result["texts equal, ours fp32 and pipeline fp32, batch 1"] == 4
     assert result["share of frames whose best symbol bf16 changes"] < 0.2
