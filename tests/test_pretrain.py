@@ -279,7 +279,7 @@ def torchrun(cfg, path, ranks=2):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", str(script)]
     root = str(Path(__file__).parent.parent)
     env = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run([*command, str(path)], env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*command, str(path)], env=env, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.mark.slow

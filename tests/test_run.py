@@ -145,7 +145,7 @@ def test_a_worker_that_outlives_a_killed_run_does_not_keep_the_lock(tmp_path):
     queue = context.Queue()
     process = context.Process(target=_hold_with_worker, args=(tmp_path, queue))
     process.start()
-    worker = queue.get(timeout=20)
+    worker = queue.get(timeout=300)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     try:
