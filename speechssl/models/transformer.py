@@ -131,7 +131,9 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, 
     # Autocast would widen the softmax to float32 and with it the second product's input: twice the memory traffic.
     with torch.autocast(q.device.type, enabled=False):
         weights = torch.softmax(scores, dim=-1)
-        if dropout:
+        if dropout and torch.compiler.is_compiling():
+            weights = F.dropout(weights, dropout)
+        elif dropout:
             weights, v = weights * keep_mask(weights, dropout), v * (1 / (1 - dropout))
         return torch.matmul(weights, v)
 
