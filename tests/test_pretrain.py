@@ -38,9 +38,8 @@ from speechssl.settings import write_toml
 from speechssl.training import phases, unit_stage
 from speechssl.training import pretrain as pretrain_module
 from speechssl.training.log import read_metrics
-from speechssl.training.parallel import Parallel, start_parallel
+from speechssl.training.parallel import start_parallel
 from speechssl.training.pretrain import pretrain, resolved
-from speechssl.training.run import RunFolder
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def test_resumed_anywhere_gives_the_same_bits(cfg, tmp_path, monkeypatch, where,
 
     match where:
         case "units 1":
-            stop_at_call(UnitTable, "save", 2)
+            stop_at_call(UnitTable, "save", 1)
         case "units 2":
             # The k-means of iteration 2 is there, its labels are not.
             stop_at_call(unit_stage, "make_units", 2)
@@ -300,33 +299,26 @@ def test_two_ranks_make_the_same_units_and_the_same_model_as_one(cfg, tmp_path):
     assert valid[0] == pytest.approx(valid[1], rel=1e-4)
 
 
-def test_other_ranks_wait_for_the_units_of_rank_0(cfg, tmp_path, monkeypatch):
+def test_ranks_wait_for_what_another_makes(tmp_path, monkeypatch):
     monkeypatch.setattr(unit_stage, "POLL_SECONDS", 0.01)
-    second = Parallel(1, 1, 0, torch.device("cpu"))  # rank 1, whose collectives return at once
-    units = tmp_path / "units"
-    units.mkdir()
-
-    def wait() -> UnitTable:
-        nothing = {"corpus": None, "rows": [], "held": [], "encoder": None, "teacher": None, "layer": 0}
-        return unit_stage.iteration_units(cfg, 0, run=RunFolder(tmp_path), parallel=second, **nothing)
-
+    wanted = tmp_path / "units.npz"
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(wait)
+        waiting = pool.submit(unit_stage._wait, wanted, tmp_path, lambda: None)
         time.sleep(0.1)
         assert not waiting.done()
-        UnitTable({"a": np.arange(5)}, n_units=5, hop=320).save(units / "units.npz")
-        assert waiting.result(10).ids == ("a",)
-    (units / "units.npz").unlink()
-    (units / "failed").write_text("the disk is full")
+        wanted.touch()
+        waiting.result(10)
+    wanted.unlink()
+    (tmp_path / "failed-0").write_text("the disk is full")
     with pytest.raises(RunError, match="rank 0 could not make the units: the disk is full"):
-        wait()
+        unit_stage._wait(wanted, tmp_path, lambda: None)
 
 
 def test_a_failure_of_rank_0_is_left_for_the_others_to_read(cfg, tmp_path):
     bad = replace(cfg, hubert=replace(cfg.hubert, clusters=(60_000, 8)))
     with pytest.raises(DataError):
         pretrain(bad)
-    failed = tmp_path / "run" / "iteration-1" / "units" / "failed"
+    failed = tmp_path / "run" / "iteration-1" / "units" / "failed-0"
     assert "cannot make 60000 clusters" in failed.read_text()
     failed.write_text("from an earlier attempt")
     with pytest.raises(DataError):

@@ -11,13 +11,13 @@ from torchaudio.compliance import kaldi
 from torchaudio.functional import compute_deltas
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
+from speechssl.core.arrays import load_arrays, save_arrays
 from speechssl.data.ledger import Entry
 from speechssl.errors import AudioError, DataError
 from speechssl.evaluation import units as units_module
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans
 from speechssl.evaluation.mfcc import mfcc, mfcc_frames, nearest_frames
 from speechssl.evaluation.unit_audio import group_rows, read_ahead
-from speechssl.evaluation.unit_table import load_arrays, save_arrays
 from speechssl.evaluation.units import (
     LayerFeatures,
     MfccFeatures,

@@ -30,7 +30,7 @@ from speechssl.data.ledger import read_ledger
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
 from speechssl.errors import ConfigError, DataError, RunError
-from speechssl.evaluation import units as units_module
+from speechssl.evaluation import unit_fit as units_module
 from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder

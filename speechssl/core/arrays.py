@@ -4,18 +4,30 @@ In: named arrays. Out: the file; the arrays again, in memory or mapped from the 
 """
 
 import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
 from speechssl.core.files import atomic_file
 from speechssl.errors import DataError
 
-__all__ = ["load_arrays", "map_arrays", "save_arrays"]
+__all__ = ["Chunks", "load_arrays", "map_arrays", "save_arrays"]
 
 
-def save_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to an ``.npz`` file that is either whole or not there.
+@dataclass(frozen=True)
+class Chunks:
+    """A one-dimensional array that comes in pieces: it need not fit in memory."""
+
+    length: int
+    dtype: type
+    pieces: Iterable[np.ndarray]
+
+
+def save_arrays(path: Path, **arrays: np.ndarray | Chunks) -> None:
+    """Write arrays to an ``.npz`` file that is either whole or not there; equal arrays give equal bytes.
 
     Raises
     ------
@@ -23,8 +35,13 @@ def save_arrays(path: Path, **arrays: np.ndarray) -> None:
         The file cannot be written.
     """
     try:
-        with atomic_file(path) as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stubs confuse it with a flag
+        with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    if isinstance(array, Chunks):
+                        _write_chunks(member, array)
+                    else:
+                        np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error}); free some space or check the permissions") from error
 
@@ -64,6 +81,13 @@ def map_arrays(path: Path, *, check: bool = True) -> dict[str, np.ndarray]:
             return {info.filename.removesuffix(".npy"): _mapped(path, archive, info) for info in archive.infolist()}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
+
+
+def _write_chunks(member: IO[bytes], array: Chunks) -> None:
+    descr = np.lib.format.dtype_to_descr(np.dtype(array.dtype))
+    np.lib.format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": (array.length,)})
+    for piece in array.pieces:
+        member.write(np.ascontiguousarray(piece, dtype=array.dtype).tobytes())
 
 
 def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:

@@ -186,10 +186,10 @@ def _npz(path: Path) -> UnitFile:
     try:
         with np.load(path) as archive:
             names = set(archive.files)
-            arrays = {} if names == TABLE else {name: archive[name] for name in archive.files}
+            arrays = {} if names >= TABLE else {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: missing, damaged, or not an .npz file of integer arrays: {error}") from error
-    if names == TABLE:
+    if names >= TABLE:
         table = UnitTable.load(path)
         return UnitFile(path, table.labels(), table.hop)
     hop = arrays.pop("hop") if "hop" in arrays and arrays["hop"].ndim == 0 else None

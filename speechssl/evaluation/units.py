@@ -6,59 +6,44 @@ In: a corpus and a way to turn utterances into features (unit_features.py). Out:
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from torch import Tensor
 
-from speechssl.core.files import read_json, write_json
+from speechssl.core.files import find_json, read_json, write_json
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.keys import generator, key
 from speechssl.data.ledger import Entry
 from speechssl.data.tolerance import Tolerance
 from speechssl.errors import AudioError, DataError
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans
 from speechssl.evaluation.mfcc import mfcc
-from speechssl.evaluation.unit_audio import Audio, Read, group_rows, read_ahead
+from speechssl.evaluation.unit_audio import Audio, Read, group_rows
 from speechssl.evaluation.unit_features import LayerFeatures, MfccFeatures, NormalisedFeatures, UnitFeatures
-from speechssl.evaluation.unit_table import UnitTable
+from speechssl.evaluation.unit_fit import fit_corpus, sample_features
+from speechssl.evaluation.unit_source import (
+    ALONE,
+    Share,
+    Source,
+    corpus_change,
+    corpus_identity,
+    each_group,
+    features_of,
+)
+from speechssl.evaluation.unit_table import UnitTable, join_tables
 
 __all__ = [
-    "Audio", "KMeans", "LayerFeatures", "MfccFeatures", "NormalisedFeatures", "Source", "UnitFeatures", "UnitTable",
-    "fit_kmeans", "label_corpus", "make_units", "mfcc", "sample_features", "units_identity",
+    "Audio", "KMeans", "LayerFeatures", "MfccFeatures", "NormalisedFeatures", "Share", "Source", "UnitFeatures",
+    "UnitTable", "corpus_change", "fit_kmeans", "label_corpus", "make_units", "mfcc", "sample_features",
+    "units_identity",
 ]  # fmt: skip
 
-Result = TypeVar("Result")
-SAMPLE_BYTES = 2 << 30
-"""Largest sample of features for k-means; a keyed part of the frames of each utterance is kept to stay below it."""
 PART_SECONDS = 36_000.0
 """Audio in one part of the labels: the most that an interrupted run labels again."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """Utterances, and how they become features."""
-
-    corpus: Audio
-    features: UnitFeatures
-    rows: Sequence[int]
-    """Utterances to use, as rows of the corpus; those too short for one frame are passed over."""
-    unfitted: frozenset[int] = frozenset()
-    """Rows among them that get units, but that the k-means is not fitted on: held out."""
-    batch_seconds: float = 100.0
-    """Audio that becomes features at a time, padding included."""
-    threads: int = 1
-    """Reading threads."""
-    check: Callable[[], None] = lambda: None
-    """Called between groups of utterances and steps of k-means; stops the work by raising."""
-
-    def usable(self) -> list[int]:
-        """Return the rows that are long enough for a frame."""
-        samples = self.corpus.samples
-        return [row for row in self.rows if samples[row] >= self.features.min_samples]
+SMALLEST_PART_SECONDS = 600.0
+PARTS = 64
+"""Parts that a corpus is divided into, where that keeps them between the two."""
 
 
 def make_units(
@@ -71,8 +56,11 @@ def make_units(
     seed: int,
     max_bad_fraction: float = 0.01,
     record: Callable[[Iterable[Entry]], None] | None = None,
+    share: Share = ALONE,
 ) -> UnitTable:
     """Return the units of a corpus, made where ``folder`` does not hold them already.
+
+    Several processes may call it together: the first fits the k-means, and each labels its share of the parts.
 
     Parameters
     ----------
@@ -86,56 +74,44 @@ def make_units(
         Key of the sample and of the k-means.
     record
         Gets an entry for each utterance that cannot be read; such an utterance has no units.
+    share
+        This process among those that make the units.
 
     Raises
     ------
     DataError
-        Too few frames for the clusters, too many unreadable utterances, or a damaged file in ``folder``.
+        Too few frames for the clusters, too many unreadable utterances, a damaged file in ``folder``, or a table of
+        another corpus there.
 
     Whatever ``source.check`` raises goes through; called again, this goes on from the last finished part.
     """
     table_path, kmeans_path = folder / "units.npz", folder / "kmeans.npz"
     if table_path.exists():
-        return UnitTable.load(table_path)
+        table = UnitTable.load(table_path, check=share.first)
+        if share.first and (found := corpus_change(table, source)):
+            raise DataError(f"{table_path}: made from another corpus: {found}. Delete it to label this one")
+        if share.first and find_json(folder / "units.json") is None:  # the process was killed in between
+            _describe(source, KMeans.load(kmeans_path), table, folder)
+        return table
+    if not share.first:
+        share.wait(kmeans_path)
     if kmeans_path.exists():
         kmeans = KMeans.load(kmeans_path)
     else:
-        sample = sample_features(source, hours=hours, seed=seed)
-        kmeans = fit_kmeans(sample, clusters, seed=key("kmeans", seed) % (1 << 32), starts=starts, check=source.check)
-        del sample
+        kmeans = fit_corpus(source, clusters=clusters, hours=hours, starts=starts, seed=seed)
         kmeans.save(kmeans_path)
-    table = label_corpus(source, kmeans, folder, max_bad_fraction=max_bad_fraction, record=record)
-    quality = {"features": source.features.name, "hop": source.features.hop, "identity": _meaning(source, kmeans)}
-    quality |= table.quality()
-    write_json(folder / "units.json", quality)
-    table.save(table_path)
+    table = label_corpus(source, kmeans, folder, max_bad_fraction=max_bad_fraction, record=record, share=share)
+    if share.first:
+        _describe(source, kmeans, table, folder)
     return table
 
 
-def sample_features(source: Source, *, hours: float, seed: int, max_bytes: int = SAMPLE_BYTES) -> np.ndarray:
-    """Return [N, dim] float32 frames of about ``hours`` of utterances, drawn by key, in about ``max_bytes`` at most.
-
-    Unreadable utterances are left out here; labelling, which follows, lists them.
-    """
-    corpus, features = source.corpus, source.features
-    fitted = [row for row in source.usable() if row not in source.unfitted]
-    order = sorted(fitted, key=lambda row: key("kmeans", seed, corpus.ids[row]))
-    ends = np.cumsum(corpus.samples[order])
-    drawn = order[: int(np.searchsorted(ends, hours * 3600 * SAMPLE_RATE)) + 1]
-    frames = sum(int(corpus.samples[row]) // features.hop for row in drawn)
-    share = min(1.0, max_bytes / max(1, frames * features.dim * 4))
-
-    def keep(read: Read) -> list[np.ndarray]:
-        arrays = []
-        for item, values in _features(source, read):
-            array = values.cpu().numpy()
-            chosen = generator("kmeans-frames", seed, item).random(len(array)) < share
-            arrays.append(array if share >= 1 else array[chosen])
-        return arrays
-
-    groups = group_rows(corpus, drawn, source.batch_seconds)
-    kept = [array for arrays in _each(source, groups, keep) for array in arrays]
-    return np.concatenate(kept) if kept else np.zeros((0, features.dim), dtype=np.float32)
+def _describe(source: Source, kmeans: KMeans, table: UnitTable, folder: Path) -> None:
+    """Write ``units.json``."""
+    features = source.features
+    made = {"features": features.name, "hop": features.hop, "identity": _meaning(source, kmeans)}
+    fitted = {"kmeans_hours": round(kmeans.hours, 4), "kmeans_frames": kmeans.frames, "kmeans_sample": kmeans.sample}
+    write_json(folder / "units.json", made | table.quality() | fitted)
 
 
 def label_corpus(
@@ -145,11 +121,13 @@ def label_corpus(
     *,
     max_bad_fraction: float = 0.01,
     record: Callable[[Iterable[Entry]], None] | None = None,
-    part_seconds: float = PART_SECONDS,
+    part_seconds: float | None = None,
+    share: Share = ALONE,
 ) -> UnitTable:
     """Label utterances with their nearest centroids, shortest first, in parts that survive an interruption.
 
-    Parts lie in ``folder`` under a name that depends on audio, centroids and utterances, and go when all are done.
+    Parts lie in ``folder`` under a name that depends on audio, centroids and utterances. Process r of n labels the
+    parts r, r + n, r + 2 n ... What a part holds does not depend on n. The first process joins them to ``units.npz``.
 
     Raises
     ------
@@ -157,56 +135,63 @@ def label_corpus(
         Too many utterances cannot be read, or none is long enough.
     """
     centroids = kmeans.to(source.features.device)
-    parts = folder / f"parts-{_digest(source, kmeans)}"
+    table_path, parts = folder / "units.npz", folder / f"parts-{_digest(source, kmeans)}"
     tolerance = Tolerance(max_bad_fraction, what="units")
 
     def label(read: Read) -> tuple[dict[str, np.ndarray], list[AudioError]]:
-        found = {item: centroids.assign(values).cpu().numpy() for item, values in _features(source, read)}
+        found = {item: centroids.assign(values).cpu().numpy() for item, values in features_of(source, read)}
         return found, [wave for _, wave in read if isinstance(wave, AudioError)]
 
-    labels: dict[str, np.ndarray] = {}
-    for number, groups in enumerate(_parts(source, part_seconds)):
-        path = parts / f"part-{number:05d}.npz"
-        if not path.exists():
-            own: dict[str, np.ndarray] = {}
-            for found, errors in _each(source, groups, label):
-                own |= found
-                tolerance.good(len(found))
-                for error in errors:
-                    if record is not None:
-                        record([Entry("pretrain", error.item, error.reason, error.detail, action="dropped")])
-                    tolerance.bad(error.reason)
-            UnitTable(own, n_units=len(kmeans), hop=source.features.hop).save(path)
-        labels |= UnitTable.load(path).labels()
-    tolerance.finish()
-    if not labels:
-        raise DataError("units: no utterance is long enough for one frame; lower data.min_seconds or add audio")
-    shutil.rmtree(parts)
-    return UnitTable(labels, n_units=len(kmeans), hop=source.features.hop)
-
-
-def _features(source: Source, read: Read) -> list[tuple[str, Tensor]]:
-    """Return the features of those utterances of a group that could be read."""
-    good = [(item, wave) for item, wave in read if not isinstance(wave, AudioError)]
-    found = source.features([wave for _, wave in good]) if good else []
-    return [(item, values) for (item, _), values in zip(good, found, strict=True)]
-
-
-def _each(source: Source, groups: list[list[int]], work: Callable[[Read], Result]) -> Iterator[Result]:
-    """Yield the result of ``work`` for each group: in the reading threads where the features profit from it."""
-    source.check()
-    if source.features.threaded:
-        for result in read_ahead(source.corpus, groups, source.threads, work):
-            yield result
-            source.check()
+    paths = []
+    for number, groups in enumerate(_parts(source, part_seconds or _part_seconds(source))):
+        paths.append(path := parts / f"part-{number:05d}.npz")
+        if number % share.world != share.rank or path.exists() or (table_path.exists() and not share.first):
+            continue
+        own: dict[str, np.ndarray] = {}
+        bad: list[Entry] = []
+        for found, errors in each_group(source, groups, label):
+            own |= found
+            tolerance.good(len(found))
+            for error in errors:
+                bad.append(Entry("pretrain", error.item, error.reason, error.detail, action="dropped"))
+                if record is not None:
+                    record(bad[-1:])
+                tolerance.bad(error.reason)
+        if bad:
+            write_json(path.with_suffix(".json"), [asdict(entry) for entry in bad])
+        UnitTable(own, n_units=len(kmeans), hop=source.features.hop).save(path)
+    if share.first:
+        tolerance.finish()
+        _join(source, paths, table_path, share, record)
+        shutil.rmtree(parts, ignore_errors=True)
     else:
-        for read in read_ahead(source.corpus, groups, source.threads, _as_read):
-            yield work(read)
-            source.check()
+        share.wait(table_path)
+    return UnitTable.load(table_path, check=share.first)
 
 
-def _as_read(read: Read) -> Read:
-    return read
+def _join(
+    source: Source,
+    paths: list[Path],
+    table_path: Path,
+    share: Share,
+    record: Callable[[Iterable[Entry]], None] | None,
+) -> None:
+    """Wait for every part, record what the others could not read, and write the table."""
+    for path in paths:
+        share.wait(path)
+        listed = path.with_suffix(".json")
+        if record is not None and share.world > 1 and listed.exists():
+            rows = read_json(listed, "delete the folder it is in and run again")
+            record(Entry(**row) for row in rows)
+    keys, contents = corpus_identity(source)
+    if not join_tables(paths, table_path, keys_used=keys, contents=contents):
+        raise DataError("units: no utterance is long enough for one frame; lower data.min_seconds or add audio")
+
+
+def _part_seconds(source: Source) -> float:
+    """Return the audio of one part: some parts for each of many processes, whatever their number."""
+    total = float(source.corpus.samples[source.usable()].sum()) / SAMPLE_RATE
+    return min(PART_SECONDS, max(SMALLEST_PART_SECONDS, total / PARTS))
 
 
 def _parts(source: Source, seconds: float) -> Iterator[list[list[int]]]:

@@ -38,9 +38,15 @@ __all__ = ["Hubert", "HubertPrepared", "HubertPreparer", "Units"]
 class Units(Protocol):
     """What the objective asks of a table of units (``evaluation.units.UnitTable``)."""
 
-    hop: int
-    """Samples from one unit to the next."""
-    n_units: int
+    @property
+    def hop(self) -> int:
+        """Samples from one unit to the next."""
+        ...
+
+    @property
+    def n_units(self) -> int:
+        """Number of different units."""
+        ...
 
     def get(self, item: str, start: int = 0, frames: int | None = None) -> np.ndarray | None:
         """Return the units of a stretch of an utterance, None when it has none."""

@@ -177,6 +177,7 @@ def unit_table(named: Sequence[tuple[str, UnitUse]]) -> Html:
         (
             name,
             use.features,
+            cell(use.kmeans_hours, "{:.3g}"),
             count(use.units),
             cell(use.dead, "{:d}"),
             cell(use.perplexity, "{:.1f}"),
@@ -186,10 +187,11 @@ def unit_table(named: Sequence[tuple[str, UnitUse]]) -> Html:
         for name, use in named
     ]
     caption = (
-        "The units that are predicted: k-means clusters. Perplexity: units in effective use. Largest: share of the "
-        "frames that carry the most frequent unit. Run: mean length of a stretch of equal units, in frames."
+        "The units that are predicted: k-means clusters. Fitted: hours of audio that the k-means saw. Perplexity: "
+        "units in effective use. Largest: share of the frames that carry the most frequent unit. Run: mean length of a "
+        "stretch of equal units, in frames."
     )
-    header = ("Iteration", "Features", "Units", "Dead", "Perplexity", "Largest %", "Run")
+    header = ("Iteration", "Features", "Fitted h", "Units", "Dead", "Perplexity", "Largest %", "Run")
     return table(caption, header, rows, text=range(2))
 
 

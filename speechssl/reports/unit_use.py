@@ -39,6 +39,8 @@ class UnitUse:
     features: str
     shares: tuple[float, ...]
     """Share of the frames, most frequent unit first; empty when it was not counted."""
+    kmeans_hours: float | None = None
+    """Audio that the k-means was fitted on."""
 
 
 def read_units(folder: Path, notes: list[str], top: Path) -> UnitUse | None:
@@ -70,6 +72,7 @@ def read_units(folder: Path, notes: list[str], top: Path) -> UnitUse | None:
         _number(known, "frames_per_run", float),
         str(known.get("features", "")),
         shares,
+        _number(known, "kmeans_hours", float) or None,
     )
 
 

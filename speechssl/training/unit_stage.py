@@ -1,4 +1,4 @@
-"""The units of one HuBERT iteration: made by rank 0, waited for by the others.
+"""The units of one HuBERT iteration: rank 0 fits the k-means, every rank labels its share of the corpus.
 
 In: the configuration, a corpus, and the model whose layer is clustered (none for MFCC). Out: the table of units, from
 ``units/`` in the iteration's run folder when it is there already.
@@ -15,14 +15,16 @@ from speechssl.core.files import write_atomic
 from speechssl.core.precision import uses_bf16
 from speechssl.data.corpus import Corpus
 from speechssl.data.keys import key
-from speechssl.errors import InterruptedRun, RunError
+from speechssl.errors import DataError, InterruptedRun, RunError
 from speechssl.evaluation.units import (
     LayerFeatures,
     MfccFeatures,
     NormalisedFeatures,
+    Share,
     Source,
     UnitFeatures,
     UnitTable,
+    corpus_change,
     make_units,
 )
 from speechssl.interop.any_model import load_any_encoder
@@ -72,16 +74,20 @@ def iteration_units(
     DataError
         Units cannot be made (evaluation/units.py).
     RunError
-        Rank 0 could not make them.
+        A rank could not make its part of them, or those in the run folder are of another corpus.
     InterruptedRun
         A signal asked the run to stop. What is finished is kept: the clusters, and whole parts of the labels.
     """
     folder = run.path / "units"
-    failed = folder / "failed"
     if parallel.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        failed.unlink(missing_ok=True)
-    parallel.barrier()
+        for left in folder.glob("failed*"):
+            left.unlink()
+    features = _features(cfg, encoder, teacher, layer, parallel)
+    if cfg.hubert.units_normalise:
+        features = NormalisedFeatures(features)
+    source = Source(corpus, features, sorted([*rows, *held]), frozenset(held))
+    if problem := parallel.gather(_stale(folder / "units.npz", source, run) if parallel.first else "")[0]:
+        raise RunError(problem)
     stopped = InterruptedRun(f"stopped while units were made in {folder}; run the same command again to go on")
     with Interrupt("this group of utterances or step of k-means") as interrupt:
 
@@ -89,39 +95,52 @@ def iteration_units(
             if interrupt.requested:
                 raise stopped
 
-        if parallel.first:
-            try:
-                features = _features(cfg, encoder, teacher, layer, parallel)
-                if cfg.hubert.units_normalise:
-                    features = NormalisedFeatures(features)
-                if index == 0:
-                    place_clusters(cfg, folder, features)
-                source = Source(corpus, features, sorted([*rows, *held]), frozenset(held), check=check)
-                table = _make(cfg, index, source, run)
-            except BaseException as error:
-                write_atomic(failed, str(error) or type(error).__name__)
-                raise
-        else:
-            table = _wait(folder, failed, check)
+        share = Share(parallel.rank, parallel.world, lambda path: _wait(path, folder, check))
+        try:
+            if parallel.first and index == 0:
+                place_clusters(cfg, folder, features)
+            table = _make(cfg, index, replace(source, check=check), run, share)
+        except BaseException as error:
+            write_atomic(folder / f"failed-{parallel.rank}", str(error) or type(error).__name__)
+            raise
         if parallel.any(interrupt.requested):
             raise stopped
     return table
 
 
-def _wait(folder: Path, failed: Path, check: Callable[[], None]) -> UnitTable:
-    """Return the units once rank 0 has made them.
+def _stale(path: Path, source: Source, run: RunFolder) -> str:
+    """Return what is wrong with a table that is there already; where changes are allowed, remove it instead."""
+    if not path.exists():
+        return ""
+    try:
+        found = corpus_change(UnitTable.load(path, check=False), source)
+    except DataError as error:
+        return str(error)
+    if not found:
+        return ""
+    if run.allow_changes:
+        path.unlink()
+        return ""
+    return (
+        f"{path} was made from another corpus: {found}. Give it the corpus it had, choose another output folder, or "
+        "label this one by --allow-changes"
+    )
 
-    Labelling may take longer than a collective is allowed to, so the other ranks look for the file.
+
+def _wait(path: Path, folder: Path, check: Callable[[], None]) -> None:
+    """Return once a file of another rank is there, or raise what that rank failed with.
+
+    Labelling may take longer than a collective is allowed to, so the ranks look for files.
     """
-    while not (folder / "units.npz").exists():
+    while not path.exists():
         check()
-        if failed.exists():
-            raise RunError(f"rank 0 could not make the units: {failed.read_text(encoding='utf-8')}")
+        for failed in folder.glob("failed-*"):
+            rank = failed.name.removeprefix("failed-")
+            raise RunError(f"rank {rank} could not make the units: {failed.read_text(encoding='utf-8')}")
         time.sleep(POLL_SECONDS)
-    return UnitTable.load(folder / "units.npz")
 
 
-def _make(cfg: PretrainConfig, index: int, source: Source, run: RunFolder) -> UnitTable:
+def _make(cfg: PretrainConfig, index: int, source: Source, run: RunFolder, share: Share) -> UnitTable:
     start = time.monotonic()
     table = make_units(
         replace(source, batch_seconds=cfg.data.batch_seconds, threads=max(1, cfg.data.workers)),
@@ -132,7 +151,10 @@ def _make(cfg: PretrainConfig, index: int, source: Source, run: RunFolder) -> Un
         seed=key("units", cfg.seed, index),
         max_bad_fraction=cfg.data.max_bad_fraction,
         record=run.record,
+        share=share,
     )
+    if not share.first:
+        return table
     quality = table.quality()
     print(
         f"units: {quality['units']} from {source.features.name}, {quality['dead']} dead, "

@@ -23,11 +23,12 @@ from tests.test_parallel import free_port
 ROOT = Path(__file__).parent.parent.parent
 
 
-def start_ranks(cfg, world=2):
-    """Start the ranks of one run as torchrun would."""
+def start_ranks(cfg, world=2, setup=None):
+    """Start the ranks of one run as torchrun would; ``setup`` runs in each before it."""
     port = str(free_port())
     common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [start(cfg, environment={**common, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(world)]
+    ranks = [{**common, "RANK": str(r), "LOCAL_RANK": str(r)} for r in range(world)]
+    return [start(cfg, environment=each, setup=setup) for each in ranks]
 
 
 def train_lines(output):

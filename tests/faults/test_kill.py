@@ -78,13 +78,13 @@ def slow_labels():
     """Make the labelling of each group take a fifth of a second."""
     from speechssl.evaluation import units
 
-    features = units._features
+    features = units.features_of
 
     def slowly(*arguments):
         time.sleep(0.2)
         return features(*arguments)
 
-    units._features = slowly
+    units.features_of = slowly
 
 
 def slow_kmeans():
