@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from speechssl.objectives.hubert import Hubert
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.training.health import Health
 
 CHANCE = {"contrastive": math.log(101), "accuracy": 1 / 101}
@@ -40,8 +42,8 @@ def healthy_ctc(step):
     }
 
 
-def findings(curve, chance=CHANCE, total=TOTAL, every=100):
-    health = Health(chance, total)
+def findings(curve, chance=CHANCE, total=TOTAL, every=100, rules=Wav2Vec2.rules):
+    health = Health(chance, total, rules)
     return [(step, item) for step in range(every, total + 1, every) for item in health.watch(step, curve(step))]
 
 
@@ -109,8 +111,20 @@ def test_a_dying_codebook_is_named_before_it_is_dead():
     assert names(after(15_000, perplexity_0=8.0)) == [("codebook_shrinking", "warning")]
 
 
-def test_units_that_are_all_predicted_alike():
-    assert names(after(5000, prediction_perplexity=1.0)) == [("codebook_collapse", "collapse")]
+def test_L1_the_advice_on_predictions_is_that_of_hubert():
+    """A codebook it does not have: nothing about diversity weights or Gumbel temperatures."""
+    found = findings(after(5000, prediction_perplexity=1.0), rules=Hubert.rules)
+    assert [(step, item.name, item.severity) for step, item in found] == [(5000, "prediction_collapse", "collapse")]
+    message = found[0][1].message
+    assert message.startswith("prediction_perplexity is 1.00: the same unit is predicted")
+    assert "units.json" in message
+    assert not any(word in message.lower() for word in ("codebook", "diversity", "gumbel", "entry"))
+    assert findings(after(5000, prediction_perplexity=1.0)) == []  # wav2vec 2.0 has no such metric
+
+
+def test_L1_predictions_may_become_fewer_while_hubert_learns():
+    curve = lambda step: {**healthy(step), "prediction_perplexity": 500.0 if step < 600 else 20.0}  # noqa: E731
+    assert findings(curve, rules=Hubert.rules) == []
 
 
 @pytest.mark.parametrize("masked", [0.05, 0.95])

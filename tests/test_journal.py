@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from speechssl.errors import RunError
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.training import health
 from tests.test_parallel import on_ranks
 from tests.tiny import Stopping, TinyObjective, lines_of, run_tiny, tiny, training
@@ -14,6 +15,8 @@ from tests.tiny import Stopping, TinyObjective, lines_of, run_tiny, tiny, traini
 
 class Dead(TinyObjective):
     """Reports a dead codebook."""
+
+    rules = Wav2Vec2.rules
 
     def forward(self, prepared):
         loss = super().forward(prepared)

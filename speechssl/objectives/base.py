@@ -6,13 +6,13 @@ micro-batches and ranks.
 """
 
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
 from speechssl.data.batch import Batch, Prepared
 
-__all__ = ["Loss", "Objective", "Prepared", "PreparedT", "Preparer"]
+__all__ = ["Loss", "Objective", "Prepared", "PreparedT", "Preparer", "Rule"]
 
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
@@ -32,6 +32,26 @@ class Loss:
     """Weight of the metrics in an average over micro-batches; None: ``n_targets``."""
 
 
+@dataclass(frozen=True)
+class Rule:
+    """When a metric of an objective has fallen too far, and what to try then. training/health.py evaluates it."""
+
+    metric: str
+    """Beginning of the metric's name; each metric that begins so is watched by itself."""
+    finding: str
+    """Beginning of the finding's name: ``codebook`` gives ``codebook_collapse`` and ``codebook_shrinking``."""
+    dead: float
+    """Below this value the run has collapsed."""
+    meaning: str
+    """What such a value means."""
+    advice: str
+    """What to try, as whole sentences without the last full stop."""
+    shrunk: float = 0.0
+    """Share of its highest value below which the metric is warned about; 0: never."""
+    shrinking: str = ""
+    """What that means, and what to try."""
+
+
 class Preparer(Protocol[Prepared_co]):
     """Draws masks and targets for a CPU batch, whose samples may be int16. Rows of weight 0 get no targets.
 
@@ -47,6 +67,8 @@ class Preparer(Protocol[Prepared_co]):
 class Objective(nn.Module, Generic[PreparedT]):
     """Base of pretext tasks and of CTC fine-tuning."""
 
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    """What tells a collapse of this objective, each with its own advice."""
     chance: dict[str, float]
     """Metric name -> value that a model which has learnt nothing would show (for training/health.py)."""
     seed: int = 0

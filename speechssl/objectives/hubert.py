@@ -20,7 +20,7 @@ from speechssl.data.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.products import Linear
 from speechssl.models.samples import FrameGrid
-from speechssl.objectives.base import Loss, Objective
+from speechssl.objectives.base import Loss, Objective, Rule
 from speechssl.objectives.masked import (
     MaskedPrepared,
     cosine_rows,
@@ -149,6 +149,19 @@ class Hubert(Objective[HubertPrepared]):
     ValueError
         When the table was made for another frame grid or holds units beyond ``n_units``.
     """
+
+    # Random weights predict all units alike and learning makes the perplexity fall, so only its end is watched.
+    rules = (
+        Rule(
+            metric="prediction_perplexity",
+            finding="prediction",
+            dead=2.0,
+            meaning="the same unit is predicted for practically every frame",
+            advice="Try a lower optim.lr or a longer warmup; look at units/units.json: if one unit has nearly all "
+            "frames, use more audio for the k-means (hubert.kmeans_hours) or another layer, and check that the audio "
+            "is not silent",
+        ),
+    )
 
     def __init__(
         self, encoder: SpeechEncoder, cfg: HubertConfig, mask: MaskConfig, units: Units, n_units: int, *, seed: int

@@ -21,7 +21,7 @@ from speechssl.models.masking import sample_negatives
 from speechssl.models.products import Linear
 from speechssl.models.quantizer import GumbelQuantizer
 from speechssl.models.samples import FrameGrid
-from speechssl.objectives.base import Loss, Objective
+from speechssl.objectives.base import Loss, Objective, Rule
 from speechssl.objectives.masked import (
     MaskedPrepared,
     cosine_rows,
@@ -160,6 +160,19 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
         Key of masks and negatives.
     """
 
+    rules = (
+        Rule(
+            metric="perplexity",
+            finding="codebook",
+            dead=2.0,
+            meaning="practically one entry is used",
+            advice="Try a lower optim.lr, a larger diversity weight, or a slower decay of the Gumbel temperature; "
+            "check that the audio is not silent",
+            shrunk=0.05,
+            shrinking="entries are dying. If it goes on, go back to an earlier checkpoint with a lower optim.lr or a "
+            "larger diversity weight",
+        ),
+    )
     temperature: Tensor
 
     def __init__(self, encoder: SpeechEncoder, cfg: Wav2Vec2Config, mask: MaskConfig, *, seed: int) -> None:

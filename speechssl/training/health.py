@@ -8,9 +8,11 @@ variance.
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from speechssl.objectives.base import Rule
 
 __all__ = ["Finding", "Health"]
 
@@ -70,9 +72,12 @@ class Health:
         better when higher, all others when lower.
     total_steps
         Length of the run.
+    rules
+        The objective's own (``Objective.rules``).
     """
 
-    def __init__(self, chance: Mapping[str, float], total_steps: int) -> None:
+    def __init__(self, chance: Mapping[str, float], total_steps: int, rules: Sequence[Rule] = ()) -> None:
+        self.rules = tuple(rules)
         self.chance = {name: value for name, value in chance.items() if value > 0}
         self.total = max(1, total_steps)
         self._active: set[tuple[str, str]] = set()
@@ -100,7 +105,7 @@ class Health:
     def _checks(self) -> list[Check]:
         checks: list[Check] = [
             self._learning,
-            self._codebook,
+            self._ruled,
             self._targets,
             self._gradient,
             self._skips,
@@ -147,27 +152,21 @@ class Health:
                 message += ". Look for repeated audio, a constant signal, or targets that leak into the input"
             yield f"too_good {name}", Finding("too_good", message, "collapse" if dead else "warning")
 
-    def _codebook(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
-        """Use of each group of the codebook, and of the units that are predicted."""
-        for name in [name for name in values if "perplexity" in name]:
-            value = values[name]
+    def _ruled(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
+        """The objective's own rules, such as the use of each group of a codebook."""
+        for rule, name in [(rule, name) for rule in self.rules for name in values if name.startswith(rule.metric)]:
+            value, condition = values[name], f"{rule.finding} {name}"
             peak = self._peaks[name] = max(value, self._peaks.get(name, 0.0))
             if not self._settled(step):
                 continue
-            if value < DEAD_PERPLEXITY:
-                message = (
-                    f"{name} is {value:.2f}: practically one entry is used. Try a lower optim.lr, a larger "
-                    "diversity weight, or a slower decay of the Gumbel temperature; check that the audio is not silent"
-                )
-                yield f"codebook {name}", Finding("codebook_collapse", message, "collapse")
-            elif value < 0.05 * peak:
-                message = (
-                    f"{name} fell from {peak:.0f} to {value:.1f}: entries are dying. If it goes on, go back to an "
-                    "earlier checkpoint with a lower optim.lr or a larger diversity weight"
-                )
-                yield f"codebook {name}", Finding("codebook_shrinking", message)
+            if value < rule.dead:
+                message = f"{name} is {value:.2f}: {rule.meaning}. {rule.advice}"
+                yield condition, Finding(f"{rule.finding}_collapse", message, "collapse")
+            elif value < rule.shrunk * peak:
+                message = f"{name} fell from {peak:.0f} to {value:.1f}: {rule.shrinking}"
+                yield condition, Finding(f"{rule.finding}_shrinking", message)
             else:
-                yield f"codebook {name}", None
+                yield condition, None
 
     def _targets(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
         if (variance := values.get("target_variance")) is not None and step >= min(GRACE_STEPS, 0.5 * self.total):

@@ -115,7 +115,9 @@ def train(
         _settings_of_torch(training),
         Interrupt() as interrupt,
         Progress(training.steps, start, active=parallel.first) as progress,
-        Journal(run, parallel, training, progress, Health(objective.chance, training.steps)) as journal,
+        Journal(
+            run, parallel, training, progress, Health(objective.chance, training.steps, objective.rules)
+        ) as journal,
         Profile(objective, run.path / "profile", start=start, steps=training.profile * parallel.first) as profile,
         Feed(stream, parallel.device, range(start, training.steps), part=profile.part) as feed,
     ):
