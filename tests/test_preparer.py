@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.asr.ctc import CtcModel, CtcObjective
+from speechssl.asr.prepared import CtcPreparer
 from speechssl.config import CtcConfig, HubertConfig
 from speechssl.data.batch import Batch, Prepared
 from speechssl.data.corpus import open_corpus
@@ -153,3 +154,12 @@ def test_H5_150_micro_batches_a_step_need_few_file_descriptors(shards, tmp_path)
     done = subprocess.run(run, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "steps done: 1" in done.stdout
+
+
+def test_H4_a_loader_process_of_fine_tuning_does_not_load_the_compiler():
+    """It is sent a preparer; what that imports is loaded once for each process."""
+    code = "import speechssl.data.stream, speechssl.asr.prepared, sys; print('torch._dynamo' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert CtcPreparer.__module__ == "speechssl.asr.prepared"
+    assert done.stdout == "False\n"

@@ -4,24 +4,19 @@ In: waves, and for training label ids. Out: frame-wise log-probabilities in floa
 utterances (wav2vec 2.0, section 4.3; Graves et al. 2006).
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
-from speechssl.data.batch import Batch
-from speechssl.data.keys import generator
 from speechssl.errors import DataError
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.masking import span_mask
 from speechssl.models.norm import at_least_float32
-from speechssl.models.samples import FrameGrid
-from speechssl.objectives.base import Loss, Objective, Prepared
+from speechssl.objectives.base import Loss, Objective
 
 __all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser"]
 
@@ -62,91 +57,6 @@ class CtcModel(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):
             logits = self.head(self.dropout(at_least_float32(output.x)))
             return nn.functional.log_softmax(logits, dim=-1), output.frame_lengths
-
-
-@dataclass(frozen=True)
-class CtcPrepared(Prepared):
-    """A batch with its masks drawn."""
-
-    weights: Tensor
-    """[B] float32: 1 for rows that count, 0 for stand-ins and for rows with too few frames for their labels."""
-    frame_counts: tuple[int, ...]
-    """Encoder frames of each row."""
-    label_counts: tuple[int, ...]
-    """Labels of each row. Both stay on the CPU, where the loss kernel wants them."""
-    valid: Tensor
-    """[B, F] bool, frames of rows that count, padding left out."""
-    padded: bool
-    """Whether any row is shorter than the batch."""
-    infeasible: int
-    """Rows with too few frames; the labels of such a row cannot be emitted and its loss would be infinite."""
-    mask: Tensor | None = None
-    """[B, F] bool."""
-    channel_mask: Tensor | None = None
-    """[B, D] bool."""
-
-
-@dataclass(frozen=True)
-class CtcPreparer:
-    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and finds rows whose labels do not fit."""
-
-    grid: FrameGrid
-    n_tokens: int
-    channels: int
-    """Width D of the encoder."""
-    time: MaskConfig
-    channel: MaskConfig
-    masked: bool
-    seed: int
-
-    def __call__(self, batch: Batch) -> CtcPrepared:
-        """Return the batch with its masks.
-
-        Raises
-        ------
-        DataError
-            The batch has no targets, or one beyond the vocabulary.
-        """
-        targets, target_lengths = batch.targets, batch.target_lengths
-        if targets is None or target_lengths is None:
-            raise DataError("a batch for CTC fine-tuning has no targets; give the stream `encode` and transcripts")
-        if targets.numel() and int(targets.max()) >= self.n_tokens:  # ctc_loss would read out of bounds in silence
-            row = int(targets.amax(dim=1).argmax())
-            raise DataError(f"{batch.ids[row]}: label {int(targets.max())} is beyond the vocabulary of {self.n_tokens}")
-        frame_lengths = self.grid.frames(batch.lengths)
-        needed = target_lengths.clone()
-        if targets.shape[1] > 1:
-            inside = torch.arange(1, targets.shape[1]) < target_lengths[:, None]
-            needed += ((targets[:, 1:] == targets[:, :-1]) & inside).sum(dim=1)
-        counted = batch.weights > 0
-        feasible = frame_lengths >= needed.clamp(min=1)
-        weights = (counted & feasible).float()
-        mask = channel_mask = None
-        frames = self.grid.frames(batch.wave.shape[1])
-        if self.masked:
-            mask, channel_mask = self._masks(batch, frame_lengths.tolist(), frames)
-        return CtcPrepared(
-            batch=batch,
-            n_targets=int(weights.sum()),
-            weights=weights,
-            frame_counts=tuple(frame_lengths.tolist()),
-            label_counts=tuple(target_lengths.tolist()),
-            valid=(torch.arange(frames) < frame_lengths[:, None]) & (weights[:, None] > 0),
-            padded=batch.padded,
-            infeasible=int((counted & ~feasible).sum()),
-            mask=mask,
-            channel_mask=channel_mask,
-        )
-
-    def _masks(self, batch: Batch, frame_lengths: list[int], frames: int) -> tuple[Tensor, Tensor]:
-        """Draw time ``[B, F]`` and channel ``[B, D]`` masks; always tensors, so that the graph never changes."""
-        time = np.zeros((len(batch.ids), frames), dtype=np.bool_)
-        channel = np.zeros((len(batch.ids), self.channels), dtype=np.bool_)
-        for row, (name, length) in enumerate(zip(batch.ids, frame_lengths, strict=True)):
-            time[row, :length] = span_mask(length, self.time, generator("ctc-time", self.seed, batch.epoch, name))
-            rng = generator("ctc-channel", self.seed, batch.epoch, name)
-            channel[row] = span_mask(self.channels, self.channel, rng)
-        return torch.from_numpy(time), torch.from_numpy(channel)
 
 
 class CtcObjective(Objective[CtcPrepared]):

@@ -1,0 +1,105 @@
+"""What CTC fine-tuning computes with: a batch with its masks, and rows whose labels do not fit into their frames.
+
+In: CPU batches with label ids. Out: prepared batches. Apart from the model, so that loader processes do not import it:
+with it they would import PyTorch's compiler.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from speechssl.config import MaskConfig
+from speechssl.data.batch import Batch, Prepared
+from speechssl.data.keys import generator
+from speechssl.errors import DataError
+from speechssl.models.masking import span_mask
+from speechssl.models.samples import FrameGrid
+
+__all__ = ["CtcPrepared", "CtcPreparer"]
+
+
+@dataclass(frozen=True)
+class CtcPrepared(Prepared):
+    """A batch with its masks drawn."""
+
+    weights: Tensor
+    """[B] float32: 1 for rows that count, 0 for stand-ins and for rows with too few frames for their labels."""
+    frame_counts: tuple[int, ...]
+    """Encoder frames of each row."""
+    label_counts: tuple[int, ...]
+    """Labels of each row. Both stay on the CPU, where the loss kernel wants them."""
+    valid: Tensor
+    """[B, F] bool, frames of rows that count, padding left out."""
+    padded: bool
+    """Whether any row is shorter than the batch."""
+    infeasible: int
+    """Rows with too few frames; the labels of such a row cannot be emitted and its loss would be infinite."""
+    mask: Tensor | None = None
+    """[B, F] bool."""
+    channel_mask: Tensor | None = None
+    """[B, D] bool."""
+
+
+@dataclass(frozen=True)
+class CtcPreparer:
+    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and finds rows whose labels do not fit."""
+
+    grid: FrameGrid
+    n_tokens: int
+    channels: int
+    """Width D of the encoder."""
+    time: MaskConfig
+    channel: MaskConfig
+    masked: bool
+    seed: int
+
+    def __call__(self, batch: Batch) -> CtcPrepared:
+        """Return the batch with its masks.
+
+        Raises
+        ------
+        DataError
+            The batch has no targets, or one beyond the vocabulary.
+        """
+        targets, target_lengths = batch.targets, batch.target_lengths
+        if targets is None or target_lengths is None:
+            raise DataError("a batch for CTC fine-tuning has no targets; give the stream `encode` and transcripts")
+        if targets.numel() and int(targets.max()) >= self.n_tokens:  # ctc_loss would read out of bounds in silence
+            row = int(targets.amax(dim=1).argmax())
+            raise DataError(f"{batch.ids[row]}: label {int(targets.max())} is beyond the vocabulary of {self.n_tokens}")
+        frame_lengths = self.grid.frames(batch.lengths)
+        needed = target_lengths.clone()
+        if targets.shape[1] > 1:
+            inside = torch.arange(1, targets.shape[1]) < target_lengths[:, None]
+            needed += ((targets[:, 1:] == targets[:, :-1]) & inside).sum(dim=1)
+        counted = batch.weights > 0
+        feasible = frame_lengths >= needed.clamp(min=1)
+        weights = (counted & feasible).float()
+        mask = channel_mask = None
+        frames = self.grid.frames(batch.wave.shape[1])
+        if self.masked:
+            mask, channel_mask = self._masks(batch, frame_lengths.tolist(), frames)
+        return CtcPrepared(
+            batch=batch,
+            n_targets=int(weights.sum()),
+            weights=weights,
+            frame_counts=tuple(frame_lengths.tolist()),
+            label_counts=tuple(target_lengths.tolist()),
+            valid=(torch.arange(frames) < frame_lengths[:, None]) & (weights[:, None] > 0),
+            padded=batch.padded,
+            infeasible=int((counted & ~feasible).sum()),
+            mask=mask,
+            channel_mask=channel_mask,
+        )
+
+    def _masks(self, batch: Batch, frame_lengths: list[int], frames: int) -> tuple[Tensor, Tensor]:
+        """Draw time ``[B, F]`` and channel ``[B, D]`` masks; always tensors, so that the graph never changes."""
+        time = np.zeros((len(batch.ids), frames), dtype=np.bool_)
+        channel = np.zeros((len(batch.ids), self.channels), dtype=np.bool_)
+        for row, (name, length) in enumerate(zip(batch.ids, frame_lengths, strict=True)):
+            time[row, :length] = span_mask(length, self.time, generator("ctc-time", self.seed, batch.epoch, name))
+            rng = generator("ctc-channel", self.seed, batch.epoch, name)
+            channel[row] = span_mask(self.channels, self.channel, rng)
+        return torch.from_numpy(time), torch.from_numpy(channel)
