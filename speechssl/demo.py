@@ -7,14 +7,16 @@ learning rates to choose from (on dev) and the same updates; both word error rat
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from speechssl.config import RunConfig
 from speechssl.data.synth import SynthConfig
+from speechssl.outlook import Hours, cores, expected_seconds, measure_speed
 from speechssl.pipeline import run
-from speechssl.progress import duration
+from speechssl.progress import Whole, duration
 
 __all__ = ["DemoConfig", "demo"]
 
@@ -74,6 +76,34 @@ def _percent(value: float | None) -> str:
     return "    n/a" if value is None else f"{value:7.1%}"
 
 
+def _outlook(cfg: DemoConfig, output: Path) -> dict[str, float]:
+    """Say what is about to be done and how long it will take here; return the seconds of each stage that is left."""
+    synth = cfg.synth
+    minutes = (synth.unlabelled_minutes, synth.labelled_minutes, synth.dev_minutes, synth.test_minutes)
+    print(
+        f"demo: {minutes[0]:g} minutes of synthetic speech (espeak-ng) without transcripts, {minutes[1]:g} with; the "
+        f"same model is fine-tuned from pretrained and from random weights, and scored on {minutes[3]:g} minutes",
+        flush=True,
+    )
+    speed = measure_speed(cfg.run)
+    expected = expected_seconds(cfg.run, Hours(*(each / 60 for each in minutes)), speed, corpus=True)
+    stamps = output / "run" / "stages"
+    left = {name: seconds for name, seconds in expected.items() if not (stamps / f"{name}.json").exists()}
+    if (output / "corpus" / "corpus.json").exists():
+        left.pop("corpus", None)
+    print(
+        f"an update takes {1000 * speed.pretrain:.0f} ms in pretraining, {1000 * speed.finetune:.0f} ms in fine-tuning "
+        f"(measured now): about {duration(sum(left.values()))} in all on {cores()} cores, as they are now"
+        + (f"; {len(expected) - len(left)} stages are done already" if len(left) < len(expected) else ""),
+        flush=True,
+    )
+    return left
+
+
+def _silent(name: str) -> None:
+    """Take no notice of a stage."""
+
+
 def demo(cfg: DemoConfig) -> Path:
     """Make the corpus (unless one is given), run both arms, print the comparison; return the report's path.
 
@@ -85,13 +115,17 @@ def demo(cfg: DemoConfig) -> Path:
     start = time.monotonic()
     output = Path(cfg.output).resolve()
     corpus = Path(cfg.corpus).expanduser() if cfg.corpus else output / "corpus"
-    if not cfg.corpus:
-        from speechssl.data.synth import make_corpus
-
-        print("corpus: synthetic speech (espeak-ng)", flush=True)
-        print(make_corpus(corpus, cfg.synth), flush=True)
     place = output / "run"
-    report = run(corpus, replace(cfg.run, output=str(place), scratch=True))
+    cfg = replace(cfg, run=replace(cfg.run, output=str(place), scratch=True))
+    expected = {} if cfg.corpus else _outlook(cfg, output)
+    with Whole(expected) if expected else nullcontext() as whole:
+        begin = whole.begin if whole else _silent
+        if not cfg.corpus:
+            from speechssl.data.synth import make_corpus
+
+            begin("corpus")
+            print(make_corpus(corpus, cfg.synth), flush=True)
+        report = run(corpus, cfg.run, begin)
     if (place / "evaluate-scratch" / "wer.json").exists():
         print("\n" + _table(place))
     if cfg.smoke:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -120,8 +121,8 @@ def _sizes(output: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(found)}
 
 
-def run_stages(folder: Path, stages: list[Stage]) -> None:
-    """Run stages in order, skipping those that are complete.
+def run_stages(folder: Path, stages: list[Stage], begin: Callable[[str], object] = len) -> None:
+    """Run stages in order, skipping those that are complete; ``begin`` is called with the name of each that is run.
 
     Raises
     ------
@@ -136,6 +137,7 @@ def run_stages(folder: Path, stages: list[Stage]) -> None:
             print(f"{title}: done before", flush=True)
             continue
         print(title, flush=True)
+        begin(stage.name)
         start = time.monotonic()
         stage.make()
         seconds = time.monotonic() - start
@@ -243,10 +245,12 @@ def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: A
         def make(name: str = name, arm: FinetuneConfig = arm) -> None:
             if ahead is not None and not arm.init:
                 ahead.wait()
-            tune(name, arm, _rates(cfg), output / "sweep", jobs=cfg.jobs)
+            tune(name, arm, _rates(cfg), output / "sweep", jobs=cfg.jobs, halve_at=cfg.halve_at)
 
         model = output / name / "model"
         key = {**decisive(arm), "learning_rates": _rates(cfg)}
+        if cfg.halve_at:
+            key["halve_at"] = list(cfg.halve_at)
         tuning.append(Stage(name, key, model / "config.json", make, work=(output / "sweep",)))
         place = output / name.replace("finetune", "evaluate")
         request = replace(
@@ -274,13 +278,14 @@ def _scratch_ahead(cfg: RunConfig, output: Path, labels: dict[str, int]) -> Ahea
     arm = _arms(cfg, output).get("finetune-scratch")
     if arm is None or cfg.jobs < 2 or not labels["train"] or is_model(output / "finetune-scratch" / "model"):
         return None
-    return Ahead(
-        lambda stop: tune("finetune-scratch", arm, _rates(cfg), output / "sweep", jobs=cfg.jobs - 1, stop=stop)
-    )
+    work = partial(tune, "finetune-scratch", arm, _rates(cfg), output / "sweep", jobs=cfg.jobs - 1)
+    return Ahead(lambda stop: work(halve_at=cfg.halve_at, stop=stop))
 
 
-def run(folder: Path, cfg: RunConfig) -> Path:
+def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> Path:
     """Go all the way from a folder of audio to a report; return the report's path.
+
+    ``begin`` is called with the name of each stage that is run.
 
     Raises
     ------
@@ -306,7 +311,7 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     check_stages(output, first)  # a refused run leaves the configuration of the accepted one as it was
     if not (output / "config.toml").exists():
         write_toml(cfg, output / "config.toml")
-    run_stages(output, first[:2])
+    run_stages(output, first[:2], begin)
     labels = _labels(output / "shards", cfg)
     scored = bool(labels["train"] and (labels["dev"] or labels["test"]))
     if not scored:
@@ -319,6 +324,6 @@ def run(folder: Path, cfg: RunConfig) -> Path:
     write_toml(cfg, output / "config.toml")
     write_environment(output)
     with ahead or nullcontext():
-        run_stages(output, stages)
+        run_stages(output, stages, begin)
     print(f"report: {report}", flush=True)
     return report

@@ -1,9 +1,11 @@
 """A few real updates on random audio, in a process of their own: how long they take and how much memory they need.
 
-In: one JSON line on standard input (configuration, rows, samples, updates). Out: one JSON line. ``estimate`` starts it,
-once for each size; a process of its own, because peak memory is a property of a process.
+In: one JSON line on standard input (configuration, rows, samples, updates or seconds). Out: one JSON line.
+``estimate`` starts it, once for each size; a process of its own, because peak memory is a property of a process.
+``outlook`` asks for the time alone, for as many updates as fit into some seconds.
 """
 
+import itertools
 import json
 import resource
 import statistics
@@ -40,6 +42,8 @@ __all__ = ["Probe", "main", "peak_memory", "run_probe"]
 LABELS_A_SECOND = 14.0
 """Characters in a second of read English."""
 VOCABULARY = 32
+MOST_WARM = 2
+"""Updates that are made whatever time they take."""
 GAPS = 1.15
 """On a CPU, growth of what the updates take, from a probe to a run: masks differ, blocks freed in one step do not fit
 those asked for in the next, and the heap that is kept (``allocator.keep_freed_memory``) gets gaps. Measured over seven
@@ -59,6 +63,8 @@ class Probe:
     peak_bytes: int
     """Highest memory of the process, the gaps that a run adds included (CPU), or of the device's allocator (GPU)."""
     parameters: int
+    hop: int = 0
+    """Samples from one encoder frame to the next."""
     fits: bool = True
     """False when the device ran out of memory; the other numbers are then meaningless."""
 
@@ -83,8 +89,11 @@ class _RandomUnits:
         return 1 / self.n_units
 
 
-def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective[Any]:
-    """Return what the run would train, in its dearest phase: with nothing frozen that will be released."""
+def _objective(cfg: PretrainConfig | FinetuneConfig, *, memory: bool) -> Objective[Any]:
+    """Return what the run would train, in its dearest phase: with nothing frozen that will be released.
+
+    For ``memory`` also do what takes memory before.
+    """
     if isinstance(cfg, FinetuneConfig):
         model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
         return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
@@ -92,7 +101,8 @@ def _objective(cfg: PretrainConfig | FinetuneConfig) -> Objective[Any]:
     encoder_ = SpeechEncoder(cfg.model)
     if cfg.objective == "hubert":
         units = cfg.hubert.clusters[-1]
-        _make_units(encoder_, units)
+        if memory:
+            _make_units(encoder_, units)
         return Hubert(encoder_, cfg.hubert, cfg.mask, _RandomUnits(encoder_.hop, units), units, seed=0)
     return Wav2Vec2(encoder_, cfg.wav2vec2, cfg.mask, seed=0)
 
@@ -136,14 +146,19 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, updates: int) -> Probe:
-    """Make ``updates`` updates of one micro-batch of ``rows`` x ``samples`` random samples, after one that warms up."""
+def run_probe(
+    cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, updates: int, *, seconds: float = 0.0
+) -> Probe:
+    """Make ``updates`` updates of one micro-batch of ``rows`` x ``samples`` random samples, after one that warms up.
+
+    With ``seconds`` as many (at least two) as begin in that time, and memory is not looked at.
+    """
     training = cfg.training
     cuda = training.device == "cuda" or (training.device == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if cuda else "cpu")
     if training.threads:
         torch.set_num_threads(training.threads)
-    objective = _objective(cfg)
+    objective = _objective(cfg, memory=not seconds)
     if not cuda:
         keep_freed_memory()
     objective.to(device).train()
@@ -160,7 +175,10 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
     labelled = isinstance(cfg, FinetuneConfig)
     micro, update, start = [], [], peak_memory(device)
     try:
-        for step in range(updates + 1):
+        limit = time.perf_counter() + seconds
+        for step in range(updates + 1) if not seconds else itertools.count():
+            if seconds and step > MOST_WARM and time.perf_counter() > limit:
+                break
             objective.begin_step(step)
             batch = _batch(rows, samples, step, labelled=labelled)  # masks, and so all sizes after them, differ
             prepared = prepare(batch)  # in a run, by the loader
@@ -189,6 +207,7 @@ def run_probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, upd
         update_seconds=statistics.median(update[1:]),
         peak_bytes=peak_memory(device) if cuda else round(start + GAPS * (peak_memory(device) - start)),
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
+        hop=next(module.hop for module in objective.modules() if isinstance(module, SpeechEncoder)),
     )
 
 
@@ -205,7 +224,19 @@ def main() -> None:
         cfg = from_dict(FinetuneConfig, request["config"])
     else:
         cfg = from_dict(PretrainConfig, request["config"])
-    print(json.dumps(asdict(run_probe(cfg, request["rows"], request["samples"], request["updates"]))))
+    print(
+        json.dumps(
+            asdict(
+                run_probe(
+                    cfg,
+                    request["rows"],
+                    request["samples"],
+                    request.get("updates", 0),
+                    seconds=request.get("seconds", 0.0),
+                )
+            )
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,10 @@
 
 In: a fine-tuning configuration and rates. Out: the arm's run folder (config, metrics, ledger, model), and
 ``sweep.json`` with the dev WER of every candidate of every arm. ``Ahead`` does it while something else is running.
+
+Successive halving (Jamieson and Talwalkar 2016) ends the worse half of the rates early: at each of ``halve_at`` all
+rates that are left stop at the same update, and those with the lower dev character error rate go on. What was decided
+follows from the candidates' own metrics, so a sweep that was killed decides the same again.
 """
 
 import os
@@ -61,6 +65,19 @@ class Candidate:
                 "Delete it to train it again"
             )
 
+    def reached(self, step: int) -> bool:
+        """Whether it is complete, or was saved at ``step`` or after it."""
+        from speechssl.training.checkpoint import Checkpoints
+
+        return self.done or any(saved >= step for saved in Checkpoints(self.folder / "checkpoints").steps())
+
+    def dev_at(self, step: int) -> dict[str, float]:
+        """Return the validation at ``step``; empty where there was none (no dev set)."""
+        from speechssl.training.log import read_metrics
+
+        rows = read_metrics(self.folder / "metrics.jsonl")
+        return next((row for row in rows if row["phase"] == "valid" and row["step"] == step), {})
+
     def dev_wer(self) -> float:
         """Return the dev WER (CER in a script without spaces) of the kept checkpoint; infinite without a dev set."""
         info = read_json(self.folder / "model" / "config.json", f"delete {self.folder} to train it again")["info"]
@@ -92,6 +109,9 @@ def _candidate(parent: str, request: str) -> int:
 
 def _check(candidate: Candidate, code: int) -> None:
     """Say how a finished candidate did, or raise."""
+    pause = candidate.cfg.training.pause_at
+    if code == EXIT_INTERRUPTED and pause and candidate.reached(pause):
+        return
     if code == EXIT_INTERRUPTED:
         raise InterruptedRun(f"{candidate.folder} saved itself; run the same command again to resume")
     if code:
@@ -133,6 +153,7 @@ def tune(
     folder: Path,
     *,
     jobs: int = 1,
+    halve_at: Sequence[float] = (),
     stop: threading.Event | None = None,
 ) -> None:
     """Fine-tune with every rate; leave the best candidate in ``cfg.output``.
@@ -149,6 +170,8 @@ def tune(
         Where the candidates and ``sweep.json`` go.
     jobs
         Candidates at a time, each in its own process.
+    halve_at
+        Shares of the updates after which the worse half of the rates that are left ends.
     stop
         When it is set, running candidates are asked to save themselves, and the call returns.
 
@@ -165,21 +188,53 @@ def tune(
         candidates.append(Candidate(arm, lr, replace(cfg, output=output, optim=replace(cfg.optim, lr=lr))))
     for candidate in candidates:
         candidate.check()
-    waiting = [candidate for candidate in candidates if not candidate.done]
-    if jobs == 1 and stop is None:
-        from speechssl.asr.finetune import finetune
+    left, ended = candidates, dict[Candidate, int]()
+    for step in sorted({round(share * cfg.training.steps) for share in halve_at}):
+        if len(left) == 1 or not 0 < step < cfg.training.steps:
+            continue
+        _train([_until(each, step) for each in left if not each.reached(step)], jobs, stop)
+        if stop is not None and stop.is_set():
+            return
+        order = sorted(left, key=lambda each: (each.dev_at(step).get("dev_cer", float("inf")), each.lr))
+        left = order[: (len(order) + 1) // 2]
+        for each in order[len(left) :]:
+            ended[each] = step
+            wer = _wer(each.dev_at(step))
+            print(f"  {arm}, learning rate {each.lr:g}: {wer} after {step} updates, ended", flush=True)
+    _train([candidate for candidate in left if not candidate.done], jobs, stop)
+    if len(rates) > 1 and all(candidate.done for candidate in left):
+        _keep_best(candidates, ended, Path(cfg.output), folder / "sweep.json")
 
-        for candidate in waiting:
-            finetune(candidate.cfg)
-    else:
+
+def _until(candidate: Candidate, step: int) -> Candidate:
+    """Return a candidate that stops at ``step``."""
+    training = replace(candidate.cfg.training, pause_at=step)
+    return replace(candidate, cfg=replace(candidate.cfg, training=training))
+
+
+def _wer(row: dict[str, float]) -> str:
+    return f"dev WER {row['dev_wer']:.1%}" if "dev_wer" in row else "no dev WER"
+
+
+def _train(waiting: list[Candidate], jobs: int, stop: threading.Event | None) -> None:
+    """Train candidates to their end, or to where they pause: in this process for one job, else in their own."""
+    if jobs > 1 or stop is not None:
         _processes(waiting, jobs, stop)
-    if len(rates) > 1 and all(candidate.done for candidate in candidates):
-        _keep_best(candidates, Path(cfg.output), folder / "sweep.json")
+        return
+    from speechssl.asr.finetune import finetune
+
+    for candidate in waiting:
+        pause = candidate.cfg.training.pause_at
+        try:
+            finetune(candidate.cfg)
+        except InterruptedRun:
+            if not pause or not candidate.reached(pause):
+                raise
 
 
-def _keep_best(candidates: list[Candidate], target: Path, listing: Path) -> None:
-    """Copy the candidate with the lowest dev WER to ``target``, and list all of them."""
-    best = min(candidates, key=lambda candidate: (candidate.dev_wer(), candidate.lr))
+def _keep_best(candidates: list[Candidate], ended: dict[Candidate, int], target: Path, listing: Path) -> None:
+    """Copy the candidate with the lowest dev WER to ``target``, and list all of them, also those that ended early."""
+    best = min((each for each in candidates if each not in ended), key=lambda each: (each.dev_wer(), each.lr))
     # Checkpoints stay with the candidate: the arm's folder is for reading.
     left_out = shutil.ignore_patterns("checkpoints", "request.toml", "*.lock")
     with atomic_folder(target) as folder:
@@ -187,7 +242,9 @@ def _keep_best(candidates: list[Candidate], target: Path, listing: Path) -> None
     others = read_json(listing, "delete it and run again") if listing.exists() else []
     rows = [row for row in others if row["arm"] != best.arm]
     for each in candidates:
-        row = {"arm": each.arm, "lr": each.lr, "dev_wer": each.dev_wer(), "kept": each is best}
+        step = ended.get(each)
+        wer = each.dev_wer() if step is None else each.dev_at(step).get("dev_wer", float("inf"))
+        row = {"arm": each.arm, "lr": each.lr, "dev_wer": wer, "kept": each is best, "ended_at": step}
         rows.append({**row, "folder": str(each.folder)})
     write_json(listing, rows)
 

@@ -57,7 +57,7 @@ def test_H6_a_torn_listing_is_named(swept, tmp_path, content):
     (tmp_path / "sweep" / "sweep.json").write_text(content, encoding="utf-8")
     candidates = [Candidate("arm", lr, replace(cfg, output=str(tmp_path / "sweep" / f"arm-lr-{lr:g}"))) for lr in RATES]
     with pytest.raises(DataError, match=r"sweep\.json: not whole .*; delete it and run again"):
-        _keep_best(candidates, tmp_path / "arm", tmp_path / "sweep" / "sweep.json")
+        _keep_best(candidates, {}, tmp_path / "arm", tmp_path / "sweep" / "sweep.json")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -188,3 +188,78 @@ def test_killed_its_candidates_save_themselves_and_a_rerun_goes_on(shards, tmp_p
         steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl") if row["phase"] == "train"]
         assert steps == list(range(1, 61))  # each step once: it went on, it did not start again
     assert (tmp_path / "arm" / "model" / "config.json").exists()
+
+
+HALVED = (4e-3, 2e-3, 1e-5)
+
+
+def ended_early(place, name):
+    """Return the steps that a candidate was trained for, and whether it has a model."""
+    folder = place / "sweep" / name
+    rows = read_metrics(folder / "metrics.jsonl")
+    return max(row["step"] for row in rows if row["phase"] == "valid"), (folder / "model").exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_the_worse_half_of_the_rates_ends_early_and_the_best_goes_on_to_the_same_bits(shards, swept, tmp_path, jobs):
+    cfg = recipe(shards, tmp_path / "arm", steps=12)
+    cfg = replace(cfg, training=replace(cfg.training, validate_every=3))
+    tune("arm", cfg, HALVED, tmp_path / "sweep", jobs=jobs, halve_at=(0.25, 0.5))
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))
+    assert [row["lr"] for row in rows] == list(HALVED)
+    assert sorted(row["ended_at"] or 0 for row in rows) == [0, 3, 6]
+    for row in rows:
+        assert ended_early(tmp_path, f"arm-lr-{row['lr']:g}") == (row["ended_at"] or 12, row["kept"])
+    (kept,) = [row for row in rows if row["kept"]]
+    assert kept["ended_at"] is None
+    # Whoever goes on was stopped twice, and has the weights of one that never was.
+    whole = replace(cfg, output=str(tmp_path / "whole"))
+    tune("whole", whole, (kept["lr"],), tmp_path / "other")
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("arm", "whole")]
+    assert weights[0] == weights[1]
+
+
+def test_halving_compares_the_rates_at_the_same_update_by_dev_cer(shards, tmp_path):
+    cfg = recipe(shards, tmp_path / "arm", steps=12)
+    tune("arm", cfg, HALVED, tmp_path / "sweep", halve_at=(0.5,))
+    found = {}
+    for lr in HALVED:
+        rows = read_metrics(tmp_path / "sweep" / f"arm-lr-{lr:g}" / "metrics.jsonl")
+        found[lr] = next(row["dev_cer"] for row in rows if row["phase"] == "valid" and row["step"] == 6)
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text(encoding="utf-8"))
+    (worst,) = [row["lr"] for row in rows if row["ended_at"] == 6]
+    assert (found[worst], worst) == max((cer, lr) for lr, cer in found.items())
+
+
+def test_killed_while_rates_are_halved_a_rerun_decides_the_same(shards, tmp_path):
+    cfg = recipe(shards, tmp_path / "arm", steps=40)
+    cfg = replace(cfg, training=replace(cfg.training, log_every=1, validate_every=40, save_every=5))
+    write_toml(cfg, tmp_path / "cfg.toml")
+    code = (
+        "import sys; from pathlib import Path; from speechssl.config import FinetuneConfig; "
+        "from speechssl.settings import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
+        "cfg = read_toml(FinetuneConfig, place / 'cfg.toml'); "
+        f"tune('arm', cfg, {RATES}, place / 'sweep', jobs=2, halve_at=(0.5,))"
+    )
+    place = tmp_path / "sweep" / "arm-lr-0.004"
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.DEVNULL) as parent:
+        deadline = time.monotonic() + 120
+        while not list((place / "checkpoints").glob("step-*")):
+            assert time.monotonic() < deadline, (place / "log.txt").read_text()
+            time.sleep(0.02)
+        candidates = children(parent.pid)
+        os.kill(parent.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while any(alive(pid) for pid in candidates):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    tune("arm", cfg, RATES, tmp_path / "sweep", jobs=2, halve_at=(0.5,))
+    tune("other", replace(cfg, output=str(tmp_path / "other")), RATES, tmp_path / "again", jobs=2, halve_at=(0.5,))
+    ends = [
+        {row["lr"]: row["ended_at"] for row in json.loads((tmp_path / name / "sweep.json").read_text())}
+        for name in ("sweep", "again")
+    ]
+    assert ends[0] == ends[1]
+    assert sorted(str(step) for step in ends[0].values()) == ["20", "None"]
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("arm", "other")]
+    assert weights[0] == weights[1]

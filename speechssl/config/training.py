@@ -55,6 +55,9 @@ class TrainingConfig:
     validate_every: int = 0
     """Steps between validations. 0: in fine-tuning (dev WER) at the end only, in pretraining (held-out loss) 50 times
     a run, or as often as costs 2 % of it."""
+    pause_at: int = 0
+    """Validate, save and stop after this step, as if interrupted; 0 for never. Schedules keep the length of ``steps``,
+    so a run that is started again without it goes on as one that was never stopped."""
     max_skips: int = 10
     """Consecutive steps with non-finite gradients after which the run stops."""
     on_collapse: Literal["warn", "stop"] = "warn"

@@ -44,6 +44,9 @@ class RunConfig:
     """Also fine-tune the same model from random weights, for comparison: same labels, updates and tuning."""
     learning_rates: tuple[float, ...] = ()
     """Fine-tune with each of these rates and keep the one with the lowest dev WER; empty: ``finetune.optim.lr``."""
+    halve_at: tuple[float, ...] = ()
+    """Shares of the updates after which the worse half (by dev CER) of the rates that are left ends; of every arm
+    alike. Empty: all rates are trained to their end."""
     jobs: int = 1
     """Fine-tunings at a time, each in a process of its own."""
     manifest: ManifestConfig = field(default_factory=ManifestConfig)

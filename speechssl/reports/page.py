@@ -89,12 +89,19 @@ def _learning(record: RunRecord, facts: Facts) -> _Section:
     if record.sweep:
         rows = [
             (str(c.get("arm", "")), _number(c.get("lr"), "{:g}"), _number(c.get("dev_wer"), "{:.2%}"),
-             "kept" if c.get("kept") else "")
+             "kept" if c.get("kept") else _ended(c.get("ended_at")))
             for c in record.sweep
         ]  # fmt: skip
-        caption = "Learning rates tried, with the lowest dev WER of each. The test split took no part in the choice."
+        caption = (
+            "Learning rates tried, with the lowest dev WER of each (for one that ended early, that at its end). "
+            "The test split took no part in the choice."
+        )
         parts.append(table(caption, ("Arm", "Learning rate", "Dev WER %", ""), rows))
     return "learning", "Learning", parts
+
+
+def _ended(step: object) -> str:
+    return f"ended after {count(step)} updates" if isinstance(step, int) else ""
 
 
 def _units(trainings: Sequence[Training]) -> Html | None:

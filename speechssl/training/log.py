@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from speechssl.core.files import write_atomic
-from speechssl.progress import duration
+from speechssl.progress import bars, duration
 
 __all__ = ["MetricsLog", "Progress", "read_metrics"]
 
@@ -109,7 +109,7 @@ class Progress:
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        if self.active and sys.stderr.isatty():
+        if self.active and bars():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar

@@ -159,18 +159,20 @@ def train(
                 journal.skipped(step, batches, "non_finite_gradient" if total else "no_targets", state)
 
             done, last = step + 1, step + 1 == training.steps
+            pause = done == training.pause_at
             progress.step(done)
             values = window.close(parallel) if last or done % training.log_every == 0 else None
             with window.paused():
                 if values is not None:
                     journal.train(done, {"lr": lr, **values, "skipped": state.skipped}, objective)
-                if validate is not None and (last or (training.validate_every and done % training.validate_every == 0)):
+                due = training.validate_every and done % training.validate_every == 0
+                if validate is not None and (last or pause or due):
                     with state.evaluated():
                         scores = parallel.gather(validate(done))[0]
                         if select is not None:
                             state.keep_best(done, _selected(scores, select), run.checkpoints, parallel)
                     journal.validation(done, scores)
-                stop = parallel.any(interrupt.requested)
+                stop = pause or parallel.any(interrupt.requested)
                 if last or stop or done % training.save_every == 0:
                     journal.flush()
                     state.save(done, run.checkpoints, parallel, must=last or stop)

@@ -47,6 +47,7 @@ FREE = (
     "training.log_every",
     "training.save_every",
     "training.keep",
+    "training.pause_at",
     "training.max_skips",
     "training.on_collapse",
 )
