@@ -23,7 +23,7 @@ def build(kind):
         # Dropout of a compiled graph draws from another stream than ours.
         cfg = replace(cfg, wav2vec2=replace(cfg.wav2vec2, feature_dropout=0.0))
     torch.manual_seed(0)
-    return probe._objective(cfg).train()
+    return probe._objective(cfg, memory=False).train()
 
 
 def steps(objective, *, labelled):

@@ -31,13 +31,13 @@ def test_M8_an_objective_is_one_graph(kind, stem):
         + ["--model.encoder.dropout", "0.1", "--model.encoder.attention-dropout", "0.1"]
         + (["--wav2vec2.feature-dropout", "0.1"] if kind == "wav2vec2" else []),
     )
-    objective = probe._objective(cfg).train()
+    objective = probe._objective(cfg, memory=False).train()
     assert graphs(objective, objective.prepare(probe._batch(2, 8_000, 0, labelled=False)).to("cpu")) == 1
 
 
 def test_M8_fine_tuning_is_one_graph_up_to_its_loss():
     """The CTC kernel's shapes depend on lengths, so it runs beside the graph of encoder and head."""
-    objective = probe._objective(load_config(FinetuneConfig, "finetune-tiny")).train()
+    objective = probe._objective(load_config(FinetuneConfig, "finetune-tiny"), memory=False).train()
     assert graphs(objective, objective.prepare(probe._batch(2, 8_000, 0, labelled=True)).to("cpu")) == 2
 
 
