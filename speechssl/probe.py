@@ -90,7 +90,7 @@ class _RandomUnits:
 
 
 def _objective(cfg: PretrainConfig | FinetuneConfig, *, memory: bool) -> Objective[Any]:
-    """Return what the run would train, in its dearest phase: with nothing frozen that will be released.
+    """Return what the run would train, in its most expensive phase (nothing frozen).
 
     For ``memory`` also do what takes memory before.
     """

@@ -95,7 +95,7 @@ class CtcObjective(Objective[CtcPrepared]):
             {"params": list(self.model.head.parameters()), "lr_scale": self.cfg.head_lr_scale},
         ]
 
-    def preparer(self) -> CtcPreparer:
+    def preparer(self, seed: int | None = None) -> CtcPreparer:
         """Return what finds rows whose labels do not fit, and draws masks when the objective is in training mode."""
         encoder, cfg = self.model.encoder, self.cfg
         return CtcPreparer(
@@ -105,7 +105,7 @@ class CtcObjective(Objective[CtcPrepared]):
             time=MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2),
             channel=MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0),
             masked=self.training,
-            seed=self.seed,
+            seed=self.seed if seed is None else seed,
         )
 
     def forward(self, prepared: CtcPrepared) -> Loss:

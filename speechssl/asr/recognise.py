@@ -14,6 +14,7 @@ from speechssl.asr.ctc import CtcModel
 from speechssl.asr.packed import PackedRecogniser, can_pack
 from speechssl.data.batch import Batch, full_scale
 from speechssl.data.ledger import Entry
+from speechssl.models.paths import exact_float32
 
 __all__ = ["Listener", "Recognised", "frame_log_probs", "listener", "recognise"]
 
@@ -55,7 +56,7 @@ def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor, *, bf16: boo
     training = model.training
     model.eval()
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with exact_float32(not bf16), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             log_probs, frame_lengths = model(full_scale(wave.to(device)), lengths.to(device) if padded else None)
     finally:
         model.train(training)

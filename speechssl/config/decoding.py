@@ -24,7 +24,7 @@ class DecoderConfig:
     """ARPA file (.gz too), KenLM binary, or a folder with lm.arpa or lm.arpa.gz; empty: the model folder."""
     lexicon: str = ""
     """File with a word a line. Empty: the language model's words, else those of the training transcripts. none: no
-    lexicon; the language model is then one of tokens, not words (`speechssl lm --unit tokens`; told by itself)."""
+    lexicon; the language model is then one of tokens (`speechssl lm --unit tokens`); it is detected automatically."""
     lm_weight: float = 2.0
     """Factor of the language model's log10 probabilities, as in flashlight and torchaudio."""
     word_score: float = 0.0

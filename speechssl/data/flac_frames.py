@@ -55,7 +55,7 @@ CRC = _crc16_tables()
 
 @intrinsic
 def _pointer(context: Any, array: Any) -> Any:
-    """Return where an array begins: pointers are not counted, and indices into them not looked at."""
+    """Return where an array begins. Raw pointer: no reference counting, no bounds checks."""
 
     def generate(target: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return target.make_array(signature.args[0])(target, builder, arguments[0]).data

@@ -241,7 +241,7 @@ def evaluation_batches(
         for i in range(len(numbers)):
             batch = loader.get(i)
             yield labels(batch)
-            _count(batch, tolerance)  # only now: the rows of a batch that is too much have been listed, too
+            _count(batch, tolerance)  # counted after yielding: rows that exceed the limit reach the ledger first
     finally:
         loader.close()
     if numbers:

@@ -115,7 +115,7 @@ def fit_kmeans(
         )
     if not np.isfinite(features).all():
         raise DataError("k-means: the features hold values that are not finite; the model that made them has diverged")
-    # Products in k-means lose what a common offset takes, so it is taken away first and added again.
+    # A large mean costs precision in the distances, so features are centred first; the mean is added again.
     offset = features.mean(axis=0, dtype=np.float64).astype(np.float32)
     model = MiniBatchKMeans(
         n_clusters=clusters,

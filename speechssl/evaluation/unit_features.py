@@ -5,7 +5,7 @@ units. Both are pure: an utterance's features do not depend on the others given 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from speechssl.evaluation.mfcc import MFCC_DIM, MFCC_WINDOW, mfcc, nearest_frames
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.paths import exact_float32
 
 __all__ = ["LayerFeatures", "MfccFeatures", "NormalisedFeatures", "UnitFeatures"]
 
@@ -102,7 +103,7 @@ class LayerFeatures:
         return [row[:count].float() for row, count in zip(output.x, frames, strict=True)]
 
     def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.bf16 else exact_float32()
 
 
 class NormalisedFeatures:

@@ -23,7 +23,7 @@ class _RowProducts(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
         width = x.shape[1]
         n = len(x)
-        # Rounded before it is turned round: the copy with strides is the slow part. [O, taps * C] each.
+        # Cast to the compute dtype before transposing: the strided copy dominates. [O, taps * C] each.
         taps = kernel.to(x.dtype).split(width // kernel.shape[1], dim=2)
         parts = [some.permute(0, 2, 1).flatten(1).contiguous() for some in taps]
         z = product(x[:, : parts[0].shape[1]], parts[0].t())

@@ -1,4 +1,4 @@
-"""Which of two equal ways is taken: the fast path of a layer, or the plain one it is checked against.
+"""Switch between the optimised kernels and the reference implementations they are checked against.
 
 The fast paths are the default everywhere; ``with plain_paths():`` takes the textbook formulation instead, so that a
 test or a benchmark can compare outputs, gradients and loss curves of the two.

@@ -72,15 +72,18 @@ class Objective(nn.Module, Generic[PreparedT]):
     chance: dict[str, float]
     """Metric name -> value that a model which has learnt nothing would show (for training/health.py)."""
     seed: int = 0
-    """Key of what ``prepare`` draws; validation draws by a key of its own."""
+    """Key of what the preparer draws."""
 
     def __init__(self) -> None:
         super().__init__()
         self.chance = {}
 
-    def preparer(self) -> Preparer[PreparedT]:
-        """Return what prepares batches for this objective, as it is set now."""
-        raise AssertionError(f"{type(self).__name__} does not define preparer")
+    def preparer(self, seed: int | None = None) -> Preparer[PreparedT]:
+        """Return what prepares batches for this objective, as it is set now.
+
+        ``seed`` is the key of what it draws; None for the objective's own. Validation draws by a key of its own.
+        """
+        raise AssertionError(f"{type(self).__name__} does not define preparer (seed {seed})")
 
     def prepare(self, batch: Batch) -> PreparedT:
         """Prepare one batch here and now."""

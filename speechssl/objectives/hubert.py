@@ -182,11 +182,10 @@ class Hubert(Objective[HubertPrepared]):
         # Predicting how often each unit occurs is the best that a model which ignores its input can do.
         self.chance = {"masked_loss": units.entropy(), "accuracy": units.largest_share()}
 
-    def preparer(self) -> HubertPreparer:
+    def preparer(self, seed: int | None = None) -> HubertPreparer:
         """Return what draws masks and looks units up."""
-        return HubertPreparer(
-            self.encoder.frontend.grid, self.mask, self.units, everywhere=self.cfg.unmasked_weight > 0, seed=self.seed
-        )
+        grid, key = self.encoder.frontend.grid, self.seed if seed is None else seed
+        return HubertPreparer(grid, self.mask, self.units, everywhere=self.cfg.unmasked_weight > 0, seed=key)
 
     def logits(self, context: Tensor) -> Tensor:
         """Return [N, units] cosine logits of [N, D] context vectors, in at least float32."""

@@ -194,9 +194,10 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
         self.temperature.fill_(max(cfg.gumbel_end, cfg.gumbel_start * cfg.gumbel_decay**step))
         return False
 
-    def preparer(self) -> Wav2Vec2Preparer:
+    def preparer(self, seed: int | None = None) -> Wav2Vec2Preparer:
         """Return what draws masks and negatives."""
-        return Wav2Vec2Preparer(self.encoder.frontend.grid, self.mask, self.cfg.negatives, self.seed)
+        grid, key = self.encoder.frontend.grid, self.seed if seed is None else seed
+        return Wav2Vec2Preparer(grid, self.mask, self.cfg.negatives, key)
 
     def forward(self, prepared: Wav2Vec2Prepared) -> Loss:
         """Return contrastive + weighted diversity and penalty, summed over the masked frames (equation 2)."""

@@ -141,8 +141,8 @@ def _join(world: int, rank: int, backend: str, timeout: timedelta) -> None:
     Leaving a group must end its threads. Those of gloo let go of the tensors of a collective a little after whoever
     waits for it goes on, and one that does so while the interpreter ends takes the process with it: CPython 3.11 ends a
     thread that then asks for its lock, in a destructor, where C++ allows no such thing ("terminate called without an
-    active exception"). A module of torch would keep the first group, and its threads, for good: the defaults of its
-    functions are the group that is there when ``torch._dynamo`` imports it. So it is imported while there is none.
+    active exception"). torch._dynamo captures the default process group at import time, and its threads with it: it is
+    imported before any group exists.
     """
     importlib.import_module("torch.distributed.nn.functional")
     if not _stores:

@@ -134,15 +134,8 @@ class HeldOut:
         unread = self.parallel.gather([asdict(entry) for _, entries in read for entry in entries])
         if self.parallel.first:
             self.record(Entry(**fields) for part in unread for fields in part)
-        seed, self.objective.seed = self.objective.seed, SEED
-        try:
-            prepared = [
-                (number, self.objective.prepare(batch))
-                for number, (batch, _) in zip(own, read, strict=True)
-                if batch is not None
-            ]
-        finally:
-            self.objective.seed = seed
+        prepare = self.objective.preparer(SEED)
+        prepared = [(number, prepare(batch)) for number, (batch, _) in zip(own, read, strict=True) if batch is not None]
         kept = [(number, item) for number, item in prepared if item.n_targets]
         if not self.parallel.any(bool(kept)) and self.parallel.first:
             logger.warning(
