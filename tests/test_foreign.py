@@ -11,6 +11,7 @@ import soxr
 from webdataset import ShardWriter, TarWriter
 
 from speechssl.config import ManifestConfig, ShardConfig
+from speechssl.data import foreign
 from speechssl.data.audio import decode
 from speechssl.data.corpus import open_corpus
 from speechssl.data.foreign import find_tars, read_tars
@@ -226,3 +227,20 @@ def test_resampled_audio_is_what_soxr_gives(tmp_path):
     soundfile.write(buffer, wave, 48_000, format="WAV", subtype="FLOAT")
     corpus = open_corpus(tar_of(tmp_path / "r.tar", [("r.wav", buffer.getvalue())]))
     np.testing.assert_allclose(corpus.read(0), soxr.resample(wave, 48_000, 16_000, "HQ"), atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "size"),
+    [
+        ("x.tar", 1), ("x-{000..122}.tar", 123), ("x-{5..1}.tar", 5), ("{a,b}-{1..3}.tar", 6),
+        ("{a,{b,c},d{0..9}}", 60),
+        ("{0..99999}{0..99999}{0..99999}.tar", 10**15), ("{0.." + "9" * 5000 + "}", 10**18), ("{0..9}" * 400, 10**18),
+    ],
+)  # fmt: skip
+def test_the_size_of_a_pattern_is_known_before_it_is_expanded(pattern, size):
+    assert foreign._pattern_size(pattern) == size
+
+
+def test_a_pattern_of_too_many_tars_is_refused_by_name():
+    with pytest.raises(DataError, match="names up to 1,000,000,000 tars"):
+        foreign.find_tars("x-{000000..999999999}.tar")

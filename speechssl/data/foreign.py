@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,11 @@ __all__ = ["Member", "Sample", "file_name", "find_tars", "folder_of", "read_tars
 
 LARGEST_TEXT = 1 << 20
 """Bytes of a transcript or JSON member; a larger one is no transcript."""
+MOST_TARS = 100_000
+"""Tars that one pattern may name: more is a slip of the keyboard, or an attempt to fill the memory."""
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
+_ENDLESS = 10**18
 _TEXTS = ("txt", "text", "transcript", "lab")
 _OURS = {"path", "start", "end", *FIELDS["audio"], *FIELDS["start"], *FIELDS["end"], *FIELDS["duration"]}
 """JSON fields that describe the source of a sample: the sample's audio is a file of its own, and it is measured."""
@@ -73,7 +79,7 @@ def find_tars(location: str | Path) -> list[Path]:
     Raises
     ------
     DataError
-        A pattern names a tar that is not there, or a tar is compressed.
+        A pattern names a tar that is not there, or more than ``MOST_TARS``, or a tar is compressed.
     """
     path = Path(location)
     if path.is_dir():
@@ -84,6 +90,10 @@ def find_tars(location: str | Path) -> list[Path]:
         return []
     from webdataset.shardlists import expand_urls
 
+    if not path.is_file() and (count := _pattern_size(str(location))) > MOST_TARS:
+        raise DataError(
+            f"{location}: this pattern names up to {count:,} tars; give one that names at most {MOST_TARS:,}"
+        )
     tars = [path] if path.is_file() else sorted(Path(name) for name in expand_urls(str(location)))
     for tar in tars:
         if not tar.is_file():
@@ -91,6 +101,19 @@ def find_tars(location: str | Path) -> list[Path]:
         if tar.suffix.lower() != ".tar":
             raise DataError(f"{tar}: compressed; tars are read at random places, so decompress it first")
     return tars
+
+
+def _pattern_size(pattern: str) -> int:
+    """Return how many names braces may expand to, at most, without expanding them."""
+    size, found = 1, 1
+    while found:
+        for inside in _BRACES.findall(pattern):
+            span = inside.count(",") + 1
+            if ends := _RANGE.fullmatch(inside):
+                span = abs(int(ends[1]) - int(ends[2])) + 1 if len(inside) < 40 else _ENDLESS
+            size = min(size * span, _ENDLESS)
+        pattern, found = _BRACES.subn("", pattern)
+    return size
 
 
 def folder_of(tars: Sequence[Path]) -> Path:
