@@ -81,7 +81,7 @@ def check_stages(folder: Path, stages: list[Stage]) -> list[tuple[Stage, str, bo
             raise ConfigError(
                 f"stage {stage.name!r} in {folder} was completed with other settings or from other files:\n  "
                 + ("\n  ".join(changes) or "a stage before it has changed")
-                + "\nGive a new --output, or rebuild this stage and all later ones by deleting: "
+                + "\nGive a new --output, or rebuild this stage and all later ones: delete "
                 + ", ".join(map(str, dict.fromkeys(later)))
             )
         found.append((stage, chain, same))
