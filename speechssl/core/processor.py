@@ -119,9 +119,17 @@ def _capabilities() -> Mapping[str, Any]:
     return found if torch.backends.mkldnn.is_available() else {**found, "avx512_bf16": False}
 
 
+@lru_cache(maxsize=16)
+def _detected(aten: str, onednn: str, dnnl: str) -> Processor:
+    """Detect once for each state of the environment: every product asks."""
+    variables = {"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn, "DNNL_MAX_CPU_ISA": dnnl}
+    return detect(_capabilities(), variables, platform.machine())
+
+
 def processor() -> Processor:
     """Return what this process may use of the processor it runs on."""
-    return detect(_capabilities(), os.environ, platform.machine())
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    return _detected(*(os.environ.get(name, "") for name in names))
 
 
 def gpu_has_bf16() -> bool:
