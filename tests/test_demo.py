@@ -1,41 +1,33 @@
 """The demo at its smallest: both arms on synthetic speech, and the table that says what pretraining is worth."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
-from speechssl.config import ManifestConfig
-from speechssl.data.synth import SynthConfig
+from speechssl.cli import main
 from speechssl.demo import DemoConfig, _table, demo
 from speechssl.evaluation.wer import score_row, write_wer
+from speechssl.settings import load_config
 from tests.whole import settings, write_folder
-
-SYNTH = SynthConfig(
-    unlabelled_minutes=0.3, labelled_minutes=0.4, dev_minutes=0.15, test_minutes=0.2,
-    train_speakers=2, labelled_speakers=2, dev_speakers=1, test_speakers=1,
-)  # fmt: skip
 
 
 def test_both_arms_on_synthetic_speech(tmp_path, capsys):
+    """``speechssl demo --smoke`` takes the whole path of the demo; started again, it finds every stage done."""
     pytest.importorskip("espeakng_loader", reason="the synthesiser is not installed: pip install 'speechssl[demo]'")
-    cfg = replace(settings(tmp_path, steps=2), learning_rates=(3e-3, 1e-3), jobs=2)
-    data = replace(cfg.finetune.data, max_seconds=20.0)
-    finetune = replace(cfg.finetune, data=data, dev=replace(cfg.finetune.dev, max_seconds=20.0))
-    evaluate = replace(cfg.evaluate, data=replace(cfg.evaluate.data, max_seconds=20.0))
-    cfg = replace(cfg, finetune=finetune, evaluate=evaluate, manifest=ManifestConfig(workers=1))
-    wanted = DemoConfig(output=str(tmp_path / "demo"), smoke=True, synth=SYNTH, run=cfg)
-    report = demo(wanted)
+    words = ["demo", "--smoke", "--output", str(tmp_path / "demo")]
+    assert main(words) == 0
     said = capsys.readouterr().out
-    assert report == tmp_path / "demo" / "run" / "report.html"
-    for words in ("pretrained  ", "from scratch", "difference", "(smoke size:", f"in all; report: {report}"):
-        assert words in said
+    report = tmp_path / "demo" / "run" / "report.html"
+    assert report.exists()
+    for words_of_it in ("pretrained  ", "from scratch", "difference", "(smoke size:", f"in all; report: {report}"):
+        assert words_of_it in said
     rows = json.loads((tmp_path / "demo" / "run" / "sweep" / "sweep.json").read_text(encoding="utf-8"))
+    rates = load_config(DemoConfig, "demo-smoke", []).run.learning_rates
     assert {(row["arm"], row["lr"]) for row in rows} == {
-        (arm, lr) for arm in ("finetune", "finetune-scratch") for lr in (3e-3, 1e-3)
+        (arm, lr) for arm in ("finetune", "finetune-scratch") for lr in rates
     }
     assert sum(row["kept"] for row in rows) == 2
-    demo(wanted)
+    assert main(words) == 0
     again = capsys.readouterr().out
     assert "pretrain: done before" in again
     assert again.split("pretrained  ")[1].splitlines()[0] == said.split("pretrained  ")[1].splitlines()[0]
