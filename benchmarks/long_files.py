@@ -33,8 +33,8 @@ from speechssl.asr.longform import block_frames
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.asr.transcribe import Recogniser, open_recogniser, transcribe_file
 from speechssl.config import TranscribeConfig
+from speechssl.core.errors import AudioError
 from speechssl.data.audio import decode
-from speechssl.errors import AudioError
 from speechssl.evaluation.wer import score_utterance
 from tests.oracles.local import encode_whole
 

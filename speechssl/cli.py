@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from speechssl import __version__
-from speechssl.errors import InterruptedRun, SpeechsslError
+from speechssl.core.errors import InterruptedRun, SpeechsslError
 from speechssl.verbs import data, recognition, scoring, training, transcription
 from speechssl.verbs.arguments import Verb, split
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import RunConfig
+from speechssl.core.progress import Whole, duration
 from speechssl.data.synth import SynthConfig
 from speechssl.outlook import Hours, cores, expected_seconds, measure_speed
 from speechssl.pipeline import run
-from speechssl.progress import Whole, duration
 
 __all__ = ["DemoConfig", "demo"]
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig
+from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.precision import Choice, choose, device_kind
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.errors import ConfigError, RunError
 from speechssl.settings import to_dict
 
 __all__ = ["Estimate", "estimate", "estimate_json", "estimate_text"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
-from speechssl.errors import RunError
+from speechssl.core.errors import RunError
 from speechssl.settings import to_dict
 
 __all__ = ["Hours", "Speed", "cores", "expected_seconds", "measure_speed", "tuning_updates"]

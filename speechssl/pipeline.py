@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import EvaluateConfig, FinetuneConfig, RunConfig
+from speechssl.core.environment import write_environment
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import find_json, remove_leftovers, write_json
-from speechssl.environment import write_environment
-from speechssl.errors import ConfigError, DataError
-from speechssl.progress import duration, progress
+from speechssl.core.progress import duration, progress
 from speechssl.settings import to_dict, write_toml
 from speechssl.sweep import Ahead, tune
 

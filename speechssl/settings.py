@@ -15,8 +15,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
+from speechssl.core.errors import ConfigError
 from speechssl.core.files import write_atomic
-from speechssl.errors import ConfigError
 
 __all__ = ["find_config", "from_dict", "load_config", "presets", "read_toml", "to_dict", "to_toml", "write_toml"]
 

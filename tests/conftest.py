@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 
 
 @pytest.hookimpl(wrapper=True)

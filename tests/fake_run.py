@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
-from speechssl.data.ledger import Entry, Ledger
+from speechssl.core.ledger import Entry, Ledger
 from speechssl.evaluation.wer import score_row, write_wer
 from speechssl.settings import write_toml
 

@@ -10,7 +10,7 @@ from speechssl.asr.align import align, frames_needed, word_times
 from speechssl.asr.decode import best_path, spans
 from speechssl.asr.tokens import Tokens
 from speechssl.config import TokensConfig
-from speechssl.errors import AudioError
+from speechssl.core.errors import AudioError
 
 TOKENS, _ = Tokens.build(["abc"], TokensConfig())  # blank, |, a, b, c
 

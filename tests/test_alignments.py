@@ -14,10 +14,10 @@ from speechssl.asr.alignments import Passage, align_all, align_passage, passages
 from speechssl.asr.ctc import load_recogniser
 from speechssl.asr.inputs import Input
 from speechssl.config import AlignConfig
-from speechssl.data.ledger import read_ledger
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.manifest import write_manifest
 from speechssl.data.utterance import Utterance
-from speechssl.errors import ConfigError, DataError
 from tests.oracles.wordfiles import read_ctm, read_textgrid
 from tests.tones import speak, trained
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.asr.arpa import Arpa, is_arpa, read_words
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 
 SMALL = """\
 

@@ -10,8 +10,8 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speechssl.core.errors import AudioError
 from speechssl.data.audio import SAMPLE_RATE, AudioLimits, decode, encode_flac, mono, probe
-from speechssl.errors import AudioError
 from tests.voices import voice, write
 
 FORMATS = [

@@ -8,9 +8,9 @@ import pytest
 
 from speechssl.cli import main
 from speechssl.config import AuditConfig
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.data.audit import audit
 from speechssl.data.checks import CHECKS
-from speechssl.errors import ConfigError, DataError
 from speechssl.reports.audit import write_audit
 from tests.planted import plant
 from tests.voices import voice, write

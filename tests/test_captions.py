@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from speechssl.asr.align import Word
 from speechssl.asr.captions import captions, clock
 from speechssl.config import CaptionConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 CFG = CaptionConfig()
 

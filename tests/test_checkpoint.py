@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.errors import CheckpointError
+from speechssl.core.errors import CheckpointError
 from speechssl.training.checkpoint import Checkpoints
 
 STATE = {"objective": {"weight": torch.arange(5000, dtype=torch.float32)}, "numbers": [1, 2.5, "x", None]}

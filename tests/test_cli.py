@@ -10,7 +10,7 @@ import time
 import pytest
 
 from speechssl.cli import EXIT_INTERRUPTED, VERBS, main
-from speechssl.errors import InterruptedRun
+from speechssl.core.errors import InterruptedRun
 
 
 def test_help_lists_every_verb(capsys):

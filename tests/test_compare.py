@@ -8,7 +8,7 @@ import pytest
 
 from speechssl.cli import main
 from speechssl.config import CompareConfig
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.comparison import compare
 from speechssl.evaluation.wer import read_hypotheses, write_wer
 from speechssl.reports.compare import build_comparison

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.breakdown import counts
 from speechssl.evaluation.comparison import compare
 from speechssl.evaluation.hypotheses import score_row

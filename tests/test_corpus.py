@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechssl.core.errors import AudioError, DataError
 from speechssl.data import corpus as module
 from speechssl.data import openfiles
 from speechssl.data.corpus import open_corpus
 from speechssl.data.identity import identity_of
-from speechssl.errors import AudioError, DataError
 from tests.chirps import chirp, chirp_shards
 
 SECONDS = [0.5 + 0.05 * i for i in range(30)]
@@ -247,7 +247,7 @@ def test_a_flac_header_that_lies_costs_no_memory(shards):
     code = f"""
 import resource
 from speechssl.data.corpus import open_corpus
-from speechssl.errors import AudioError
+from speechssl.core.errors import AudioError
 corpus = open_corpus({str(shards)!r})
 payload = bytearray(corpus.read_bytes(0))
 payload[21] |= 15

@@ -14,9 +14,9 @@ from speechssl.asr.decode import greedy
 from speechssl.asr.recognise import frame_log_probs, recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import CtcConfig, EncoderConfig, FrontendConfig, ModelConfig, TokensConfig
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
 from speechssl.data.batch import Batch
-from speechssl.data.ledger import Entry
-from speechssl.errors import DataError
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles import ctc as oracle

@@ -7,7 +7,7 @@ import pytest
 from speechssl.asr.decoder_pool import decode_all
 from speechssl.asr.ngram import estimate
 from speechssl.config import DecoderConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from tests.spelled import peaky, tokens_of
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")

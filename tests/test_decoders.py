@@ -12,7 +12,7 @@ from speechssl.asr.decode import best_path, greedy, prefix_beam
 from speechssl.asr.decoders import build_decoder, decoded_words, describe
 from speechssl.asr.ngram import estimate
 from speechssl.config import DecoderConfig
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from tests.spelled import peaky, random_log_probs, tokens_of
 
 TEXT = ["the cat sat on the mat", "the mat sat", "a cat on a mat"]

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig, PretrainConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import normalise_waveform, weight_norm
 from speechssl.models.transformer import Attention, product_attention

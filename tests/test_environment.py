@@ -5,7 +5,7 @@ import platform
 from importlib import metadata
 
 import speechssl
-from speechssl.environment import environment, write_environment
+from speechssl.core.environment import environment, write_environment
 from speechssl.reports.build import build_report
 from tests.tiny import run_tiny
 
@@ -18,7 +18,7 @@ def test_versions_are_those_that_run():
 
 
 def test_packages_that_are_missing_are_left_out(monkeypatch):
-    monkeypatch.setattr("speechssl.environment.PACKAGES", ("numpy", "no-such-package-anywhere"))
+    monkeypatch.setattr("speechssl.core.environment.PACKAGES", ("numpy", "no-such-package-anywhere"))
     assert set(environment()) == {"speechssl", "python", "numpy", "platform", "processor"}
 
 
@@ -35,7 +35,7 @@ def test_a_training_run_remembers_its_environment(tmp_path, monkeypatch):
     run_tiny(tmp_path)
     saved = json.loads((tmp_path / "environment.json").read_text(encoding="utf-8"))
     assert saved["devices"] == "1 x cpu"
-    monkeypatch.setattr("speechssl.environment.__version__", "99.0")
+    monkeypatch.setattr("speechssl.core.environment.__version__", "99.0")
     build_report(tmp_path)
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert report["environment"] == saved

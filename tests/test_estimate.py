@@ -9,8 +9,8 @@ from speechssl import estimate as module
 from speechssl.cli import main
 from speechssl.config import DataConfig, PretrainConfig, TrainingConfig
 from speechssl.core import precision
+from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.processor import Processor, Unit
-from speechssl.errors import ConfigError, RunError
 from speechssl.estimate import _bisect, _line, estimate, estimate_text
 from speechssl.settings import load_config
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speechssl.config import EncoderConfig, MaskConfig, ModelConfig
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import normalise_waveform

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.errors import DataError, RunError
+from speechssl.core.errors import DataError, RunError
 from speechssl.objectives.base import Prepared
 from speechssl.training.feed import AHEAD, CudaCopier, Feed
 from tests.tiny import ListStream, batch_of, prepare, run_tiny, same, tiny, training, weights

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechssl.core.errors import AudioError
 from speechssl.data.audio import AudioLimits, decode, probe
-from speechssl.errors import AudioError
 from tests.voices import voice, write
 
 M4A = b"\x00\x00\x00\x18ftypM4A " + bytes(4000)

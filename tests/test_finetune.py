@@ -17,10 +17,10 @@ from speechssl.asr.labelled import open_labelled
 from speechssl.asr.score import evaluate
 from speechssl.asr.validation import Validation
 from speechssl.config import AugmentConfig, CtcConfig, DataConfig, EvaluateConfig, FrontendConfig, TokensConfig
+from speechssl.core.errors import CheckpointError, ConfigError, DataError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.corpus import open_corpus
-from speechssl.data.ledger import read_ledger
 from speechssl.data.utterance import Utterance
-from speechssl.errors import CheckpointError, ConfigError, DataError
 from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.log import read_metrics

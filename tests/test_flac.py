@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechssl.core.errors import AudioError
 from speechssl.data import flac
 from speechssl.data.audio import encode_flac
-from speechssl.errors import AudioError
 
 WAVE = np.random.default_rng(1).normal(0, 3000, 40_000).astype(np.int16)
 DATA = encode_flac(WAVE)

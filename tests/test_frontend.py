@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from speechssl.config import FrontendConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.models.frontend import build_frontend, mel_filterbank
 from tests.oracles.groupnorm import conv_groupnorm
 

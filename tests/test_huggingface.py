@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
-from speechssl.errors import CheckpointError, ConfigError
+from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.interop.huggingface import (
     encoder_from_huggingface,
     encoder_to_huggingface,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic
-from speechssl.errors import DataError
 from speechssl.evaluation.hypotheses import read_hypotheses, score_row, scored, write_hypotheses
 from speechssl.evaluation.wer import summarise
 

@@ -9,15 +9,15 @@ import soundfile
 
 from speechssl.asr.finetune import finetune
 from speechssl.config import ShardConfig
+from speechssl.core.errors import DataError, RunError
+from speechssl.core.ledger import read_ledger
 from speechssl.data import catalogue, identity
 from speechssl.data import corpus as corpus_module
 from speechssl.data.corpus import open_corpus
 from speechssl.data.identity import Difference, Identity, difference, identity_of, is_unchanged, text_keys
-from speechssl.data.ledger import read_ledger
 from speechssl.data.manifest import write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.data.utterance import Utterance
-from speechssl.errors import DataError, RunError
 from speechssl.training.pretrain import pretrain
 from tests.conftest import tone_wave
 from tests.faults.runs import config

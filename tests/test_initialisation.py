@@ -23,9 +23,9 @@ from speechssl.config import (
     ValidationConfig,
     Wav2Vec2Config,
 )
+from speechssl.core.errors import CheckpointError, ConfigError, DataError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.corpus import open_corpus
-from speechssl.data.ledger import read_ledger
-from speechssl.errors import CheckpointError, ConfigError, DataError
 from speechssl.evaluation.kmeans import KMeans
 from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.any_model import load_any, load_any_encoder

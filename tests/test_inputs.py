@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from speechssl.asr.inputs import find_inputs, seconds_of
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 
 
 def tone(path: Path, seconds: float = 0.1) -> Path:

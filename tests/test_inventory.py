@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from speechssl.config import AuditConfig
+from speechssl.core.errors import DataError
 from speechssl.data.audio import AudioLimits
 from speechssl.data.inventory import read_inventory, unusable, whole_files
 from speechssl.data.utterance import Utterance
-from speechssl.errors import DataError
 from tests.voices import voice, write
 
 OWN = {"id": "a", "path": "a.wav", "duration": 1.0, "sample_rate": 16_000, "channels": 1}

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from speechssl.core.errors import AudioError
 from speechssl.data.audio import AudioLimits, decode, probe
 from speechssl.data.mpeg import find_parts, frame_size
 from speechssl.data.recording import AudioFile
-from speechssl.errors import AudioError
 from tests.voices import voice
 
 RATE = 16_000

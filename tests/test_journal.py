@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechssl.errors import RunError
+from speechssl.core.errors import RunError
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.training import health
 from tests.test_parallel import on_ranks

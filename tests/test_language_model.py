@@ -12,7 +12,7 @@ from speechssl.asr.arpa import Arpa
 from speechssl.asr.language_model import find_lm, open_graph, search_with
 from speechssl.asr.ngram import estimate
 from speechssl.config import DecoderConfig
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from tests.oracles import ctc
 from tests.spelled import peaky, random_log_probs, tokens_of
 

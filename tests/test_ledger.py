@@ -1,6 +1,6 @@
 """The ledger: every entry survives, whatever became of the last line."""
 
-from speechssl.data.ledger import Entry, Ledger, read_ledger
+from speechssl.core.ledger import Entry, Ledger, read_ledger
 
 FIRST, SECOND = Entry("shard", "größe", "empty_file", "0 bytes"), Entry("shard", "b", "not_audio")
 

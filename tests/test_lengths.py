@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from speechssl.core.errors import DataError
 from speechssl.data.index import IndexRow, Listing
 from speechssl.data.lengths import LengthTable, pack_lengths
 from speechssl.data.shards import open_corpus, verify_shards
-from speechssl.errors import DataError
 from tests.chirps import chirp_shards
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from speechssl.asr.lexicon import read_lexicon, spellable, training_words, words_of
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from tests.spelled import tokens_of
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.data.ids import read_ids
-from speechssl.errors import ConfigError, DataError
 from tests.trees import ledger, made, plant
 
 SPEECH = {

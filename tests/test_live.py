@@ -19,7 +19,7 @@ from speechssl.asr.recognise import frame_log_probs
 from speechssl.asr.transcribe import open_recogniser
 from speechssl.cli import main
 from speechssl.config import DecoderConfig, LiveConfig, TranscribeConfig
-from speechssl.errors import AudioError, ConfigError
+from speechssl.core.errors import AudioError, ConfigError
 from speechssl.evaluation.wer import score_utterance
 from tests.oracles.wordfiles import read_ctm
 from tests.tones import make_sentence, speak, trained

@@ -13,7 +13,7 @@ from speechssl.asr.lm_text import estimate_lm, read_text
 from speechssl.asr.tokens import Tokens
 from speechssl.cli import main
 from speechssl.config import LmConfig, TokensConfig
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from tests.tones import MODEL

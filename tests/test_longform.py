@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.longform import block_frames, local_log_probs, read_blocks, regroup
 from speechssl.asr.recognise import frame_log_probs
-from speechssl.errors import AudioError, ConfigError
+from speechssl.core.errors import AudioError, ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from tests.tones import MODEL
 

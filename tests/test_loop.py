@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechssl.data.ledger import Entry, read_ledger
-from speechssl.data.tolerance import TooManyBadError
-from speechssl.errors import ConfigError, RunError
+from speechssl.core.errors import ConfigError, RunError
+from speechssl.core.ledger import Entry, read_ledger
+from speechssl.core.tolerance import TooManyBadError
 from speechssl.training.checkpoint import Checkpoints
 from speechssl.training.log import read_metrics
 from speechssl.training.parallel import start_parallel

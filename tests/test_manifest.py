@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from speechssl.config import ManifestConfig
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.audio import decode
-from speechssl.data.ledger import read_ledger
 from speechssl.data.manifest import Utterance, build_manifest, read_manifest, safe_id, write_manifest
-from speechssl.errors import ConfigError, DataError
 from tests.voices import voice, write
 
 ONE = ManifestConfig(workers=1, segmenter="energy")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.config import MaskConfig
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 from speechssl.models import masking
 from speechssl.models.masking import mask_batch, sample_negatives, span_mask
 from tests.counting import python_lines

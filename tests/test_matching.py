@@ -1,6 +1,6 @@
 import pytest
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.hypotheses import score_row
 from speechssl.evaluation.matching import match
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
-from speechssl.errors import CheckpointError
+from speechssl.core.errors import CheckpointError
 from speechssl.interop.model_folder import load_encoder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 
@@ -164,7 +164,7 @@ def test_full_disk_leaves_the_old_model(tmp_path, encoder):
     script = """
         import resource, signal, sys
         from pathlib import Path
-        from speechssl.errors import CheckpointError
+        from speechssl.core.errors import CheckpointError
         from speechssl.interop.model_folder import load_encoder, save_model
         folder = Path(sys.argv[1])
         encoder = load_encoder(folder)

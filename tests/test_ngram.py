@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from speechssl.asr.arpa import Arpa
 from speechssl.asr.ngram import FALLBACK, estimate
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 
 PUBLISHED = Path(__file__).parent / "data" / "ngram"
 

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from speechssl.asr.normalisers import normaliser
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from speechssl.config import OptimConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.training.optim import build_optimizer, clip_gradients, lr_at, set_rate
 
 POLYNOMIAL = OptimConfig(lr=2.0, schedule="polynomial", warmup=0.2)

@@ -12,7 +12,7 @@ from tests.processes import alive
 
 CHILD = """
 import os, signal, sys, time
-from speechssl.data import orphans
+from speechssl.core import processes as orphans
 orphans.POLL_SECONDS, orphans.GRACE_SECONDS = 0.05, 0.5
 if {portable}:
     orphans._ask_kernel = lambda: None

@@ -8,10 +8,10 @@ import pytest
 
 from speechssl import demo as demo_module
 from speechssl import outlook
-from speechssl import progress as progress_module
+from speechssl.core import progress as progress_module
+from speechssl.core.progress import Whole, bars
 from speechssl.demo import DemoConfig
 from speechssl.outlook import Hours, Speed, expected_seconds, measure_speed, tuning_updates
-from speechssl.progress import Whole, bars
 from speechssl.settings import load_config
 from tests.whole import settings
 

@@ -10,8 +10,8 @@ from speechssl.asr.inputs import Input
 from speechssl.asr.outputs import open_outputs
 from speechssl.asr.transcript import Transcript
 from speechssl.config import CaptionConfig
-from speechssl.data.ledger import read_ledger
-from speechssl.errors import AudioError, DataError
+from speechssl.core.errors import AudioError, DataError
+from speechssl.core.ledger import read_ledger
 
 KEY = {"model": 1}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.training.parallel import Parallel, start_parallel
 
 ALONE = Parallel(1, 0, 0, torch.device("cpu"))

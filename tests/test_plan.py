@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.config import DataConfig
+from speechssl.core.errors import DataError
 from speechssl.data.plan import Plan
-from speechssl.errors import DataError
 from tests.counting import python_lines
 
 RATE = 16_000

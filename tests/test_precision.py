@@ -21,9 +21,9 @@ from speechssl.config import (
     TuneConfig,
 )
 from speechssl.core import precision, processor
+from speechssl.core.errors import RunError
 from speechssl.core.precision import choose
 from speechssl.core.processor import Processor, Unit
-from speechssl.errors import RunError
 from speechssl.pipeline import run
 from speechssl.settings import read_toml
 from speechssl.sweep import tune as sweep

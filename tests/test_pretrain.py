@@ -27,10 +27,10 @@ from speechssl.config import (
     TrainingConfig,
     Wav2Vec2Config,
 )
+from speechssl.core.errors import ConfigError, DataError, RunError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.corpus import open_corpus
-from speechssl.data.ledger import read_ledger
 from speechssl.data.stream import Stream
-from speechssl.errors import ConfigError, DataError, RunError
 from speechssl.evaluation.units import UnitTable
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from speechssl import progress as module
-from speechssl.progress import duration, progress
+from speechssl.core import progress as module
+from speechssl.core.progress import duration, progress
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03"), (-3, "0:00")])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.models.quantizer import GumbelQuantizer
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from speechssl.cli import main
+from speechssl.core.errors import ConfigError
 from speechssl.data.public.recipes import RECIPES, find_recipe
-from speechssl.errors import ConfigError
 from tests.trees import plant
 
 

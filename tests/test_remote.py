@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speechssl.core.errors import AudioError, DataError
 from speechssl.data import remote
 from speechssl.data.corpus import open_corpus
 from speechssl.data.identity import identity_of
 from speechssl.data.remote import source_of
-from speechssl.errors import AudioError, DataError
 from tests.chirps import chirp_shards
 
 SECONDS = [0.4 + 0.05 * i for i in range(12)]

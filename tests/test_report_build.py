@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from speechssl.config import FinetuneConfig, HubertConfig, PretrainConfig
-from speechssl.data.ledger import Entry, Ledger
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry, Ledger
 from speechssl.evaluation.wer import compare_systems, read_hypotheses, write_wer
 from speechssl.reports.build import build_report
 from speechssl.settings import write_toml

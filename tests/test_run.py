@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import DataConfig, OptimConfig, PretrainConfig, TrainingConfig
-from speechssl.data.ledger import Entry, read_ledger
-from speechssl.errors import RunError
+from speechssl.core.errors import RunError
+from speechssl.core.ledger import Entry, read_ledger
 from speechssl.settings import read_toml
 from speechssl.training.parallel import start_parallel
 from speechssl.training.run import RunFolder, config_changes

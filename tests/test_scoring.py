@@ -5,8 +5,8 @@ import pytest
 from speechssl.asr.normalisers import normaliser
 from speechssl.cli import main
 from speechssl.config import ScoreConfig
-from speechssl.data.ledger import read_ledger
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import read_ledger
 from speechssl.evaluation.hypotheses import read_hypotheses
 from speechssl.evaluation.scoring import score_files
 from speechssl.evaluation.transcript_files import read_transcripts

@@ -9,7 +9,7 @@ import torch
 from speechssl.asr.decode import collapse
 from speechssl.asr.lexicon import words_of
 from speechssl.asr.search import Graph, Search
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from tests.oracles import ctc
 from tests.spelled import peaky, random_log_probs, tokens_of
 

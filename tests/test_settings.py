@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl import config
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.settings import find_config, from_dict, load_config, presets, read_toml, to_toml, write_toml
 
 CLASSES = [

@@ -18,11 +18,11 @@ import pytest
 import soundfile
 
 from speechssl.config import ShardConfig
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.audio import encode_flac
-from speechssl.data.ledger import read_ledger
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
-from speechssl.errors import DataError
 from tests.chirps import chirp, chirp_manifest
 from tests.processes import alive, children
 
@@ -310,7 +310,7 @@ import resource, signal, sys
 from pathlib import Path
 from speechssl.config import ShardConfig
 from speechssl.data.shards import shard_manifest
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
@@ -334,7 +334,7 @@ import os, signal, sys
 from pathlib import Path
 from speechssl.config import ShardConfig
 from speechssl.data import shards
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 
 if __name__ != "__main__":  # in a worker, which imports this file again
     shards.encode_payload = lambda wave, encoding: os.kill(os.getpid(), signal.SIGKILL)

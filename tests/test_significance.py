@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 from speechssl.evaluation import significance
 from speechssl.evaluation.significance import bootstrap_wer, paired_bootstrap
 from tests.oracles.wer import bootstrap as slow_bootstrap

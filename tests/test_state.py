@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from speechssl.config import PretrainConfig
-from speechssl.errors import CheckpointError, InterruptedRun, RunError
+from speechssl.core.errors import CheckpointError, InterruptedRun, RunError
 from speechssl.training.checkpoint import Checkpoints
 from speechssl.training.parallel import start_parallel
 from speechssl.training.run import RunFolder

@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from speechssl.asr.ctc import load_recogniser
-from speechssl.errors import DataError, InterruptedRun, RunError
+from speechssl.core.errors import DataError, InterruptedRun, RunError
 from speechssl.settings import write_toml
 from speechssl.sweep import Ahead, Candidate, _check, _keep_best, tune
 from speechssl.training.log import read_metrics

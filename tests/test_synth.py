@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.data.synth import SynthConfig, SynthSummary, make_corpus, voices
 from speechssl.data.synth_text import VOCABULARY, sentences
-from speechssl.errors import ConfigError, DataError
 
 SMOKE = SynthConfig(
     unlabelled_minutes=0.5, labelled_minutes=0.5, dev_minutes=0.2, test_minutes=0.3,

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.wer import write_wer
 from speechssl.reports.systems import find_systems
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.text_formats import guess_formats, looks_like_id
 from speechssl.evaluation.transcript_files import read_lines
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from speechssl.core.errors import AudioError, DataError
 from speechssl.data.supply import PREFETCH, Supply
 from speechssl.data.threads import ThreadLoader
-from speechssl.errors import AudioError, DataError
 from tests.tiny import batch_of
 
 

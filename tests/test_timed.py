@@ -1,6 +1,6 @@
 import pytest
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.network import Alternatives, Optional
 from speechssl.evaluation.timed import group_words, read_ctm, read_stm
 

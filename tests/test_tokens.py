@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from speechssl.asr.tokens import BLANK, Tokens, normalise_text
 from speechssl.config import TokensConfig
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 
 TEXTS = ["the cat sat on the mat", "it's a dog's life", "naïve café", "the end of the day", "a cat and a dog"]
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
@@ -161,7 +161,7 @@ def test_missing_sentencepiece_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['sentencepiece'] = None\n"
         "from speechssl.asr.tokens import Tokens; from speechssl.config import TokensConfig\n"
-        "from speechssl.errors import ConfigError\n"
+        "from speechssl.core.errors import ConfigError\n"
         "try: Tokens.build(['ab'], TokensConfig(kind='sentencepiece'))\n"
         "except ConfigError as error: print(error)\n"
     )

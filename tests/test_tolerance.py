@@ -2,8 +2,8 @@
 
 import pytest
 
-from speechssl.data.tolerance import Tolerance
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
+from speechssl.core.tolerance import Tolerance
 
 
 def test_a_window_of_one_thousand():

@@ -5,7 +5,7 @@ import torch
 import torchaudio
 from torch import nn
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.interop.torchaudio import encoder_from_torchaudio
 
 SHAPES = [(16, 10, 5), (24, 3, 2), (24, 2, 2)]

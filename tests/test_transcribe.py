@@ -26,9 +26,9 @@ from speechssl.config import (
     TokensConfig,
     TranscribeConfig,
 )
+from speechssl.core.errors import CheckpointError, ConfigError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.audio import decode
-from speechssl.data.ledger import read_ledger
-from speechssl.errors import CheckpointError, ConfigError
 from speechssl.evaluation.wer import score_utterance
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles.local import encode_whole

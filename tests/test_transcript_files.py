@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.network import Optional
 from speechssl.evaluation.text_formats import guess_format
 from speechssl.evaluation.transcript_files import read_lines, read_transcripts

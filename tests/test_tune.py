@@ -12,7 +12,7 @@ from speechssl.asr.score import evaluate
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.tune import Point, search_weights, tune
 from speechssl.config import DataConfig, DecoderConfig, EvaluateConfig, LmConfig, TokensConfig, TuneConfig
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.wer import read_hypotheses
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder

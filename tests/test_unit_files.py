@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.unit_files import fit_units, read_unit_file
 from speechssl.evaluation.unit_table import UnitTable
 

@@ -12,8 +12,8 @@ from torchaudio.functional import compute_deltas
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.arrays import load_arrays, save_arrays
-from speechssl.data.ledger import Entry
-from speechssl.errors import AudioError, DataError
+from speechssl.core.errors import AudioError, DataError
+from speechssl.core.ledger import Entry
 from speechssl.evaluation import units as units_module
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans
 from speechssl.evaluation.mfcc import mfcc, mfcc_frames, nearest_frames

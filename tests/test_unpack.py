@@ -9,8 +9,8 @@ import zipfile
 
 import pytest
 
+from speechssl.core.errors import DataError
 from speechssl.data.public.unpack import unpack
-from speechssl.errors import DataError
 
 FILES = {"Corpus/dev/a.flac": b"a" * 3000, "Corpus/dev/b.txt": b"words", "Corpus/README": b"read me"}
 

@@ -23,13 +23,13 @@ from speechssl.config import (
     ValidationConfig,
     Wav2Vec2Config,
 )
+from speechssl.core.errors import ConfigError, DataError, RunError
+from speechssl.core.ledger import read_ledger
 from speechssl.data.batch import Batch
 from speechssl.data.corpus import open_corpus, open_lazily
 from speechssl.data.holdout import held_out
-from speechssl.data.ledger import read_ledger
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
-from speechssl.errors import ConfigError, DataError, RunError
 from speechssl.evaluation import unit_fit as units_module
 from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.model_folder import load_folder

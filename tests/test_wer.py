@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.wer import compare_systems, greedy_score, read_hypotheses, score_row, summarise, write_wer
 from tests.oracles.wer import distance
 

@@ -13,7 +13,7 @@ from speechssl.asr.align import Word
 from speechssl.asr.transcript import Transcript, from_row
 from speechssl.asr.wordfiles import SUFFIXES, parse_formats, render
 from speechssl.config import CaptionConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from tests.oracles.wordfiles import read_ctm, read_srt, read_textgrid, read_vtt
 
 CFG = CaptionConfig()

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import OptimConfig, PretrainConfig, TrainingConfig
+from speechssl.core.randomness import generator
 from speechssl.data.batch import Batch
-from speechssl.data.keys import generator
 from speechssl.objectives.base import Loss, Objective, Prepared
 from speechssl.training.log import read_metrics
 from speechssl.training.loop import train

@@ -17,8 +17,8 @@ from speechssl.config import (
     ShardConfig,
     TrainingConfig,
 )
+from speechssl.core.randomness import generator
 from speechssl.data.audio import encode_flac
-from speechssl.data.keys import generator
 from speechssl.data.manifest import write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.data.utterance import Utterance

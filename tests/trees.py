@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from speechssl.config import CorpusConfig, ManifestConfig
-from speechssl.data.ledger import read_ledger
+from speechssl.core.ledger import read_ledger
 from speechssl.data.manifest import read_manifest
 from speechssl.data.public.build import make_corpus
 

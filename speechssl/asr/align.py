@@ -12,7 +12,7 @@ import torch
 
 from speechssl.asr.decode import Span, spans
 from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
-from speechssl.errors import AudioError
+from speechssl.core.errors import AudioError
 
 __all__ = ["Word", "align", "frames_needed", "word_times"]
 

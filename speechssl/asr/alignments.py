@@ -22,11 +22,11 @@ from speechssl.asr.transcribe import Advance, Summary, check_stream, model_key
 from speechssl.asr.transcript import Transcript
 from speechssl.asr.wordfiles import parse_formats, render
 from speechssl.config import AlignConfig
+from speechssl.core.errors import AudioError, ConfigError, DataError
+from speechssl.core.ledger import Entry
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.corpus_tags import find_tags
-from speechssl.data.ledger import Entry
 from speechssl.data.manifest import read_manifest
-from speechssl.errors import AudioError, ConfigError, DataError
 from speechssl.training.parallel import start_parallel
 from speechssl.training.precision import agreed
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import atomic_file
-from speechssl.errors import DataError
 
 __all__ = ["BEGIN", "END", "NEVER", "UNKNOWN", "Arpa", "Entry", "is_arpa", "open_arpa", "read_words", "write_arpa"]
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from speechssl.asr.align import Word
 from speechssl.config import CaptionConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["Caption", "captions", "clock", "to_srt", "to_vtt"]
 

@@ -19,7 +19,7 @@ from speechssl.asr.language_model import open_graph, search_with
 from speechssl.asr.search import Graph, Search, Spelling
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import DecoderConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["Decoded", "DecodedWord", "Decoder", "build_decoder", "decoded_words", "describe", "searcher"]
 

@@ -21,17 +21,17 @@ from speechssl.asr.lexicon import words_of
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.validation import Validation
 from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
+from speechssl.core.errors import CheckpointError, DataError
+from speechssl.core.ledger import Entry
 from speechssl.core.precision import uses_bf16
+from speechssl.core.randomness import key
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.augment import augmenter
 from speechssl.data.casing import dotless_i
 from speechssl.data.corpus import Corpus
 from speechssl.data.ids import say_absent
-from speechssl.data.keys import key
-from speechssl.data.ledger import Entry
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
-from speechssl.errors import CheckpointError, DataError
 from speechssl.evaluation.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder

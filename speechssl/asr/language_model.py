@@ -15,7 +15,7 @@ from speechssl.asr.lexicon import read_lexicon, spellable, training_words
 from speechssl.asr.search import Graph, Search
 from speechssl.asr.tokens import BOUNDARY, Tokens
 from speechssl.config import DecoderConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["NAMES", "find_lm", "open_graph", "search_with"]
 

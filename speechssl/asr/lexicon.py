@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from speechssl.asr.tokens import BOUNDARY, Tokens
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 
 __all__ = ["read_lexicon", "spellable", "training_words", "words_of"]
 

@@ -19,10 +19,10 @@ from speechssl.asr.recognise import listener
 from speechssl.asr.stretches import CutRule, decode_stream
 from speechssl.asr.transcribe import Recogniser
 from speechssl.config import LiveConfig, TranscribeConfig
+from speechssl.core.errors import AudioError, ConfigError
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.formats import sniff
 from speechssl.data.mpeg import frame_size
-from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["live_words", "pcm_blocks", "sliding_log_probs"]
 

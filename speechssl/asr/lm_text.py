@@ -12,10 +12,10 @@ from speechssl.asr.labelled import open_labelled
 from speechssl.asr.ngram import NgramModel, estimate
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import DataConfig, LmConfig
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import Entry
 from speechssl.data.ids import absent_ids, read_ids, say_absent
-from speechssl.data.ledger import Entry
 from speechssl.data.manifest import read_manifest
-from speechssl.errors import ConfigError, DataError
 
 __all__ = ["estimate_lm", "read_text"]
 

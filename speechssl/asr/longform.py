@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from speechssl.asr.ctc import CtcModel
+from speechssl.core.errors import ConfigError
 from speechssl.data.audio import SAMPLE_RATE, AudioFile, AudioLimits, mono
-from speechssl.errors import ConfigError
 from speechssl.models.local import encode_locally
 from speechssl.models.norm import at_least_float32
 

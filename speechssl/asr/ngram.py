@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from speechssl.asr.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 
 __all__ = ["FALLBACK", "Discounts", "Grams", "NgramModel", "estimate"]
 

@@ -17,7 +17,7 @@ from speechssl.asr.transcript import Transcript, from_row, to_row
 from speechssl.asr.wordfiles import SUFFIXES, render
 from speechssl.config import CaptionConfig
 from speechssl.core.files import atomic_file, exclusive, write_atomic
-from speechssl.data.ledger import Entry, Ledger
+from speechssl.core.ledger import Entry, Ledger
 
 __all__ = ["Outputs", "open_outputs"]
 

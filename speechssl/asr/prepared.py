@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from speechssl.config import MaskConfig
+from speechssl.core.errors import DataError
+from speechssl.core.randomness import generator
 from speechssl.data.batch import Batch, Prepared
-from speechssl.data.keys import generator
-from speechssl.errors import DataError
 from speechssl.models.masking import span_mask
 from speechssl.models.samples import FrameGrid
 

@@ -19,15 +19,15 @@ from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import EvaluateConfig
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import Entry, Ledger
 from speechssl.core.precision import Choice
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.ids import say_absent
-from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.plan import Plan
 from speechssl.data.quality import snr_db
 from speechssl.data.stream import evaluation_batches
 from speechssl.data.utterance import Utterance
-from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.wer import WerReport, greedy_score, raw_text, score_row, summarise, write_wer
 from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from speechssl.asr.decode import collapse
 from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 
 __all__ = ["Graph", "Search", "Spelling", "import_flashlight"]
 

@@ -21,9 +21,9 @@ from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcript import Transcript
 from speechssl.asr.wordfiles import JOINABLE, parse_formats, render
 from speechssl.config import TranscribeConfig
+from speechssl.core.errors import AudioError, ConfigError
 from speechssl.core.precision import Setting
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.errors import AudioError, ConfigError
 from speechssl.training.parallel import start_parallel
 from speechssl.training.precision import agreed
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechssl.asr.align import Word
-from speechssl.errors import AudioError
+from speechssl.core.errors import AudioError
 
 __all__ = ["Transcript", "from_row", "to_row"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from speechssl.asr.captions import captions, to_srt, to_vtt
 from speechssl.asr.transcript import Transcript, to_row
 from speechssl.config import CaptionConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["JOINABLE", "SUFFIXES", "parse_formats", "render"]
 

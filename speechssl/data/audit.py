@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speechssl.config.audit import AuditConfig
+from speechssl.core.errors import ConfigError
 from speechssl.data.audio import AudioLimits
 from speechssl.data.checks import CHECKS, Finding
 from speechssl.data.inventory import Inventory, read_inventory, whole_files
@@ -26,7 +27,6 @@ from speechssl.data.pairing import check_pairing
 from speechssl.data.sounding import check_sound
 from speechssl.data.utterance import Utterance
 from speechssl.data.wording import check_wording
-from speechssl.errors import ConfigError
 
 __all__ = ["Audit", "audit"]
 
@@ -125,7 +125,7 @@ def _measure_chunk(jobs: Sequence[Job], seconds: float) -> list[Measurement]:
 def _pool(workers: int) -> ProcessPoolExecutor:
     import multiprocessing
 
-    from speechssl.data.orphans import end_with_main
+    from speechssl.core.processes import end_with_main
 
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechssl.config import AugmentConfig
-from speechssl.data.keys import generator, key
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
+from speechssl.core.randomness import generator, key
 
 __all__ = ["Augmenter", "augmenter", "coloured_noise", "with_noise", "with_speed"]
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from speechssl.data.ledger import Entry
+from speechssl.core.ledger import Entry
 
 __all__ = ["Batch", "BatchSummary", "Prepared", "batch_of", "full_scale"]
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from speechssl.core.errors import DataError
 from speechssl.data.index import IndexRow, Listing, ShardIndex, parse_index
 from speechssl.data.lengths import LengthTable
 from speechssl.data.remote import Source
-from speechssl.errors import DataError
 
 __all__ = ["Catalogue", "LazyRows", "StoredRows", "read_index", "spans"]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from speechssl.core.ledger import Entry
 from speechssl.data.formats import AUDIO_EXTENSIONS
-from speechssl.data.ledger import Entry
 from speechssl.data.records import read_records
 from speechssl.data.rows import FIELDS, Row, clean_text, field_name, row_from_fields
 

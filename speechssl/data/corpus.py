@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from speechssl.core.errors import AudioError, DataError
 from speechssl.data import archive
 from speechssl.data.catalogue import Catalogue, LazyRows, StoredRows, read_index
 from speechssl.data.checksum import crc32
@@ -24,7 +25,6 @@ from speechssl.data.manifest import Utterance, read_manifest, safe_id
 from speechssl.data.openfiles import OpenFiles
 from speechssl.data.payload import EXTENSIONS, decode_payload, encoding_of
 from speechssl.data.remote import Source, source_of
-from speechssl.errors import AudioError, DataError
 
 __all__ = ["Corpus", "open_corpus", "open_lazily"]
 

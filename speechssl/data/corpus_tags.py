@@ -9,7 +9,7 @@ import html
 import re
 from collections.abc import Callable, Iterable
 
-from speechssl.data.ledger import Entry
+from speechssl.core.ledger import Entry
 
 __all__ = ["find_tags", "only_tags", "tag_entries", "untag"]
 

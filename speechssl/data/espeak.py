@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import soxr
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 
 __all__ = ["SAMPLE_RATE", "Espeak", "library_paths"]
 

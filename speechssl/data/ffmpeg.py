@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from speechssl.errors import AudioError
+from speechssl.core.errors import AudioError
 
 __all__ = ["FfmpegReader"]
 

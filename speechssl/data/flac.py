@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from speechssl.core.errors import AudioError
 from speechssl.data.audio import SAMPLE_RATE, encode_flac
-from speechssl.errors import AudioError
 
 __all__ = ["PAYS_AFTER", "decode_flac", "flac_claims"]
 

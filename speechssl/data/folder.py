@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from speechssl.core.ledger import Entry
 from speechssl.data.formats import AUDIO_EXTENSIONS
-from speechssl.data.ledger import Entry
 
 __all__ = ["list_files"]
 

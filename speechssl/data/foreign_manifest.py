@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechssl.config import ManifestConfig
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
 from speechssl.data.foreign import file_name, find_tars, read_tars
-from speechssl.data.ledger import Entry
 from speechssl.data.manifest import ManifestSummary, build_manifest
 from speechssl.data.transcripts import Said
-from speechssl.errors import DataError
 
 __all__ = ["manifest_of"]
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
+from speechssl.core.ledger import Entry
 from speechssl.data.corpus_tags import only_tags
 from speechssl.data.layouts import speaker_of, split_of
-from speechssl.data.ledger import Entry
 from speechssl.data.scan import Scan
 from speechssl.data.transcripts import Said
 from speechssl.data.utterance import Utterance, safe_id

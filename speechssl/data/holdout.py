@@ -11,10 +11,10 @@ the utterances of whole speakers.
 import numpy as np
 
 from speechssl.config import ValidationConfig
+from speechssl.core.errors import DataError
+from speechssl.core.randomness import key
 from speechssl.data.corpus import Corpus
 from speechssl.data.ids import read_ids
-from speechssl.data.keys import key
-from speechssl.errors import DataError
 
 __all__ = ["held_out"]
 

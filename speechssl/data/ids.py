@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from speechssl.data.ledger import Entry
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
 from speechssl.data.manifest import safe_id
-from speechssl.errors import DataError
 
 __all__ = ["ABSENT", "absent_ids", "read_ids", "say_absent"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from speechssl.data.ledger import Entry
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
 
 __all__ = ["IndexRow", "Listing", "ShardIndex", "ShardRecord", "parse_index"]
 

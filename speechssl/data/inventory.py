@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from speechssl.config.audit import AuditConfig
+from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio import AudioFile, AudioLimits
 from speechssl.data.checks import UNUSABLE, Finding
 from speechssl.data.folder import list_files
@@ -23,7 +24,6 @@ from speechssl.data.rows import FIELDS, row_from_fields
 from speechssl.data.scan import Scan
 from speechssl.data.transcripts import find_transcripts
 from speechssl.data.utterance import Utterance, from_row, safe_id
-from speechssl.errors import AudioError, DataError
 
 __all__ = ["Inventory", "read_inventory"]
 

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from speechssl.core.ledger import Entry
 from speechssl.data.formats import AUDIO_EXTENSIONS
-from speechssl.data.ledger import Entry
 
 __all__ = ["leftovers"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from speechssl.core.errors import DataError
 from speechssl.data.index import IndexRow, Listing
-from speechssl.errors import DataError
 
 __all__ = ["FILE_NAME", "LengthTable", "pack_lengths"]
 

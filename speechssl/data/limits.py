@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechssl.errors import AudioError
+from speechssl.core.errors import AudioError
 
 __all__ = ["AudioInfo", "AudioLimits", "check_claims", "check_samples"]
 

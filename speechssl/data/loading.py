@@ -21,12 +21,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from speechssl.config import DataConfig
-from speechssl.data.orphans import end_with_main
+from speechssl.core.errors import DataError, SpeechsslError
+from speechssl.core.processes import end_with_main
 from speechssl.data.parcels import Parcel, packed, unpacked
 from speechssl.data.slots import Slots
 from speechssl.data.supply import PREFETCH, Item, Read, Supply
 from speechssl.data.threads import ThreadLoader
-from speechssl.errors import DataError, SpeechsslError
 
 __all__ = ["BatchLoader", "batch_loader"]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from speechssl.core.errors import AudioError
 from speechssl.data.audio import AudioFile, AudioLimits, mono
 from speechssl.data.fingerprint import Fingerprint, fingerprint, fingerprint_weights
 from speechssl.data.quality import FFT, HOP, RATE, frame_power, snr_of_bands, snr_weights
 from speechssl.data.spectrum import Activity, activity, edge_hz, edge_weights, hum_db, hum_power
-from speechssl.errors import AudioError
 
 __all__ = ["Job", "Measurement", "measure"]
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
+from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio import SAMPLE_RATE, AudioInfo, decode, encode_flac, fit_scale, probe, to_int16
 from speechssl.data.flac import decode_flac, flac_claims
-from speechssl.errors import AudioError, DataError
 
 __all__ = [
     "EXTENSIONS",

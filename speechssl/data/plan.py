@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 
 from speechssl.config import DataConfig
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
+from speechssl.core.randomness import generator, key
 from speechssl.data.buckets import Cut, bucket_of, deal, edges_of, rounded
 from speechssl.data.catalogue import spans
 from speechssl.data.corpus import Corpus
-from speechssl.data.keys import generator, key
-from speechssl.data.ledger import Entry
 from speechssl.data.selection import Selection
-from speechssl.errors import DataError
 
 __all__ = ["Plan", "PlannedBatch"]
 

@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 
 __all__ = ["FFT", "HOP", "RATE", "bands", "frame_power", "snr_db", "snr_of_bands", "snr_weights"]
 

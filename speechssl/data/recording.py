@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import numpy as np
 
+from speechssl.core.errors import AudioError
 from speechssl.data.containers import cut_short
 from speechssl.data.ffmpeg import FfmpegReader
 from speechssl.data.formats import FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, LOSSY_FORMATS, sniff
@@ -26,7 +27,6 @@ from speechssl.data.joined import parts_of
 from speechssl.data.limits import AudioInfo, AudioLimits, check_claims, check_samples
 from speechssl.data.mpeg import after_tags
 from speechssl.data.spliced import JoinedSound
-from speechssl.errors import AudioError
 
 if TYPE_CHECKING:
     import soundfile

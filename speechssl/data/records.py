@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from speechssl.data.ledger import Entry
+from speechssl.core.ledger import Entry
 
 __all__ = ["Records", "read_records"]
 

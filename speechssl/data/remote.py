@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import atomic_file, exclusive, write_atomic
-from speechssl.errors import DataError
 
 __all__ = ["LocalFolder", "RemoteFolder", "Source", "source_of"]
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from speechssl.core.errors import AudioError
+from speechssl.core.processes import end_with_main
 from speechssl.data.audio import AudioFile, AudioInfo, AudioLimits, mono
 from speechssl.data.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
-from speechssl.data.orphans import end_with_main
 from speechssl.data.segment import LevelMeter, SpeechMeter, cut, quiet_frames
-from speechssl.errors import AudioError
 
 __all__ = ["Scan", "ScanSettings", "scan_file", "scan_files"]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from speechssl.core.ledger import Entry
 from speechssl.data.catalogue import spans
 from speechssl.data.corpus import Corpus
 from speechssl.data.index import IndexRow
-from speechssl.data.ledger import Entry
 
 __all__ = ["Selection"]
 

@@ -20,20 +20,20 @@ from typing import Literal
 import numpy as np
 
 from speechssl.config import ShardConfig
+from speechssl.core.errors import AudioError, DataError
 from speechssl.core.files import atomic_file, exclusive, write_atomic
+from speechssl.core.ledger import Entry, Ledger
+from speechssl.core.processes import end_with_main
+from speechssl.core.randomness import key
+from speechssl.core.tolerance import Tolerance
 from speechssl.data import archive
 from speechssl.data.audio import SAMPLE_RATE, decode, fit_scale
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
-from speechssl.data.keys import key
-from speechssl.data.ledger import Entry, Ledger
 from speechssl.data.lengths import FILE_NAME, pack_lengths
 from speechssl.data.manifest import Utterance, read_manifest
-from speechssl.data.orphans import end_with_main
 from speechssl.data.payload import EXTENSIONS, Encoding, encode_payload
-from speechssl.data.tolerance import Tolerance
 from speechssl.data.verify import VerifySummary, verify_shards
-from speechssl.errors import AudioError, DataError
 
 __all__ = [
     "Corpus",

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from speechssl.data.keys import key
+from speechssl.core.randomness import key
 
 __all__ = ["Candidate", "assign_splits"]
 

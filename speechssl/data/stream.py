@@ -19,17 +19,17 @@ import numpy as np
 import torch
 
 from speechssl.config import DataConfig
+from speechssl.core.errors import AudioError, ConfigError
+from speechssl.core.ledger import Entry
+from speechssl.core.tolerance import Tolerance, TooManyBadError
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batch import Batch, batch_of
 from speechssl.data.corpus import Corpus
 from speechssl.data.labels import Labels, with_texts
-from speechssl.data.ledger import Entry
 from speechssl.data.loading import batch_loader
 from speechssl.data.plan import Plan
 from speechssl.data.slots import array_in
 from speechssl.data.supply import Item
-from speechssl.data.tolerance import Tolerance, TooManyBadError
-from speechssl.errors import AudioError, ConfigError
 
 __all__ = ["Stream", "evaluation_batches"]
 

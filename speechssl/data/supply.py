@@ -9,9 +9,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from speechssl.core.errors import DataError
 from speechssl.data.batch import Batch, Prepared
 from speechssl.data.slots import Slots
-from speechssl.errors import DataError
 
 __all__ = ["PREFETCH", "Item", "Read", "Supply"]
 

@@ -20,12 +20,12 @@ from typing import Any
 
 import soundfile
 
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import atomic_folder, remove_leftovers
+from speechssl.core.processes import end_with_main
+from speechssl.core.randomness import generator, key
 from speechssl.data.espeak import SAMPLE_RATE, Espeak, library_paths
-from speechssl.data.keys import generator, key
-from speechssl.data.orphans import end_with_main
 from speechssl.data.synth_text import sentences
-from speechssl.errors import ConfigError, DataError
 
 __all__ = ["SynthConfig", "SynthSummary", "Voice", "make_corpus", "voices"]
 

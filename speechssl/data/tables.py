@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.ledger import Entry
 from speechssl.data.columns import read_columns
 from speechssl.data.layouts import split_word
-from speechssl.data.ledger import Entry
 from speechssl.data.plain_text import read_text
 from speechssl.data.rows import FIELDS, Row, clean_text, field_name, row_from_fields
 

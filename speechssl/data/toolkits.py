@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from speechssl.core.ledger import Entry
 from speechssl.data.layouts import split_of
-from speechssl.data.ledger import Entry
 from speechssl.data.rows import Row, clean_text
 from speechssl.data.tables import Table, split_of_table
 

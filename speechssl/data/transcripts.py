@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from speechssl.core.ledger import Entry
 from speechssl.data.finder import AudioIndex, nfc, stem_of
 from speechssl.data.layouts import canonical_split
-from speechssl.data.ledger import Entry
 from speechssl.data.leftovers import leftovers
 from speechssl.data.rows import Row, clean_text
 from speechssl.data.tables import TABLE_SUFFIXES, Table, parse_table, read_text

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.hypotheses import Row
 from speechssl.evaluation.significance import bootstrap_wer
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic
-from speechssl.errors import DataError
 from speechssl.evaluation.alignment import Cost, normal_text, score_utterance
 from speechssl.evaluation.weighted import WEIGHTS
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from speechssl.core.errors import DataError
 from speechssl.data.rows import FIELDS
-from speechssl.errors import DataError
 from speechssl.evaluation.header_rows import table_rows
 
 __all__ = ["TEXTS", "JsonRow", "parse_rows"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from speechssl.core.arrays import map_arrays, save_arrays
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 
 __all__ = ["KMeans", "fit_kmeans", "refine_kmeans"]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.hypotheses import Row
 
 __all__ = ["Matched", "match"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.hypotheses import Row
 
 __all__ = [

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic
-from speechssl.errors import DataError
 from speechssl.evaluation.alignment import normal_text
 from speechssl.evaluation.hypotheses import Row
 from speechssl.evaluation.significance import bootstrap_wer

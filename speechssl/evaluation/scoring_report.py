@@ -10,7 +10,7 @@ from typing import Any
 
 from speechssl.config import ScoreConfig
 from speechssl.core.files import write_atomic, write_json
-from speechssl.data.ledger import Ledger
+from speechssl.core.ledger import Ledger
 from speechssl.evaluation.mapsswe import holm
 from speechssl.evaluation.matching import match
 from speechssl.evaluation.pairs import Pair, pairs_of

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 
 __all__ = ["Interval", "PairedBootstrap", "bootstrap_wer", "paired_bootstrap"]
 

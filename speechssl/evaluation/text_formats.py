@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.header_rows import header_of
 from speechssl.evaluation.hypotheses import HYPOTHESES
 from speechssl.evaluation.identity import match_ids, same_name

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.identity import channel_keys, match_ids
 from speechssl.evaluation.network import Alternatives, Item, parse_markup, untagged
 from speechssl.evaluation.transcript_files import Transcript, collect, markup, read_lines

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.json_transcripts import parse_rows
 from speechssl.evaluation.network import Item, parse_markup, untagged
 from speechssl.evaluation.text_formats import TRN, Format, file_of

@@ -10,8 +10,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from speechssl.core.errors import AudioError
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.errors import AudioError
 
 __all__ = ["Audio", "Read", "group_rows", "read_ahead"]
 

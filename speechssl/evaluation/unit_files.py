@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import Entry
 from speechssl.data.ids import ABSENT
-from speechssl.data.ledger import Entry
 from speechssl.data.manifest import safe_id
-from speechssl.errors import ConfigError, DataError
 from speechssl.evaluation.unit_audio import Audio
 from speechssl.evaluation.unit_table import UnitTable
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
+from speechssl.core.errors import AudioError
 from speechssl.data.identity import KEPT_IDS, Difference, Identity, difference, text_keys
-from speechssl.errors import AudioError
 from speechssl.evaluation.unit_audio import Audio, Read, read_ahead
 from speechssl.evaluation.unit_features import UnitFeatures
 from speechssl.evaluation.unit_table import UnitTable

@@ -13,8 +13,8 @@ from typing import Any, Self
 import numpy as np
 
 from speechssl.core.arrays import Chunks, map_arrays, save_arrays
+from speechssl.core.errors import DataError
 from speechssl.data.identity import text_keys
-from speechssl.errors import DataError
 
 __all__ = ["UnitTable", "join_tables"]
 

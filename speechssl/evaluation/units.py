@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from speechssl.core.errors import AudioError, DataError
 from speechssl.core.files import find_json, read_json, write_json
+from speechssl.core.ledger import Entry
+from speechssl.core.tolerance import Tolerance
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.ledger import Entry
-from speechssl.data.tolerance import Tolerance
-from speechssl.errors import AudioError, DataError
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans
 from speechssl.evaluation.mfcc import mfcc
 from speechssl.evaluation.unit_audio import Audio, Read, group_rows

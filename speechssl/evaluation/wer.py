@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic, write_json
-from speechssl.errors import DataError
 from speechssl.evaluation.alignment import (
     AlignedPair,
     UtteranceScore,

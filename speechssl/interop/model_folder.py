@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from speechssl.config import ModelConfig
+from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.core.files import atomic_folder
-from speechssl.errors import CheckpointError, ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.settings import from_dict, to_dict
 

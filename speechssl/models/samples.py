@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from speechssl.config import FrontendConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["MEL_STRIDE", "MEL_WINDOW", "FrameGrid", "Samples", "check_wave", "frame_grid", "not_negative"]
 

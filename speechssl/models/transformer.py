@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.config import EncoderConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.models.dropout import Dropout, keep_mask
 from speechssl.models.grouped import convolve_groups
 from speechssl.models.norm import LayerNorm, weight_norm

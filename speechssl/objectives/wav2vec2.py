@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from speechssl.config import MaskConfig, Wav2Vec2Config
+from speechssl.core.randomness import generator
 from speechssl.data.batch import Batch
-from speechssl.data.keys import generator
 from speechssl.models.dropout import dropout
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import sample_negatives

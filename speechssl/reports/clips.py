@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.errors import AudioError, DataError
 from speechssl.evaluation.hypotheses import Row
 from speechssl.reports.audio import player, spectrogram
 from speechssl.reports.collect import Evaluation

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from speechssl.environment import environment
-from speechssl.errors import DataError
+from speechssl.core.environment import environment
+from speechssl.core.errors import DataError
 from speechssl.evaluation.hypotheses import HYPOTHESES, Row, read_hypotheses
 from speechssl.evaluation.rarity import read_train_words
 from speechssl.evaluation.wer import WerReport, summarise

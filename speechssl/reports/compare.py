@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import CompareConfig
+from speechssl.core.errors import ConfigError
 from speechssl.core.files import write_atomic
-from speechssl.errors import ConfigError
 from speechssl.evaluation.comparison import Comparison, compare
 from speechssl.reports.compare_page import render_comparison
 from speechssl.reports.compare_text import comparison_text

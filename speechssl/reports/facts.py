@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.data.keys import key
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
+from speechssl.core.randomness import key
 from speechssl.evaluation.hypotheses import Row
 from speechssl.evaluation.significance import PairedBootstrap
 from speechssl.evaluation.wer import compare_systems

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.hypotheses import HYPOTHESES, Row, read_hypotheses
 
 __all__ = ["System", "find_systems"]

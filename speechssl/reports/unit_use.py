@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.evaluation.unit_table import UnitTable
 from speechssl.reports.axes import Series
 from speechssl.reports.charts import line_chart

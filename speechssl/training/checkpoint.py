@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
+from speechssl.core.errors import CheckpointError
 from speechssl.core.files import atomic_file, atomic_folder
-from speechssl.errors import CheckpointError
 
 __all__ = ["Checkpoints", "State"]
 

@@ -17,8 +17,8 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
+from speechssl.core.errors import RunError
 from speechssl.data.batch import Batch, BatchSummary
-from speechssl.errors import RunError
 from speechssl.objectives.base import Prepared, PreparedT
 
 __all__ = ["AHEAD", "Batches", "Copier", "CudaCopier", "Delivered", "Feed", "PlainCopier"]

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from speechssl.core.files import write_atomic
-from speechssl.progress import bars, duration
+from speechssl.core.progress import bars, duration
 
 __all__ = ["MetricsLog", "Progress", "read_metrics"]
 

@@ -15,11 +15,11 @@ import torch
 
 from speechssl.config import PretrainConfig
 from speechssl.core.files import write_atomic
+from speechssl.core.randomness import key
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.corpus import Corpus
 from speechssl.data.holdout import held_out
 from speechssl.data.ids import absent_ids, say_absent
-from speechssl.data.keys import key
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
 from speechssl.interop.any_model import load_any_encoder

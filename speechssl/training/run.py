@@ -19,9 +19,9 @@ from typing import Any, Self
 
 import torch
 
-from speechssl.data.ledger import Entry, Ledger, read_ledger
-from speechssl.environment import write_environment
-from speechssl.errors import ConfigError, RunError
+from speechssl.core.environment import write_environment
+from speechssl.core.errors import ConfigError, RunError
+from speechssl.core.ledger import Entry, Ledger, read_ledger
 from speechssl.settings import from_dict, to_dict, write_toml
 from speechssl.training.checkpoint import Checkpoints
 from speechssl.training.log import MetricsLog

@@ -7,10 +7,10 @@ folder holds the identity of the corpus, 16 bytes an utterance.
 import logging
 from collections.abc import Mapping
 
+from speechssl.core.errors import DataError, RunError
+from speechssl.core.ledger import Entry
 from speechssl.data.corpus import Corpus
 from speechssl.data.identity import Difference, Identity, difference, identity_of, is_unchanged
-from speechssl.data.ledger import Entry
-from speechssl.errors import DataError, RunError
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import ALLOWED, RunFolder
 

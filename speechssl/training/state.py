@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch.optim import Optimizer
 
-from speechssl.errors import CheckpointError
+from speechssl.core.errors import CheckpointError
 from speechssl.objectives.base import Objective
 from speechssl.training.checkpoint import Checkpoints, State
 from speechssl.training.ema import WeightAverage

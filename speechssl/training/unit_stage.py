@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechssl.config import PretrainConfig
+from speechssl.core.errors import DataError, InterruptedRun, RunError
 from speechssl.core.files import write_atomic
 from speechssl.core.precision import uses_bf16
+from speechssl.core.randomness import key
 from speechssl.data.corpus import Corpus
-from speechssl.data.keys import key
-from speechssl.errors import DataError, InterruptedRun, RunError
 from speechssl.evaluation.units import (
     LayerFeatures,
     MfccFeatures,

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechssl.core.errors import AudioError
+from speechssl.core.ledger import Entry
+from speechssl.core.randomness import key
 from speechssl.data.audio import SAMPLE_RATE
 from speechssl.data.batch import Batch
 from speechssl.data.corpus import Corpus
-from speechssl.data.keys import key
-from speechssl.data.ledger import Entry
-from speechssl.errors import AudioError
 from speechssl.objectives.base import Objective, Prepared
 from speechssl.training.parallel import Parallel
 

@@ -6,7 +6,7 @@ In: the words after the verb. Out: checked positional arguments and a configurat
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["Verb", "load", "positional", "split", "wants_help"]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.verbs.arguments import load, positional, wants_help
 
 __all__ = ["audit", "corpus", "manifest", "shard", "verify"]
@@ -17,7 +17,7 @@ def corpus(words: list[str], overrides: list[str]) -> None:
         print(listing() if words[0] == "list" else describe(find_recipe(words[0])))
         return
     from speechssl.config import CorpusConfig
-    from speechssl.progress import progress
+    from speechssl.core.progress import progress
     from speechssl.settings import write_toml
 
     (name, folder), cfg = load(CorpusConfig, "corpus", words, overrides, ["list|NAME", "FOLDER"])
@@ -33,8 +33,8 @@ def corpus(words: list[str], overrides: list[str]) -> None:
 def manifest(words: list[str], overrides: list[str]) -> None:
     """Find audio and transcripts of a folder, or of webdataset tars."""
     from speechssl.config import ManifestConfig
+    from speechssl.core.progress import progress
     from speechssl.data.foreign_manifest import manifest_of
-    from speechssl.progress import progress
     from speechssl.settings import write_toml
 
     (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
@@ -47,8 +47,8 @@ def manifest(words: list[str], overrides: list[str]) -> None:
 def shard(words: list[str], overrides: list[str]) -> None:
     """Write a manifest as webdataset shards."""
     from speechssl.config import ShardConfig
+    from speechssl.core.progress import progress
     from speechssl.data.shards import shard_manifest
-    from speechssl.progress import progress
     from speechssl.settings import write_toml
 
     (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
@@ -79,8 +79,8 @@ def verify(words: list[str], overrides: list[str]) -> int:
 def audit(words: list[str], overrides: list[str]) -> int:
     """Look for faults in a manifest or a folder of audio."""
     from speechssl.config import AuditConfig
+    from speechssl.core.progress import progress
     from speechssl.data.audit import audit as look
-    from speechssl.progress import progress
     from speechssl.reports.audit import write_audit
 
     (source,), cfg = load(AuditConfig, "audit", words, overrides, ["MANIFEST|FOLDER"])

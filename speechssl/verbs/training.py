@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.verbs.arguments import load, positional, wants_help
 
 __all__ = ["demo", "estimate", "finetune", "pretrain", "run"]

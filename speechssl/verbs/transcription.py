@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechssl.errors import AudioError, ConfigError
+from speechssl.core.errors import AudioError, ConfigError
 from speechssl.verbs.arguments import wants_help
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def _note(text: str) -> None:
 @contextmanager
 def _bar(title: str, *, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
     """Yield a progress bar in seconds of audio, or None where results themselves show how far it is."""
-    from speechssl.progress import progress
+    from speechssl.core.progress import progress
 
     if not wanted:
         yield None

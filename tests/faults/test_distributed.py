@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from speechssl.core.ledger import read_ledger
 from speechssl.data.corpus import open_corpus
-from speechssl.data.ledger import read_ledger
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
 from speechssl.settings import write_toml

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 from speechssl.training.log import read_metrics
 from tests.faults.runs import config, digest, start, wait_for
 

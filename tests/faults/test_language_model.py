@@ -8,7 +8,7 @@ import pytest
 from speechssl.asr.ngram import estimate
 from speechssl.asr.search import Graph
 from speechssl.cli import main
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from tests.spelled import tokens_of
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")

@@ -9,7 +9,7 @@ import webdataset
 from speechssl.asr.tokens import Tokens
 from speechssl.cli import main
 from speechssl.config import TokensConfig
-from speechssl.data.ledger import read_ledger
+from speechssl.core.ledger import read_ledger
 from speechssl.data.manifest import read_manifest
 from speechssl.data.utterance import ID_PATTERN
 from tests.voices import voice, write

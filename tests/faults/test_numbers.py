@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from speechssl.config import ShardConfig
-from speechssl.data.ledger import read_ledger
+from speechssl.core.ledger import read_ledger
 from speechssl.data.manifest import write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.data.utterance import Utterance

@@ -9,7 +9,7 @@ import traceback
 
 import pytest
 
-from speechssl.errors import SpeechsslError
+from speechssl.core.errors import SpeechsslError
 from speechssl.pipeline import run
 from tests.whole import settings, write_folder
 

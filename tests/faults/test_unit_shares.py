@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.ledger import read_ledger
-from speechssl.errors import DataError, RunError
+from speechssl.core.errors import DataError, RunError
+from speechssl.core.ledger import read_ledger
 from speechssl.evaluation import unit_fit
 from speechssl.evaluation import units as units_module
 from speechssl.evaluation.kmeans import KMeans, refine_kmeans

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechssl.config import CorpusConfig
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import write_atomic
 from speechssl.data.manifest import ManifestSummary, build_manifest, read_manifest, safe_id
 from speechssl.data.public.download import fetch
@@ -25,7 +26,6 @@ from speechssl.data.public.tabular import (
     read_tedlium,
     read_voxpopuli,
 )
-from speechssl.errors import ConfigError, DataError
 
 __all__ = ["READERS", "make_corpus", "read_corpus"]
 

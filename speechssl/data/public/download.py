@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import exclusive
 from speechssl.data.public.recipes import Archive, Part
 from speechssl.data.public.unpack import unpack
-from speechssl.errors import DataError
 
 __all__ = ["checksum", "fetch"]
 

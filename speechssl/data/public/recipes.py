@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["RECIPES", "Archive", "Part", "Recipe", "find_recipe"]
 

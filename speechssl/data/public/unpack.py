@@ -15,8 +15,8 @@ import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import remove_leftovers, sync_tree, temporary_path
-from speechssl.errors import DataError
 
 __all__ = ["unpack"]
 

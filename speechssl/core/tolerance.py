@@ -6,8 +6,8 @@ In: one verdict per item, in order. Out: a DataError that names the counts by re
 from collections import Counter, deque
 from collections.abc import Iterable
 
-from speechssl.data.ledger import Entry
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
 
 __all__ = ["Tolerance", "TooManyBadError"]
 
