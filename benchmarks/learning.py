@@ -19,10 +19,10 @@ from typing import Any
 from benchmarks.machine import RESULTS, ROOT, hardware, write
 from speechssl.asr.score import evaluate
 from speechssl.config import EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
+from speechssl.config.load import find_config, read_toml
 from speechssl.data.manifest import build_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.evaluation.wer import compare_systems, read_hypotheses
-from speechssl.settings import find_config, read_toml
 from speechssl.sweep import tune
 from speechssl.training.log import read_metrics
 from speechssl.training.pretrain import pretrain

@@ -35,11 +35,11 @@ from speechssl.asr.decode import best_path, collapse
 from speechssl.asr.packed import PackedRecogniser
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.config import EvaluateConfig, PretrainConfig
+from speechssl.config.load import load_config
 from speechssl.core.processor import processor
 from speechssl.data.audio import decode
 from speechssl.interop.huggingface import encoder_to_huggingface
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.settings import load_config
 
 RESULT = "transcription.json"
 LETTERS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz'"]

@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        from speechssl.settings import presets
+        from speechssl.config.load import presets
 
         print(HELP.format(presets=", ".join(presets()), version=__version__), end="")
         return 0 if words else 2

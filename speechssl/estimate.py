@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig
+from speechssl.config.load import to_dict
 from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.precision import Choice, choose, device_kind
 from speechssl.data.audio import SAMPLE_RATE
-from speechssl.settings import to_dict
 
 __all__ = ["Estimate", "estimate", "estimate_json", "estimate_text"]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
+from speechssl.config.load import to_dict
 from speechssl.core.errors import RunError
-from speechssl.settings import to_dict
 
 __all__ = ["Hours", "Speed", "cores", "expected_seconds", "measure_speed", "tuning_updates"]
 

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import EvaluateConfig, FinetuneConfig, RunConfig
+from speechssl.config.load import to_dict, write_toml
 from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import find_json, remove_leftovers, write_json
 from speechssl.core.progress import duration, progress
-from speechssl.settings import to_dict, write_toml
 from speechssl.sweep import Ahead, tune
 
 __all__ = ["Stage", "check_stages", "default_preset", "run", "run_stages"]

@@ -22,6 +22,7 @@ from speechssl.allocator import keep_freed_memory
 from speechssl.asr.ctc import CtcObjective
 from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
+from speechssl.config.load import from_dict
 from speechssl.core.precision import uses_bf16
 from speechssl.data.batch import Batch
 from speechssl.evaluation.kmeans import fit_kmeans
@@ -31,7 +32,6 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.settings import from_dict
 from speechssl.training.ema import WeightAverage
 from speechssl.training.loop import seed_micro_batch
 from speechssl.training.optim import build_optimizer, clip_gradients

@@ -21,10 +21,10 @@ from types import TracebackType
 from typing import Self
 
 from speechssl.config import FinetuneConfig
+from speechssl.config.load import read_toml, to_dict, write_toml
 from speechssl.core.errors import InterruptedRun, RunError
 from speechssl.core.files import atomic_folder, read_json, write_json
 from speechssl.core.processes import end_with_parent
-from speechssl.settings import read_toml, to_dict, write_toml
 
 __all__ = ["Ahead", "Candidate", "tune"]
 

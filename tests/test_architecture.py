@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from speechssl import config
+from speechssl.config.load import from_dict
 from speechssl.demo import DemoConfig
-from speechssl.settings import from_dict
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FREE = {"__version__", "allocator", "config", "core", "settings"}
+FREE = {"__version__", "allocator", "config", "core"}
 """Top-level names that every room may import."""
 ALLOWED = {
     "core": {"core"},

@@ -9,7 +9,7 @@ import torch
 
 from speechssl import probe
 from speechssl.config import FinetuneConfig, PretrainConfig
-from speechssl.settings import load_config
+from speechssl.config.load import load_config
 from speechssl.training.loop import seed_micro_batch
 
 COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from speechssl.cli import main
+from speechssl.config.load import load_config
 from speechssl.demo import DemoConfig, _table, demo
 from speechssl.evaluation.wer import score_row, write_wer
-from speechssl.settings import load_config
 from tests.whole import settings, write_folder
 
 

@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig, PretrainConfig
+from speechssl.config.load import find_config, read_toml
 from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import normalise_waveform, weight_norm
 from speechssl.models.transformer import Attention, product_attention
-from speechssl.settings import find_config, read_toml
 
 SMALL = ((8, 10, 5), (12, 3, 2), (12, 2, 2))
 STEMS = {

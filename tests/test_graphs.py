@@ -13,8 +13,8 @@ import torch
 
 from speechssl import probe
 from speechssl.config import FinetuneConfig, FrontendConfig, ModelConfig, PretrainConfig
+from speechssl.config.load import load_config
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.settings import load_config
 
 
 def elsewhere(function, *arguments):

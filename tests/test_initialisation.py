@@ -23,6 +23,7 @@ from speechssl.config import (
     ValidationConfig,
     Wav2Vec2Config,
 )
+from speechssl.config.load import find_config, read_toml
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.corpus import open_corpus
@@ -32,7 +33,6 @@ from speechssl.interop.any_model import load_any, load_any_encoder
 from speechssl.interop.huggingface import save_huggingface
 from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.settings import find_config, read_toml
 from speechssl.training.initialisation import size_differences
 from speechssl.training.log import read_metrics
 from speechssl.training.pretrain import pretrain, resolved

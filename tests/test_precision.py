@@ -20,12 +20,12 @@ from speechssl.config import (
     TranscribeConfig,
     TuneConfig,
 )
+from speechssl.config.load import read_toml
 from speechssl.core import precision, processor
 from speechssl.core.errors import RunError
 from speechssl.core.precision import choose
 from speechssl.core.processor import Processor, Unit
 from speechssl.pipeline import run
-from speechssl.settings import read_toml
 from speechssl.sweep import tune as sweep
 from speechssl.training.parallel import Parallel
 from speechssl.training.precision import agreed

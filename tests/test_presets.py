@@ -3,7 +3,7 @@
 import pytest
 
 from speechssl.config import FinetuneConfig, RunConfig
-from speechssl.settings import find_config, presets, read_toml
+from speechssl.config.load import find_config, presets, read_toml
 from speechssl.training.optim import lr_at
 
 PUBLISHED = {

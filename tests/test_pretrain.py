@@ -27,6 +27,7 @@ from speechssl.config import (
     TrainingConfig,
     Wav2Vec2Config,
 )
+from speechssl.config.load import write_toml
 from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.corpus import open_corpus
@@ -34,7 +35,6 @@ from speechssl.data.stream import Stream
 from speechssl.evaluation.units import UnitTable
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.settings import write_toml
 from speechssl.training import phases, unit_stage
 from speechssl.training import pretrain as pretrain_module
 from speechssl.training.log import read_metrics
@@ -269,7 +269,7 @@ def torchrun(cfg, path, ranks=2):
     """Start ``pretrain`` on several ranks; return the finished process."""
     write_toml(cfg, path)
     code = (
-        "import sys; from speechssl.settings import read_toml; from speechssl.config import PretrainConfig; "
+        "import sys; from speechssl.config.load import read_toml; from speechssl.config import PretrainConfig; "
         "from speechssl.training.pretrain import pretrain; from pathlib import Path; "
         "pretrain(read_toml(PretrainConfig, Path(sys.argv[1])))"
     )

@@ -9,10 +9,10 @@ import torch
 
 from speechssl import probe as module
 from speechssl.config import FinetuneConfig, PretrainConfig
+from speechssl.config.load import load_config
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.probe import peak_memory, run_probe
-from speechssl.settings import load_config
 
 SECOND = 16_000
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 
 from speechssl.config import FinetuneConfig, HubertConfig, PretrainConfig
+from speechssl.config.load import write_toml
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.evaluation.wer import compare_systems, read_hypotheses, write_wer
 from speechssl.reports.build import build_report
-from speechssl.settings import write_toml
 from tests.fake_run import finetuning_metrics, hypotheses, pretraining_metrics, write_lines, write_run
 
 MADE = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import DataConfig, OptimConfig, PretrainConfig, TrainingConfig
+from speechssl.config.load import read_toml
 from speechssl.core.errors import RunError
 from speechssl.core.ledger import Entry, read_ledger
-from speechssl.settings import read_toml
 from speechssl.training.parallel import start_parallel
 from speechssl.training.run import RunFolder, config_changes
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl import config
+from speechssl.config.load import find_config, from_dict, load_config, presets, read_toml, to_toml, write_toml
 from speechssl.core.errors import ConfigError
-from speechssl.settings import find_config, from_dict, load_config, presets, read_toml, to_toml, write_toml
 
 CLASSES = [
     config.ManifestConfig,

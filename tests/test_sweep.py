@@ -13,8 +13,8 @@ from dataclasses import replace
 import pytest
 
 from speechssl.asr.ctc import load_recogniser
+from speechssl.config.load import write_toml
 from speechssl.core.errors import DataError, InterruptedRun, RunError
-from speechssl.settings import write_toml
 from speechssl.sweep import Ahead, Candidate, _check, _keep_best, tune
 from speechssl.training.log import read_metrics
 from tests.processes import alive, children
@@ -164,7 +164,7 @@ def test_killed_its_candidates_save_themselves_and_a_rerun_goes_on(shards, tmp_p
     write_toml(cfg, tmp_path / "cfg.toml")
     code = (
         "import sys; from pathlib import Path; from speechssl.config import FinetuneConfig; "
-        "from speechssl.settings import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
+        "from speechssl.config.load import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
         f"tune('arm', read_toml(FinetuneConfig, place / 'cfg.toml'), {RATES}, place / 'sweep', jobs=2)"
     )
     folders = [tmp_path / "sweep" / f"arm-lr-{lr:g}" for lr in RATES]
@@ -241,7 +241,7 @@ def test_killed_while_rates_are_halved_a_rerun_decides_the_same(shards, tmp_path
     write_toml(cfg, tmp_path / "cfg.toml")
     code = (
         "import sys; from pathlib import Path; from speechssl.config import FinetuneConfig; "
-        "from speechssl.settings import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
+        "from speechssl.config.load import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
         "cfg = read_toml(FinetuneConfig, place / 'cfg.toml'); "
         f"tune('arm', cfg, {RATES}, place / 'sweep', jobs=2, halve_at=(0.5,))"
     )

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from speechssl.cli import main
-from speechssl.settings import write_toml
+from speechssl.config.load import write_toml
 from tests.tones import make_sentence, speak
 from tests.whole import settings, write_folder
 

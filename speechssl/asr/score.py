@@ -19,6 +19,7 @@ from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import EvaluateConfig
+from speechssl.config.load import write_toml
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.core.precision import Choice
@@ -29,7 +30,6 @@ from speechssl.data.quality import snr_db
 from speechssl.data.stream import evaluation_batches
 from speechssl.data.utterance import Utterance
 from speechssl.evaluation.wer import WerReport, greedy_score, raw_text, score_row, summarise, write_wer
-from speechssl.settings import write_toml
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import agreed
 

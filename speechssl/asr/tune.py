@@ -26,13 +26,13 @@ from speechssl.asr.language_model import open_graph
 from speechssl.asr.recognise import recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import DecoderConfig, EvaluateConfig, TuneConfig
+from speechssl.config.load import to_toml
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import write_atomic, write_json
 from speechssl.core.ledger import Ledger
 from speechssl.data.ids import say_absent
 from speechssl.data.stream import evaluation_batches
 from speechssl.evaluation.alignment import align_characters, score_utterance
-from speechssl.settings import to_toml
 from speechssl.training.parallel import start_parallel
 from speechssl.training.precision import agreed
 

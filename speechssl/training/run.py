@@ -19,10 +19,10 @@ from typing import Any, Self
 
 import torch
 
+from speechssl.config.load import from_dict, to_dict, write_toml
 from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.ledger import Entry, Ledger, read_ledger
-from speechssl.settings import from_dict, to_dict, write_toml
 from speechssl.training.checkpoint import Checkpoints
 from speechssl.training.log import MetricsLog
 from speechssl.training.parallel import Parallel

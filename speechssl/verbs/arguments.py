@@ -39,7 +39,7 @@ def wants_help(overrides: list[str]) -> bool:
 
 def load(cls: type[T], verb: str, words: list[str], overrides: list[str], names: Sequence[str]) -> tuple[list[str], T]:
     """Return (required positionals, configuration) of a verb whose last positional is an optional CONFIG."""
-    from speechssl.settings import load_config
+    from speechssl.config.load import load_config
 
     if wants_help(overrides):
         words = words if len(words) == len(names) + 1 else [*names]  # the listing needs no real arguments

@@ -17,8 +17,8 @@ def corpus(words: list[str], overrides: list[str]) -> None:
         print(listing() if words[0] == "list" else describe(find_recipe(words[0])))
         return
     from speechssl.config import CorpusConfig
+    from speechssl.config.load import write_toml
     from speechssl.core.progress import progress
-    from speechssl.settings import write_toml
 
     (name, folder), cfg = load(CorpusConfig, "corpus", words, overrides, ["list|NAME", "FOLDER"])
     from speechssl.data.public.build import make_corpus
@@ -33,9 +33,9 @@ def corpus(words: list[str], overrides: list[str]) -> None:
 def manifest(words: list[str], overrides: list[str]) -> None:
     """Find audio and transcripts of a folder, or of webdataset tars."""
     from speechssl.config import ManifestConfig
+    from speechssl.config.load import write_toml
     from speechssl.core.progress import progress
     from speechssl.data.foreign_manifest import manifest_of
-    from speechssl.settings import write_toml
 
     (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
     with progress("manifest", unit="files") as advance:
@@ -47,9 +47,9 @@ def manifest(words: list[str], overrides: list[str]) -> None:
 def shard(words: list[str], overrides: list[str]) -> None:
     """Write a manifest as webdataset shards."""
     from speechssl.config import ShardConfig
+    from speechssl.config.load import write_toml
     from speechssl.core.progress import progress
     from speechssl.data.shards import shard_manifest
-    from speechssl.settings import write_toml
 
     (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
     path = Path(manifest)

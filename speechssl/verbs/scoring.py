@@ -26,7 +26,7 @@ def report(words: list[str], overrides: list[str]) -> int:
 def compare(words: list[str], overrides: list[str]) -> None:
     """Compare systems that were scored on the same utterances."""
     from speechssl.config import CompareConfig
-    from speechssl.settings import load_config
+    from speechssl.config.load import load_config
 
     cfg = load_config(CompareConfig, None, overrides, prog="speechssl compare RUN RUN...")
     if not words:
@@ -41,7 +41,7 @@ def compare(words: list[str], overrides: list[str]) -> None:
 def score(words: list[str], overrides: list[str]) -> None:
     """Score the transcripts of any systems against a reference."""
     from speechssl.config import ScoreConfig
-    from speechssl.settings import load_config, write_toml
+    from speechssl.config.load import load_config, write_toml
 
     cfg = load_config(ScoreConfig, None, overrides, prog="speechssl score REF HYP...")
     if words:

@@ -64,9 +64,9 @@ def estimate(words: list[str], overrides: list[str]) -> None:
     import tomllib
 
     from speechssl.config import FinetuneConfig, PretrainConfig
+    from speechssl.config.load import find_config, load_config
     from speechssl.estimate import estimate as measure
     from speechssl.estimate import estimate_json, estimate_text
-    from speechssl.settings import find_config, load_config
 
     (name,) = positional(words, ["CONFIG"], "estimate")
     overrides, as_json = [word for word in overrides if word != "--json"], "--json" in overrides

@@ -21,7 +21,7 @@ _ALIGN = "speechssl align MANIFEST|AUDIO [TEXT...]"
 def transcribe(words: list[str], overrides: list[str]) -> int:
     """Transcribe files, folders or standard input."""
     from speechssl.config import TranscribeConfig
-    from speechssl.settings import load_config
+    from speechssl.config.load import load_config
 
     cfg = load_config(TranscribeConfig, None, overrides, prog=_TRANSCRIBE)
     if not words:
@@ -42,7 +42,7 @@ def transcribe(words: list[str], overrides: list[str]) -> int:
 def align(words: list[str], overrides: list[str]) -> int:
     """Align known transcripts."""
     from speechssl.config import AlignConfig
-    from speechssl.settings import load_config
+    from speechssl.config.load import load_config
 
     cfg = load_config(AlignConfig, None, overrides, prog=_ALIGN)
     if wants_help(overrides) or not words:

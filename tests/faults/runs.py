@@ -27,7 +27,7 @@ from speechssl.config import (
     TrainingConfig,
     Wav2Vec2Config,
 )
-from speechssl.settings import write_toml
+from speechssl.config.load import write_toml
 from speechssl.training.log import read_metrics
 
 __all__ = ["Run", "config", "digest", "start", "wait_for"]

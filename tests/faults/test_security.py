@@ -14,9 +14,9 @@ import soundfile
 import torch
 
 from speechssl.cli import main
+from speechssl.config.load import write_toml
 from speechssl.data.corpus import open_corpus
 from speechssl.data.manifest import read_manifest
-from speechssl.settings import write_toml
 from tests.faults.runs import config, start, wait_for
 from tests.whole import settings, write_folder
 
