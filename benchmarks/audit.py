@@ -22,7 +22,7 @@ import soundfile
 
 from benchmarks.machine import ROOT, write
 from speechssl.config import AuditConfig
-from speechssl.data.audio import decode
+from speechssl.data.audio.decode import decode
 from speechssl.data.audit import audit
 from tests.heldout import SEED, plant_heldout
 from tests.planted import plant

@@ -200,7 +200,7 @@ def make_shards(place: Path, data: Path, hours: float, encoding: str) -> dict:
     import soundfile
 
     from speechssl.config import ShardConfig
-    from speechssl.data.audio import decode
+    from speechssl.data.audio.decode import decode
     from speechssl.data.manifest import Utterance, write_manifest
     from speechssl.data.shards import shard_manifest
 

@@ -34,7 +34,7 @@ from speechssl.asr.recognise import frame_log_probs
 from speechssl.asr.transcribe import Recogniser, open_recogniser, transcribe_file
 from speechssl.config import TranscribeConfig
 from speechssl.core.errors import AudioError
-from speechssl.data.audio import decode
+from speechssl.data.audio.decode import decode
 from speechssl.evaluation.wer import score_utterance
 from tests.oracles.local import encode_whole
 

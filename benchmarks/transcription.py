@@ -37,7 +37,7 @@ from speechssl.asr.recognise import frame_log_probs
 from speechssl.config import EvaluateConfig, PretrainConfig
 from speechssl.config.load import load_config
 from speechssl.core.processor import processor
-from speechssl.data.audio import decode
+from speechssl.data.audio.decode import decode
 from speechssl.interop.huggingface import encoder_to_huggingface
 from speechssl.models.encoder import SpeechEncoder
 

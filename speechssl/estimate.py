@@ -18,7 +18,7 @@ from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import to_dict
 from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.precision import Choice, choose, device_kind
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 
 __all__ = ["Estimate", "estimate", "estimate_json", "estimate_text"]
 

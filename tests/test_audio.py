@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.core.errors import AudioError
-from speechssl.data.audio import SAMPLE_RATE, AudioLimits, decode, encode_flac, mono, probe
+from speechssl.data.audio.decode import SAMPLE_RATE, AudioLimits, decode, encode_flac, mono, probe
 from tests.voices import voice, write
 
 FORMATS = [
@@ -124,7 +124,7 @@ def test_flac_rounds_and_clips():
 
 def test_flac_bytes_do_not_depend_on_the_process(tmp_path):
     code = (
-        "import sys, hashlib; from tests.voices import voice; from speechssl.data.audio import encode_flac;"
+        "import sys, hashlib; from tests.voices import voice; from speechssl.data.audio.decode import encode_flac;"
         "print(hashlib.sha256(encode_flac(voice(2.0))).hexdigest())"
     )
     said = {

@@ -220,7 +220,7 @@ def test_real_speech(shared_data):
     lines = (shared_data / "libri_mini" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[::45]
     rows = [json.loads(line) for line in lines]
     digits = (shared_data / "fsdd" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[::100]
-    from speechssl.data.audio import AudioLimits
+    from speechssl.data.audio.decode import AudioLimits
     from speechssl.data.measure import Job, measure
     from speechssl.data.sounding import check_sound
     from speechssl.data.utterance import Utterance

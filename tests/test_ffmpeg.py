@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import AudioError
-from speechssl.data.audio import AudioLimits, decode, probe
+from speechssl.data.audio.decode import AudioLimits, decode, probe
 from tests.voices import voice, write
 
 M4A = b"\x00\x00\x00\x18ftypM4A " + bytes(4000)

@@ -248,7 +248,7 @@ OTHERS = {
     "asr/language_model.py": {"open"},  # an unpacked model, in a temporary folder
     "asr/outputs.py": {"os.fsync", "open"},  # the journal of transcripts is appended to
     "core/arrays.py": {"open"},  # members of a zip, in an atomic file
-    "data/ffmpeg.py": {"write_bytes"},  # a pipe's content, in a temporary folder
+    "data/audio/ffmpeg.py": {"write_bytes"},  # a pipe's content, in a temporary folder
     "data/foreign_manifest.py": {"write_bytes"},  # compared with its payload by each call, and written again
     "core/ledger.py": {"open"},  # appended to
     "data/public/download.py": {"open"},  # a download that is taken up again

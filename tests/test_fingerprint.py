@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from speechssl.data.audio.snr import FFT
 from speechssl.data.fingerprint import fingerprint, fingerprint_weights
-from speechssl.data.quality import FFT
 
 
 def powers(frames=60, seed=1, level=1.0):

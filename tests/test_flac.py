@@ -12,7 +12,7 @@ import soundfile
 
 from speechssl.core.errors import AudioError
 from speechssl.data import flac
-from speechssl.data.audio import encode_flac
+from speechssl.data.audio.decode import encode_flac
 
 WAVE = np.random.default_rng(1).normal(0, 3000, 40_000).astype(np.int16)
 DATA = encode_flac(WAVE)
@@ -40,7 +40,8 @@ def test_compiled_code_comes_when_it_pays(compiled):
 
 def test_a_short_look_at_a_corpus_loads_no_compiler():
     code = (
-        "import sys, numpy as np; from speechssl.data.audio import encode_flac; from speechssl.data import flac; "
+        "import sys, numpy as np; from speechssl.data.audio.decode import encode_flac; "
+        "from speechssl.data import flac; "
         "data = encode_flac(np.arange(30000, dtype=np.int16)); "
         "[flac.decode_flac(data, item='x', samples=30000, start=0, out=np.empty(30000, np.int16)) for _ in range(9)]; "
         "print('numba' in sys.modules, 'speechssl.data.flac_frames' in sys.modules)"

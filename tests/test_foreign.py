@@ -14,7 +14,7 @@ from speechssl.config import ManifestConfig, ShardConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data import foreign
-from speechssl.data.audio import decode
+from speechssl.data.audio.decode import decode
 from speechssl.data.corpus import open_corpus
 from speechssl.data.foreign import find_tars, read_tars
 from speechssl.data.foreign_manifest import manifest_of

@@ -6,8 +6,8 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.data.containers import cut_short
-from speechssl.data.formats import AUDIO_EXTENSIONS, FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, sniff
+from speechssl.data.audio.containers import cut_short
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS, FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, sniff
 from tests.voices import voice
 
 

@@ -1,7 +1,7 @@
 import pytest
 
+from speechssl.data.audio.limits import AudioInfo
 from speechssl.data.gather import drop_duplicates, gather
-from speechssl.data.limits import AudioInfo
 from speechssl.data.scan import Scan
 from speechssl.data.transcripts import Said
 

@@ -7,7 +7,7 @@ import pytest
 
 from speechssl.config import AuditConfig
 from speechssl.core.errors import DataError
-from speechssl.data.audio import AudioLimits
+from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.inventory import read_inventory, unusable, whole_files
 from speechssl.data.utterance import Utterance
 from tests.voices import voice, write

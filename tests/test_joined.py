@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from speechssl.core.errors import AudioError
-from speechssl.data.audio import AudioLimits, decode, probe
-from speechssl.data.mpeg import find_parts, frame_size
-from speechssl.data.recording import AudioFile
+from speechssl.data.audio.decode import AudioLimits, decode, probe
+from speechssl.data.audio.mpeg import find_parts, frame_size
+from speechssl.data.audio.recording import AudioFile
 from tests.voices import voice
 
 RATE = 16_000
@@ -212,7 +212,7 @@ def test_a_wav_that_is_really_cut_is_still_truncated():
 def test_the_same_file_is_looked_through_once(tmp_path, monkeypatch):
     path = tmp_path / "x.mp3"
     path.write_bytes(untabled(mp3(4.0, "VARIABLE")))
-    import speechssl.data.joined as joined
+    import speechssl.data.audio.joined as joined
 
     calls = []
     find = joined._FIND["mp3"]

@@ -14,7 +14,7 @@ import pytest
 from speechssl.config import ManifestConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.audio import decode
+from speechssl.data.audio.decode import decode
 from speechssl.data.manifest import Utterance, build_manifest, read_manifest, safe_id, write_manifest
 from tests.voices import voice, write
 

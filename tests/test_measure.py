@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.data.audio import AudioLimits
+from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.measure import Job, measure
 from tests.voices import voice, write
 

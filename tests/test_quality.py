@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from speechssl.data.audio import decode
-from speechssl.data.quality import FFT, HOP, bands, frame_power, snr_db
+from speechssl.data.audio.decode import decode
+from speechssl.data.audio.snr import FFT, HOP, bands, frame_power, snr_db
 from tests.voices import voice
 
 

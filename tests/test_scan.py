@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from speechssl.data import scan as module
-from speechssl.data.audio import AudioLimits
+from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.scan import ScanSettings, scan_file, scan_files
 from tests.processes import alive, children
 from tests.voices import voice, write
@@ -107,7 +107,7 @@ SCANNED = """
 import sys, time
 from pathlib import Path
 from speechssl.data.scan import ScanSettings, scan_files
-from speechssl.data.audio import AudioLimits
+from speechssl.data.audio.decode import AudioLimits
 
 def hang(done, total):
     print(done, flush=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.data.segment import LevelMeter, SpeechMeter, cut, quiet_frames, resolve_segmenter
+from speechssl.data.audio.pauses import LevelMeter, SpeechMeter, cut, quiet_frames, resolve_segmenter
 from tests.voices import voice
 
 STEP = 0.01
@@ -133,7 +133,7 @@ def silero(monkeypatch, judge):
             assert rate == 16_000
             return judge(chunk.numpy())
 
-    from speechssl.data import segment
+    from speechssl.data.audio import pauses as segment
 
     module = ModuleType("silero_vad")
     module.load_silero_vad = Model
@@ -144,7 +144,7 @@ def silero(monkeypatch, judge):
 
 
 def test_the_speech_meter_sees_all_audio_at_16_khz_in_chunks(monkeypatch):
-    from speechssl.data import segment
+    from speechssl.data.audio import pauses as segment
 
     model = silero(monkeypatch, lambda chunk: float(np.abs(chunk).mean() > 0.02))
     meter = SpeechMeter(48_000)

@@ -20,7 +20,7 @@ import soundfile
 from speechssl.config import ShardConfig
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.audio import encode_flac
+from speechssl.data.audio.decode import encode_flac
 from speechssl.data.manifest import read_manifest, write_manifest
 from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
 from tests.chirps import chirp, chirp_manifest

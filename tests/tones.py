@@ -18,7 +18,7 @@ from speechssl.config import (
     TrainingConfig,
 )
 from speechssl.core.randomness import generator
-from speechssl.data.audio import encode_flac
+from speechssl.data.audio.decode import encode_flac
 from speechssl.data.manifest import write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.data.utterance import Utterance

@@ -24,7 +24,7 @@ from speechssl.asr.wordfiles import parse_formats, render
 from speechssl.config import AlignConfig
 from speechssl.core.errors import AudioError, ConfigError, DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.corpus_tags import find_tags
 from speechssl.data.manifest import read_manifest
 from speechssl.training.parallel import start_parallel

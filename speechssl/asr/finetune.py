@@ -25,7 +25,7 @@ from speechssl.core.errors import CheckpointError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.augment import augmenter
 from speechssl.data.casing import dotless_i
 from speechssl.data.corpus import Corpus

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.audio import AudioFile, AudioLimits
+from speechssl.data.audio.decode import AudioFile, AudioLimits
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
 from speechssl.data.folder import list_files
-from speechssl.data.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
 
 __all__ = ["Input", "find_inputs", "seconds_of"]
 

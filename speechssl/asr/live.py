@@ -20,9 +20,9 @@ from speechssl.asr.stretches import CutRule, decode_stream
 from speechssl.asr.transcribe import Recogniser
 from speechssl.config import LiveConfig, TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.formats import sniff
-from speechssl.data.mpeg import frame_size
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.audio.formats import sniff
+from speechssl.data.audio.mpeg import frame_size
 
 __all__ = ["live_words", "pcm_blocks", "sliding_log_probs"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechssl.asr.ctc import CtcModel
 from speechssl.core.errors import ConfigError
-from speechssl.data.audio import SAMPLE_RATE, AudioFile, AudioLimits, mono
+from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits, mono
 from speechssl.models.local import encode_locally
 from speechssl.models.norm import at_least_float32
 

@@ -23,10 +23,10 @@ from speechssl.config.load import write_toml
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.core.precision import Choice
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.audio.snr import snr_db
 from speechssl.data.ids import say_absent
 from speechssl.data.plan import Plan
-from speechssl.data.quality import snr_db
 from speechssl.data.stream import evaluation_batches
 from speechssl.data.utterance import Utterance
 from speechssl.evaluation.wer import WerReport, greedy_score, raw_text, score_row, summarise, write_wer

@@ -23,7 +23,7 @@ from speechssl.asr.wordfiles import JOINABLE, parse_formats, render
 from speechssl.config import TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.core.precision import Setting
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.training.parallel import start_parallel
 from speechssl.training.precision import agreed
 

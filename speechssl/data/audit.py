@@ -18,7 +18,7 @@ from pathlib import Path
 
 from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import ConfigError
-from speechssl.data.audio import AudioLimits
+from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.checks import CHECKS, Finding
 from speechssl.data.inventory import Inventory, read_inventory, whole_files
 from speechssl.data.leakage import check_duplicates, check_speakers

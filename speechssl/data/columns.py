@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speechssl.core.ledger import Entry
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS
 from speechssl.data.records import read_records
 from speechssl.data.rows import FIELDS, Row, clean_text, field_name, row_from_fields
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS
 
 __all__ = ["AudioIndex", "nfc", "stem_of"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechssl.data.quality import bands
+from speechssl.data.audio.snr import bands
 
 __all__ = ["Fingerprint", "fingerprint", "fingerprint_weights"]
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from speechssl.core.errors import AudioError
-from speechssl.data.audio import SAMPLE_RATE, encode_flac
+from speechssl.data.audio.decode import SAMPLE_RATE, encode_flac
 
 __all__ = ["PAYS_AFTER", "decode_flac", "flac_claims"]
 

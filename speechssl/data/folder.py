@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from speechssl.core.ledger import Entry
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS
 
 __all__ = ["list_files"]
 

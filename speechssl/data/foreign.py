@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS
 from speechssl.data.layouts import canonical_split, split_of
 from speechssl.data.rows import FIELDS, clean_text, field_name, row_from_fields
 from speechssl.data.tables import split_of_table

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data.audio import AudioFile, AudioLimits
+from speechssl.data.audio.decode import AudioFile, AudioLimits
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
+from speechssl.data.audio.limits import AudioInfo
 from speechssl.data.checks import UNUSABLE, Finding
 from speechssl.data.folder import list_files
-from speechssl.data.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
 from speechssl.data.gather import gather
 from speechssl.data.layouts import canonical_split
-from speechssl.data.limits import AudioInfo
 from speechssl.data.rows import FIELDS, row_from_fields
 from speechssl.data.scan import Scan
 from speechssl.data.transcripts import find_transcripts

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from speechssl.core.ledger import Entry
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS
 
 __all__ = ["leftovers"]
 

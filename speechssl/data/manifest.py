@@ -17,12 +17,12 @@ from speechssl.config import ManifestConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import atomic_file, write_json
 from speechssl.core.ledger import Entry, Ledger
-from speechssl.data.audio import AudioLimits
+from speechssl.data.audio.decode import AudioLimits
+from speechssl.data.audio.pauses import resolve_segmenter
 from speechssl.data.folder import list_files
 from speechssl.data.gather import Gathered, drop_duplicates, gather
 from speechssl.data.layouts import canonical_split
 from speechssl.data.scan import Scan, ScanSettings, scan_files
-from speechssl.data.segment import resolve_segmenter
 from speechssl.data.splits import Candidate, assign_splits
 from speechssl.data.transcripts import Said, find_transcripts
 from speechssl.data.utterance import Utterance, from_row, safe_id, to_row

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data.audio import SAMPLE_RATE, AudioInfo, decode, encode_flac, fit_scale, probe, to_int16
+from speechssl.data.audio.decode import SAMPLE_RATE, AudioInfo, decode, encode_flac, fit_scale, probe, to_int16
 from speechssl.data.flac import decode_flac, flac_claims
 
 __all__ = [

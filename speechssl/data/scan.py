@@ -18,9 +18,9 @@ from typing import Literal
 
 from speechssl.core.errors import AudioError
 from speechssl.core.processes import end_with_main
-from speechssl.data.audio import AudioFile, AudioInfo, AudioLimits, mono
-from speechssl.data.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
-from speechssl.data.segment import LevelMeter, SpeechMeter, cut, quiet_frames
+from speechssl.data.audio.decode import AudioFile, AudioInfo, AudioLimits, mono
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
+from speechssl.data.audio.pauses import LevelMeter, SpeechMeter, cut, quiet_frames
 
 __all__ = ["Scan", "ScanSettings", "scan_file", "scan_files"]
 

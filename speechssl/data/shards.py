@@ -27,7 +27,7 @@ from speechssl.core.processes import end_with_main
 from speechssl.core.randomness import key
 from speechssl.core.tolerance import Tolerance
 from speechssl.data import archive
-from speechssl.data.audio import SAMPLE_RATE, decode, fit_scale
+from speechssl.data.audio.decode import SAMPLE_RATE, decode, fit_scale
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.lengths import FILE_NAME, pack_lengths

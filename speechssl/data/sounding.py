@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from speechssl.config.audit import AuditConfig
+from speechssl.data.audio.formats import LOSSY_FORMATS
 from speechssl.data.checks import Finding
-from speechssl.data.formats import LOSSY_FORMATS
 from speechssl.data.inventory import unusable
 from speechssl.data.measure import Measurement
 from speechssl.data.utterance import Utterance

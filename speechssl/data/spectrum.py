@@ -12,7 +12,7 @@ from statistics import median
 
 import numpy as np
 
-from speechssl.data.quality import FFT, RATE
+from speechssl.data.audio.snr import FFT, RATE
 
 __all__ = ["Activity", "activity", "edge_hz", "edge_weights", "hum_db", "hum_power"]
 

@@ -22,7 +22,7 @@ from speechssl.config import DataConfig
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.core.ledger import Entry
 from speechssl.core.tolerance import Tolerance, TooManyBadError
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batch import Batch, batch_of
 from speechssl.data.corpus import Corpus
 from speechssl.data.labels import Labels, with_texts

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS
 
 __all__ = ["channel_keys", "match_ids", "same_name"]
 

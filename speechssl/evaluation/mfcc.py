@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 
 __all__ = ["MFCC_DIM", "MFCC_HOP", "MFCC_WINDOW", "mfcc", "mfcc_frames", "nearest_frames"]
 

@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from speechssl.core.errors import AudioError
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 
 __all__ = ["Audio", "Read", "group_rows", "read_ahead"]
 

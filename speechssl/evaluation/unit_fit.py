@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from speechssl.core.randomness import generator, key
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans, refine_kmeans
 from speechssl.evaluation.unit_audio import Read, group_rows
 from speechssl.evaluation.unit_source import Source, each_group, features_of

@@ -16,7 +16,7 @@ from speechssl.core.errors import AudioError, DataError
 from speechssl.core.files import find_json, read_json, write_json
 from speechssl.core.ledger import Entry
 from speechssl.core.tolerance import Tolerance
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.evaluation.kmeans import KMeans, fit_kmeans
 from speechssl.evaluation.mfcc import mfcc
 from speechssl.evaluation.unit_audio import Audio, Read, group_rows

@@ -10,7 +10,7 @@ import io
 
 import numpy as np
 
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.reports.axes import linear_scale, tick_label
 from speechssl.reports.html import Html, el
 

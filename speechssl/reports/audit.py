@@ -13,7 +13,7 @@ from typing import Any
 from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import AudioError
 from speechssl.core.files import write_atomic
-from speechssl.data.audio import AudioLimits, decode
+from speechssl.data.audio.decode import AudioLimits, decode
 from speechssl.data.audit import Audit
 from speechssl.data.census import census
 from speechssl.data.checks import CHECKS, Finding

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.evaluation.hypotheses import Row
 from speechssl.reports.audio import player, spectrogram

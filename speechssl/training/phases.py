@@ -16,7 +16,7 @@ import torch
 from speechssl.config import PretrainConfig
 from speechssl.core.files import write_atomic
 from speechssl.core.randomness import key
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.corpus import Corpus
 from speechssl.data.holdout import held_out
 from speechssl.data.ids import absent_ids, say_absent

@@ -20,7 +20,7 @@ from torch import Tensor
 from speechssl.core.errors import AudioError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import key
-from speechssl.data.audio import SAMPLE_RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batch import Batch
 from speechssl.data.corpus import Corpus
 from speechssl.objectives.base import Objective, Prepared

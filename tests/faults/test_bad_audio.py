@@ -14,7 +14,7 @@ from speechssl.cli import main
 from speechssl.config import ManifestConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.audio import AudioLimits, decode, encode_flac, probe
+from speechssl.data.audio.decode import AudioLimits, decode, encode_flac, probe
 from speechssl.data.corpus import open_corpus
 from speechssl.data.manifest import build_manifest, read_manifest
 from tests.voices import voice, write
@@ -164,8 +164,8 @@ import resource, sys, json
 from pathlib import Path
 import numpy, soundfile, soxr
 from speechssl.data.scan import ScanSettings, scan_file
-from speechssl.data.audio import AudioLimits
-from speechssl.data.audio import decode
+from speechssl.data.audio.decode import AudioLimits
+from speechssl.data.audio.decode import decode
 from speechssl.core.errors import AudioError
 settings = ScanSettings(0.1, 30.0, "energy", AudioLimits())
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

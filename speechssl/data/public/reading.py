@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speechssl.core.ledger import Entry
-from speechssl.data.formats import AUDIO_EXTENSIONS
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS
 from speechssl.data.rows import clean_text
 from speechssl.data.tables import read_text
 from speechssl.data.transcripts import Said

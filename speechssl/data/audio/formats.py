@@ -5,7 +5,7 @@ In: the first bytes of a file. Out: a format name; which formats libsndfile read
 
 from __future__ import annotations
 
-from speechssl.data.mpeg import frame_size
+from speechssl.data.audio.mpeg import frame_size
 
 __all__ = [
     "AUDIO_EXTENSIONS",

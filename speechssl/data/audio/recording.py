@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 import numpy as np
 
 from speechssl.core.errors import AudioError
-from speechssl.data.containers import cut_short
-from speechssl.data.ffmpeg import FfmpegReader
-from speechssl.data.formats import FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, LOSSY_FORMATS, sniff
-from speechssl.data.joined import parts_of
-from speechssl.data.limits import AudioInfo, AudioLimits, check_claims, check_samples
-from speechssl.data.mpeg import after_tags
-from speechssl.data.spliced import JoinedSound
+from speechssl.data.audio.containers import cut_short
+from speechssl.data.audio.ffmpeg import FfmpegReader
+from speechssl.data.audio.formats import FALLBACK_DEMUXERS, FFMPEG_FORMATS, HEAD_BYTES, LOSSY_FORMATS, sniff
+from speechssl.data.audio.joined import parts_of
+from speechssl.data.audio.limits import AudioInfo, AudioLimits, check_claims, check_samples
+from speechssl.data.audio.mpeg import after_tags
+from speechssl.data.audio.spliced import JoinedSound
 
 if TYPE_CHECKING:
     import soundfile

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import BinaryIO
 
-from speechssl.data.containers import with_size
-from speechssl.data.mpeg import Bytes, mpeg_parts
-from speechssl.data.spliced import Part, Spliced
+from speechssl.data.audio.containers import with_size
+from speechssl.data.audio.mpeg import Bytes, mpeg_parts
+from speechssl.data.audio.spliced import Part, Spliced
 
 __all__ = ["parts_of"]
 

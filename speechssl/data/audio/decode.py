@@ -1,7 +1,7 @@
 """Audio in, mono float32 at 16 kHz out.
 
 In: a file of any name, or the bytes of one. Out: ``AudioInfo`` from its header, one waveform, or FLAC bytes. Whatever
-is wrong with the input is an AudioError with a reason code for the ledger (data/recording.py says which).
+is wrong with the input is an AudioError with a reason code for the ledger (data/audio/recording.py says which).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from speechssl.data.formats import sniff
-from speechssl.data.limits import AudioInfo, AudioLimits
-from speechssl.data.recording import AudioFile
+from speechssl.data.audio.formats import sniff
+from speechssl.data.audio.limits import AudioInfo, AudioLimits
+from speechssl.data.audio.recording import AudioFile
 
 __all__ = [
     "SAMPLE_RATE",

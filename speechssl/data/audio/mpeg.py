@@ -11,7 +11,7 @@ import mmap
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from speechssl.data.spliced import Part
+from speechssl.data.audio.spliced import Part
 
 __all__ = ["MpegPart", "after_tags", "find_parts", "frame_size", "mpeg_parts"]
 

@@ -13,7 +13,7 @@ import struct
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from speechssl.data.spliced import Spliced
+from speechssl.data.audio.spliced import Spliced
 
 __all__ = ["cut_short", "with_size"]
 
