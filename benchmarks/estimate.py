@@ -26,7 +26,7 @@ import soundfile
 from benchmarks.machine import RESULTS, ROOT, write
 from speechssl.config import FinetuneConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import from_dict, load_config, to_dict
-from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.ingest.manifest import Utterance, write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.estimate import estimate
 

@@ -42,7 +42,7 @@ from benchmarks.machine import hardware, write
 from speechssl.config import DataConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import load_config
 from speechssl.core.precision import uses_bf16
-from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.ingest.manifest import Utterance, write_manifest
 from speechssl.data.shards import shard_manifest
 from speechssl.training.log import read_metrics
 from speechssl.training.optim import build_optimizer, clip_gradients

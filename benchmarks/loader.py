@@ -201,7 +201,7 @@ def make_shards(place: Path, data: Path, hours: float, encoding: str) -> dict:
 
     from speechssl.config import ShardConfig
     from speechssl.data.audio.decode import decode
-    from speechssl.data.manifest import Utterance, write_manifest
+    from speechssl.data.ingest.manifest import Utterance, write_manifest
     from speechssl.data.shards import shard_manifest
 
     source = data / "libri_mini"

@@ -18,7 +18,7 @@ import numpy as np
 from benchmarks.machine import write
 from speechssl.config import DataConfig
 from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.ids import read_ids
+from speechssl.data.ingest.ids import read_ids
 from speechssl.data.plan import Plan
 
 RATE = 16_000

@@ -167,8 +167,8 @@ def _listing(folder: Path) -> str:
 
 def _labels(shards: Path, cfg: RunConfig) -> dict[str, int]:
     """Return the number of transcribed utterances that each phase (train, dev, test) can use."""
-    from speechssl.data.ids import read_ids
-    from speechssl.data.manifest import read_manifest
+    from speechssl.data.ingest.ids import read_ids
+    from speechssl.data.ingest.manifest import read_manifest
 
     utterances = [utterance for utterance in read_manifest(shards / "manifest.jsonl") if utterance.text]
     counts = {}
@@ -194,7 +194,7 @@ def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
 
 
 def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
-    from speechssl.data.foreign_manifest import manifest_of
+    from speechssl.data.ingest.foreign.manifest import manifest_of
     from speechssl.data.shards import shard_manifest
     from speechssl.training.pretrain import pretrain
     from speechssl.training.run import decisive

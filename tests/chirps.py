@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from speechssl.config import ShardConfig
-from speechssl.data.manifest import Utterance, write_manifest
+from speechssl.data.ingest.manifest import Utterance, write_manifest
 from speechssl.data.shards import shard_manifest
 
 __all__ = ["chirp", "chirp_manifest", "chirp_shards"]

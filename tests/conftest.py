@@ -76,9 +76,9 @@ def tone_corpus(tmp_path_factory: pytest.TempPathFactory) -> ToneCorpus:
     import soundfile
 
     from speechssl.config import ShardConfig
-    from speechssl.data.manifest import write_manifest
+    from speechssl.data.ingest.manifest import write_manifest
+    from speechssl.data.ingest.utterance import Utterance
     from speechssl.data.shards import shard_manifest
-    from speechssl.data.utterance import Utterance
 
     folder = tmp_path_factory.mktemp("tones")
     (folder / "audio").mkdir()

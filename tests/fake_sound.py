@@ -6,9 +6,9 @@ from pathlib import Path
 import soundfile
 
 from speechssl.config import ShardConfig
-from speechssl.data.manifest import write_manifest
+from speechssl.data.ingest.manifest import write_manifest
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.shards import shard_manifest
-from speechssl.data.utterance import Utterance
 from tests.chirps import RATE, chirp
 
 __all__ = ["add_sound"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from speechssl.data.transcripts import Said, find_transcripts
+from speechssl.data.ingest.transcripts import Said, find_transcripts
 
 __all__ = ["said_in", "texts_in"]
 

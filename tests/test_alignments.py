@@ -16,8 +16,8 @@ from speechssl.asr.inputs import Input
 from speechssl.config import AlignConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.manifest import write_manifest
-from speechssl.data.utterance import Utterance
+from speechssl.data.ingest.manifest import write_manifest
+from speechssl.data.ingest.utterance import Utterance
 from tests.oracles.wordfiles import read_ctm, read_textgrid
 from tests.tones import speak, trained
 

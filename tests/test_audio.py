@@ -171,7 +171,10 @@ def test_length_limit_holds_for_what_is_decoded(tmp_path):
 
 
 def test_soundfile_is_not_imported_with_the_module():
-    code = "import sys, speechssl.data.manifest; print([m for m in ('soundfile', 'soxr', 'torch') if m in sys.modules])"
+    code = (
+        "import sys, speechssl.data.ingest.manifest; "
+        "print([m for m in ('soundfile', 'soxr', 'torch') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert soundfile.__libsndfile_version__

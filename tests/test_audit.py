@@ -221,9 +221,9 @@ def test_real_speech(shared_data):
     rows = [json.loads(line) for line in lines]
     digits = (shared_data / "fsdd" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[::100]
     from speechssl.data.audio.decode import AudioLimits
+    from speechssl.data.ingest.utterance import Utterance
     from speechssl.data.measure import Job, measure
     from speechssl.data.sounding import check_sound
-    from speechssl.data.utterance import Utterance
 
     def warned(folder, row):
         measured = measure(Job(shared_data / folder / row["audio"], 0.0, None, AudioLimits(), 1))

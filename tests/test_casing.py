@@ -5,7 +5,7 @@ import pytest
 from speechssl.asr.normalisers import normaliser
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import ScoreConfig, TokensConfig
-from speechssl.data.casing import language_code, lower_case
+from speechssl.data.ingest.text.casing import language_code, lower_case
 from speechssl.evaluation.scoring import score_files
 
 

@@ -7,10 +7,10 @@ import pytest
 from speechssl.data.audit import Audit
 from speechssl.data.census import census
 from speechssl.data.checks import Finding
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.inventory import Inventory
 from speechssl.data.measure import Measurement
 from speechssl.data.spectrum import Activity
-from speechssl.data.utterance import Utterance
 
 
 def measured(seconds, rate=16_000, **changes):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.data.characters import visible
-from speechssl.data.rows import clean_text
+from speechssl.data.ingest.rows import clean_text
+from speechssl.data.ingest.text.characters import visible
 
 ANY_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=30)
 

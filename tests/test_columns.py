@@ -2,7 +2,7 @@
 
 import pytest
 
-from speechssl.data.transcripts import find_transcripts
+from speechssl.data.ingest.transcripts import find_transcripts
 from tests.said import said_in, texts_in
 
 CLIPS = [f"c{n}.wav" for n in range(4)]

@@ -82,7 +82,7 @@ def test_splits(shards):
 
 def test_an_utterance_without_a_split_is_training_data(tmp_path):
     from speechssl.config import ShardConfig
-    from speechssl.data.manifest import read_manifest, write_manifest
+    from speechssl.data.ingest.manifest import read_manifest, write_manifest
     from speechssl.data.shards import shard_manifest
     from tests.chirps import chirp_manifest
 

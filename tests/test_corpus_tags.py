@@ -4,7 +4,7 @@ import pytest
 
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import TokensConfig
-from speechssl.data.corpus_tags import find_tags, only_tags, untag
+from speechssl.data.ingest.text.corpus_tags import find_tags, only_tags, untag
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ import pytest
 from speechssl.config import CorpusConfig, ManifestConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import exclusive
-from speechssl.data.public import build, download
-from speechssl.data.public.download import checksum, fetch
-from speechssl.data.public.recipes import RECIPES, Archive, Part, find_recipe
+from speechssl.data.ingest.public import build, download
+from speechssl.data.ingest.public.download import checksum, fetch
+from speechssl.data.ingest.public.recipes import RECIPES, Archive, Part, find_recipe
 from tests.trees import plant
 
 

@@ -249,9 +249,9 @@ OTHERS = {
     "asr/outputs.py": {"os.fsync", "open"},  # the journal of transcripts is appended to
     "core/arrays.py": {"open"},  # members of a zip, in an atomic file
     "data/audio/ffmpeg.py": {"write_bytes"},  # a pipe's content, in a temporary folder
-    "data/foreign_manifest.py": {"write_bytes"},  # compared with its payload by each call, and written again
+    "data/ingest/foreign/manifest.py": {"write_bytes"},  # compared with its payload by each call, and written again
     "core/ledger.py": {"open"},  # appended to
-    "data/public/download.py": {"open"},  # a download that is taken up again
+    "data/ingest/public/download.py": {"open"},  # a download that is taken up again
     "data/synth.py": {"write_text"},  # in an atomic folder
     "interop/model_folder.py": {"write_bytes", "write_text"},  # in an atomic folder
     "sweep.py": {"open"},  # the log of a process

@@ -1,4 +1,4 @@
-from speechssl.data.finder import AudioIndex, nfc, stem_of
+from speechssl.data.ingest.finder import AudioIndex, nfc, stem_of
 
 
 def test_keys_by_path_name_stem_and_changed_extension():

@@ -20,7 +20,7 @@ from speechssl.config import AugmentConfig, CtcConfig, DataConfig, EvaluateConfi
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.corpus import open_corpus
-from speechssl.data.utterance import Utterance
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.log import read_metrics

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from speechssl.data.folder import list_files
+from speechssl.data.ingest.folder import list_files
 
 
 def touch(path, content="x"):

@@ -13,12 +13,12 @@ from webdataset import ShardWriter, TarWriter
 from speechssl.config import ManifestConfig, ShardConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data import foreign
 from speechssl.data.audio.decode import decode
 from speechssl.data.corpus import open_corpus
-from speechssl.data.foreign import find_tars, read_tars
-from speechssl.data.foreign_manifest import manifest_of
-from speechssl.data.manifest import read_manifest
+from speechssl.data.ingest.foreign import tars as foreign
+from speechssl.data.ingest.foreign.manifest import manifest_of
+from speechssl.data.ingest.foreign.tars import find_tars, read_tars
+from speechssl.data.ingest.manifest import read_manifest
 from speechssl.data.shards import shard_manifest, verify_shards
 
 FORMATS = {

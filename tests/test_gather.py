@@ -1,9 +1,9 @@
 import pytest
 
 from speechssl.data.audio.limits import AudioInfo
-from speechssl.data.gather import drop_duplicates, gather
-from speechssl.data.scan import Scan
-from speechssl.data.transcripts import Said
+from speechssl.data.ingest.gather import drop_duplicates, gather
+from speechssl.data.ingest.scan import Scan
+from speechssl.data.ingest.transcripts import Said
 
 
 def scan(path, seconds=2.0, pieces=(), digest=""):

@@ -15,9 +15,9 @@ from speechssl.data import catalogue, identity
 from speechssl.data import corpus as corpus_module
 from speechssl.data.corpus import open_corpus
 from speechssl.data.identity import Difference, Identity, difference, identity_of, is_unchanged, text_keys
-from speechssl.data.manifest import write_manifest
+from speechssl.data.ingest.manifest import write_manifest
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.shards import shard_manifest
-from speechssl.data.utterance import Utterance
 from speechssl.training.pretrain import pretrain
 from tests.conftest import tone_wave
 from tests.faults.runs import config

@@ -1,6 +1,6 @@
 import pytest
 
-from speechssl.data.layouts import canonical_split, speaker_of, split_of
+from speechssl.data.ingest.layouts import canonical_split, speaker_of, split_of
 
 
 @pytest.mark.parametrize(("path", "speaker"), [

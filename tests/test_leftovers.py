@@ -1,6 +1,6 @@
 """Files that look like transcripts or audio and gave nothing are named."""
 
-from speechssl.data.leftovers import leftovers
+from speechssl.data.ingest.leftovers import leftovers
 from tests.said import texts_in
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.data.ids import read_ids
+from speechssl.data.ingest.ids import read_ids
 from tests.trees import ledger, made, plant
 
 SPEECH = {

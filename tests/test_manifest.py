@@ -15,7 +15,7 @@ from speechssl.config import ManifestConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import decode
-from speechssl.data.manifest import Utterance, build_manifest, read_manifest, safe_id, write_manifest
+from speechssl.data.ingest.manifest import Utterance, build_manifest, read_manifest, safe_id, write_manifest
 from tests.voices import voice, write
 
 ONE = ManifestConfig(workers=1, segmenter="energy")
@@ -155,7 +155,7 @@ def test_the_bytes_depend_on_the_folder_only(corpus, tmp_path):
     build(corpus, tmp_path / "a")
     code = (
         "import sys; from pathlib import Path; from speechssl.config import ManifestConfig;"
-        "from speechssl.data.manifest import build_manifest\n"
+        "from speechssl.data.ingest.manifest import build_manifest\n"
         "cfg = ManifestConfig(workers=2, segmenter='energy')\n"
         "if __name__ == '__main__': build_manifest(Path(sys.argv[1]), Path(sys.argv[2]), cfg)"
     )

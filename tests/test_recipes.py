@@ -7,7 +7,7 @@ import pytest
 
 from speechssl.cli import main
 from speechssl.core.errors import ConfigError
-from speechssl.data.public.recipes import RECIPES, find_recipe
+from speechssl.data.ingest.public.recipes import RECIPES, find_recipe
 from tests.trees import plant
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechssl.data import scan as module
 from speechssl.data.audio.decode import AudioLimits
-from speechssl.data.scan import ScanSettings, scan_file, scan_files
+from speechssl.data.ingest import scan as module
+from speechssl.data.ingest.scan import ScanSettings, scan_file, scan_files
 from tests.processes import alive, children
 from tests.voices import voice, write
 
@@ -106,7 +106,7 @@ def test_a_file_that_kills_its_process_is_named_and_the_rest_is_done(files, monk
 SCANNED = """
 import sys, time
 from pathlib import Path
-from speechssl.data.scan import ScanSettings, scan_files
+from speechssl.data.ingest.scan import ScanSettings, scan_files
 from speechssl.data.audio.decode import AudioLimits
 
 def hang(done, total):

@@ -21,7 +21,7 @@ from speechssl.config import ShardConfig
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import encode_flac
-from speechssl.data.manifest import read_manifest, write_manifest
+from speechssl.data.ingest.manifest import read_manifest, write_manifest
 from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
 from tests.chirps import chirp, chirp_manifest
 from tests.processes import alive, children
@@ -359,7 +359,7 @@ def test_a_killed_worker_is_an_error_that_says_what_to_do(manifest, tmp_path):
 
 @pytest.mark.shared_data
 def test_real_speech_makes_the_round_trip(shared_data, tmp_path):
-    from speechssl.data.manifest import Utterance
+    from speechssl.data.ingest.manifest import Utterance
 
     folder = shared_data / "libri_many"
     lines = [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[:12]]

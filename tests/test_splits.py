@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.data.splits import Candidate, assign_splits
+from speechssl.data.ingest.splits import Candidate, assign_splits
 
 
 def corpus(speakers, each, labelled=True, split=None, duration=4.0):
@@ -161,7 +161,7 @@ def test_rules_hold_for_any_corpus(rows, dev, test):
 
 def test_no_dependence_on_the_hash_seed_or_on_order():
     code = (
-        "from speechssl.data.splits import *;"
+        "from speechssl.data.ingest.splits import *;"
         "c=[Candidate(f'u{n}',3.0,True,f's{n%37}',None) for n in range(500)];"
         "print(sorted(zip([i.id for i in c], assign_splits(c,dev_fraction=.1,test_fraction=.1)[0])) =="
         "      sorted(zip([i.id for i in c[::-1]], assign_splits(c[::-1],dev_fraction=.1,test_fraction=.1)[0])),"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.data.rows import clean_text
-from speechssl.data.tables import parse_table, read_text
+from speechssl.data.ingest.rows import clean_text
+from speechssl.data.ingest.tables import parse_table, read_text
 
 KNOWN = {"a1", "a2", "a3", "a4", "wavs/a1.wav", "clips/a1.mp3", "a1.mp3", "a2.mp3", "a1.wav", "a2.wav"}
 

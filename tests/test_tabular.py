@@ -2,8 +2,8 @@
 
 import pytest
 
-from speechssl.data.public.build import READERS
-from speechssl.data.public.recipes import RECIPES
+from speechssl.data.ingest.public.build import READERS
+from speechssl.data.ingest.public.recipes import RECIPES
 from tests.trees import audio, ledger, made, plant
 
 HEADER = "client_id\tpath\tsentence\tup_votes\tdown_votes\tage\tgender\taccents\tlocale\tsegment\n"

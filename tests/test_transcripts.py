@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from speechssl.data.transcripts import find_transcripts
+from speechssl.data.ingest.transcripts import find_transcripts
 
 
 @pytest.fixture

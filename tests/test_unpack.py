@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.data.public.unpack import unpack
+from speechssl.data.ingest.public.unpack import unpack
 
 FILES = {"Corpus/dev/a.flac": b"a" * 3000, "Corpus/dev/b.txt": b"words", "Corpus/README": b"read me"}
 
@@ -159,7 +159,8 @@ def test_a_full_disk_leaves_nothing(tmp_path):
     """A child that may write files of at most 2,000 bytes."""
     archive = pack(tmp_path / "c.tar.gz")
     code = (
-        "import resource, signal, sys; from pathlib import Path; from speechssl.data.public.unpack import unpack; "
+        "import resource, signal, sys; from pathlib import Path; "
+        "from speechssl.data.ingest.public.unpack import unpack; "
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); "
         "unpack(Path(sys.argv[1]), Path(sys.argv[1]).parent, creates='Corpus/dev')"
     )
@@ -193,7 +194,7 @@ def test_leftovers_of_a_killed_process_are_no_part_of_it(tmp_path):
     code = """if True:
         import os, sys
         from pathlib import Path
-        from speechssl.data.public import unpack
+        from speechssl.data.ingest.public import unpack
         def killed(archive, target):
             (target / "Corpus" / "dev").mkdir(parents=True)
             (target / "Corpus" / "dev" / "half.flac").write_bytes(b"half")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.data.utterance import ID_PATTERN, Utterance, from_row, safe_id, to_row
+from speechssl.data.ingest.utterance import ID_PATTERN, Utterance, from_row, safe_id, to_row
 
 GOOD = {"id": "a", "path": "a.wav", "duration": 1.0, "sample_rate": 16_000, "channels": 1}
 

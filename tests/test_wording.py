@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from speechssl.config import AuditConfig
-from speechssl.data.utterance import Utterance
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.wording import alphabet, check_wording, labels, scripts
 
 PLAIN = "abcdefghij klmnopqrst uvwxyz "

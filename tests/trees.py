@@ -8,8 +8,8 @@ import soundfile
 
 from speechssl.config import CorpusConfig, ManifestConfig
 from speechssl.core.ledger import read_ledger
-from speechssl.data.manifest import read_manifest
-from speechssl.data.public.build import make_corpus
+from speechssl.data.ingest.manifest import read_manifest
+from speechssl.data.ingest.public.build import make_corpus
 
 __all__ = ["audio", "ledger", "made", "plant"]
 

@@ -25,8 +25,8 @@ from speechssl.config import AlignConfig
 from speechssl.core.errors import AudioError, ConfigError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.corpus_tags import find_tags
-from speechssl.data.manifest import read_manifest
+from speechssl.data.ingest.manifest import read_manifest
+from speechssl.data.ingest.text.corpus_tags import find_tags
 from speechssl.training.parallel import start_parallel
 from speechssl.training.precision import agreed
 

@@ -13,7 +13,7 @@ from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.audio.decode import AudioFile, AudioLimits
 from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
-from speechssl.data.folder import list_files
+from speechssl.data.ingest.folder import list_files
 
 __all__ = ["Input", "find_inputs", "seconds_of"]
 

@@ -14,8 +14,8 @@ from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import DataConfig, LmConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.ids import absent_ids, read_ids, say_absent
-from speechssl.data.manifest import read_manifest
+from speechssl.data.ingest.ids import absent_ids, read_ids, say_absent
+from speechssl.data.ingest.manifest import read_manifest
 
 __all__ = ["estimate_lm", "read_text"]
 

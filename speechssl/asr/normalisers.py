@@ -9,7 +9,7 @@ from typing import Literal
 
 from speechssl.asr.tokens import normalise_text
 from speechssl.core.errors import ConfigError
-from speechssl.data.casing import dotless_i, language_code, lower_case
+from speechssl.data.ingest.text.casing import dotless_i, language_code, lower_case
 
 __all__ = ["NormaliseRule", "normaliser"]
 

@@ -8,7 +8,7 @@ member (the ustar name field has 100 bytes); everything else is ustar.
 import json
 import tarfile
 
-from speechssl.data.utterance import Utterance, to_row
+from speechssl.data.ingest.utterance import Utterance, to_row
 
 __all__ = ["BLOCK", "end_of_archive", "header", "member", "padding", "quick_header", "sidecars", "utterance_json"]
 

@@ -20,12 +20,12 @@ from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import ConfigError
 from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.checks import CHECKS, Finding
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.inventory import Inventory, read_inventory, whole_files
 from speechssl.data.leakage import check_duplicates, check_speakers
 from speechssl.data.measure import Job, Measurement, measure
 from speechssl.data.pairing import check_pairing
 from speechssl.data.sounding import check_sound
-from speechssl.data.utterance import Utterance
 from speechssl.data.wording import check_wording
 
 __all__ = ["Audit", "audit"]

@@ -13,9 +13,9 @@ import numpy as np
 
 from speechssl.data.audit import Audit
 from speechssl.data.checks import CHECKS
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.measure import Measurement
 from speechssl.data.pairing import rates
-from speechssl.data.utterance import Utterance
 from speechssl.data.wording import alphabet, scripts
 
 __all__ = ["census"]

@@ -20,8 +20,8 @@ from speechssl.data import archive
 from speechssl.data.catalogue import Catalogue, LazyRows, StoredRows, read_index
 from speechssl.data.checksum import crc32
 from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord
+from speechssl.data.ingest.manifest import Utterance, read_manifest, safe_id
 from speechssl.data.lengths import FILE_NAME, LengthTable
-from speechssl.data.manifest import Utterance, read_manifest, safe_id
 from speechssl.data.openfiles import OpenFiles
 from speechssl.data.payload import EXTENSIONS, decode_payload, encoding_of
 from speechssl.data.remote import Source, source_of

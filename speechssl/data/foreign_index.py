@@ -24,11 +24,11 @@ from speechssl.core.ledger import Entry, Ledger
 from speechssl.data import archive
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.audio.limits import AudioInfo
-from speechssl.data.foreign import Sample, find_tars, folder_of, read_tars
 from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord
+from speechssl.data.ingest.foreign.tars import Sample, find_tars, folder_of, read_tars
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.lengths import FILE_NAME, pack_lengths
 from speechssl.data.payload import decode_foreign
-from speechssl.data.utterance import Utterance
 
 __all__ = ["ForeignTars", "open_tars"]
 

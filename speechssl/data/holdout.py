@@ -14,7 +14,7 @@ from speechssl.config import ValidationConfig
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import key
 from speechssl.data.corpus import Corpus
-from speechssl.data.ids import read_ids
+from speechssl.data.ingest.ids import read_ids
 
 __all__ = ["held_out"]
 

@@ -17,13 +17,13 @@ from speechssl.data.audio.decode import AudioFile, AudioLimits
 from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
 from speechssl.data.audio.limits import AudioInfo
 from speechssl.data.checks import UNUSABLE, Finding
-from speechssl.data.folder import list_files
-from speechssl.data.gather import gather
-from speechssl.data.layouts import canonical_split
-from speechssl.data.rows import FIELDS, row_from_fields
-from speechssl.data.scan import Scan
-from speechssl.data.transcripts import find_transcripts
-from speechssl.data.utterance import Utterance, from_row, safe_id
+from speechssl.data.ingest.folder import list_files
+from speechssl.data.ingest.gather import gather
+from speechssl.data.ingest.layouts import canonical_split
+from speechssl.data.ingest.rows import FIELDS, row_from_fields
+from speechssl.data.ingest.scan import Scan
+from speechssl.data.ingest.transcripts import find_transcripts
+from speechssl.data.ingest.utterance import Utterance, from_row, safe_id
 
 __all__ = ["Inventory", "read_inventory"]
 

@@ -12,8 +12,8 @@ from speechssl.config.audit import AuditConfig
 from speechssl.data.checks import Finding
 from speechssl.data.duplicates import near_duplicates
 from speechssl.data.fingerprint import Fingerprint
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.measure import Measurement
-from speechssl.data.utterance import Utterance
 from speechssl.data.wording import labels
 
 __all__ = ["check_duplicates", "check_speakers"]

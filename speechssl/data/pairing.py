@@ -14,8 +14,8 @@ import numpy as np
 
 from speechssl.config.audit import AuditConfig
 from speechssl.data.checks import Finding
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.measure import Measurement
-from speechssl.data.utterance import Utterance
 from speechssl.data.wording import labels
 
 __all__ = ["check_pairing", "rates"]

@@ -30,8 +30,8 @@ from speechssl.data import archive
 from speechssl.data.audio.decode import SAMPLE_RATE, decode, fit_scale
 from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
+from speechssl.data.ingest.manifest import Utterance, read_manifest
 from speechssl.data.lengths import FILE_NAME, pack_lengths
-from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.payload import EXTENSIONS, Encoding, encode_payload
 from speechssl.data.verify import VerifySummary, verify_shards
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from speechssl.config.audit import AuditConfig
 from speechssl.data.audio.formats import LOSSY_FORMATS
 from speechssl.data.checks import Finding
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.inventory import unusable
 from speechssl.data.measure import Measurement
-from speechssl.data.utterance import Utterance
 
 __all__ = ["check_sound"]
 

@@ -17,8 +17,8 @@ from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.data import archive
 from speechssl.data.index import IndexRow, Listing, ShardRecord, parse_index
+from speechssl.data.ingest.manifest import Utterance, read_manifest
 from speechssl.data.lengths import FILE_NAME, LengthTable
-from speechssl.data.manifest import Utterance, read_manifest
 from speechssl.data.payload import EXTENSIONS, encoding_of
 from speechssl.data.remote import LocalFolder
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 from speechssl.config.audit import AuditConfig
 from speechssl.data.checks import Finding
-from speechssl.data.utterance import Utterance
+from speechssl.data.ingest.utterance import Utterance
 
 __all__ = ["alphabet", "check_wording", "labels", "scripts"]
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from speechssl.core.errors import DataError
-from speechssl.data.rows import FIELDS, field_name
+from speechssl.data.ingest.rows import FIELDS, field_name
 
 __all__ = ["header_of", "table_rows"]
 

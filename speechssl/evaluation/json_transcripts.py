@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from speechssl.core.errors import DataError
-from speechssl.data.rows import FIELDS
+from speechssl.data.ingest.rows import FIELDS
 from speechssl.evaluation.header_rows import table_rows
 
 __all__ = ["TEXTS", "JsonRow", "parse_rows"]

@@ -13,8 +13,8 @@ from typing import Any
 from speechssl.config import ScoreConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.casing import capitals_fold
-from speechssl.data.corpus_tags import find_tags
+from speechssl.data.ingest.text.casing import capitals_fold
+from speechssl.data.ingest.text.corpus_tags import find_tags
 from speechssl.evaluation.alignment import normal_text
 from speechssl.evaluation.hypotheses import Row, score_row
 from speechssl.evaluation.identity import match_ids, same_name

@@ -16,8 +16,8 @@ import numpy as np
 
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.ids import ABSENT
-from speechssl.data.manifest import safe_id
+from speechssl.data.ingest.ids import ABSENT
+from speechssl.data.ingest.manifest import safe_id
 from speechssl.evaluation.unit_audio import Audio
 from speechssl.evaluation.unit_table import UnitTable
 

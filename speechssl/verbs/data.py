@@ -10,8 +10,8 @@ __all__ = ["audit", "corpus", "manifest", "shard", "verify"]
 
 def corpus(words: list[str], overrides: list[str]) -> None:
     """List the public corpora, say what is known of one, or make its manifest."""
-    from speechssl.data.public.listing import describe, listing
-    from speechssl.data.public.recipes import find_recipe
+    from speechssl.data.ingest.public.listing import describe, listing
+    from speechssl.data.ingest.public.recipes import find_recipe
 
     if not wants_help(overrides) and not overrides and len(words) == 1:
         print(listing() if words[0] == "list" else describe(find_recipe(words[0])))
@@ -21,7 +21,7 @@ def corpus(words: list[str], overrides: list[str]) -> None:
     from speechssl.core.progress import progress
 
     (name, folder), cfg = load(CorpusConfig, "corpus", words, overrides, ["list|NAME", "FOLDER"])
-    from speechssl.data.public.build import make_corpus
+    from speechssl.data.ingest.public.build import make_corpus
 
     with progress("corpus", unit="files") as advance:
         summary = make_corpus(name, Path(folder), cfg, advance)
@@ -35,7 +35,7 @@ def manifest(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import ManifestConfig
     from speechssl.config.load import write_toml
     from speechssl.core.progress import progress
-    from speechssl.data.foreign_manifest import manifest_of
+    from speechssl.data.ingest.foreign.manifest import manifest_of
 
     (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
     with progress("manifest", unit="files") as advance:

@@ -16,7 +16,7 @@ from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import AudioLimits, decode, encode_flac, probe
 from speechssl.data.corpus import open_corpus
-from speechssl.data.manifest import build_manifest, read_manifest
+from speechssl.data.ingest.manifest import build_manifest, read_manifest
 from tests.voices import voice, write
 
 ROOT = Path(__file__).parent.parent.parent
@@ -163,7 +163,7 @@ CHILD = """
 import resource, sys, json
 from pathlib import Path
 import numpy, soundfile, soxr
-from speechssl.data.scan import ScanSettings, scan_file
+from speechssl.data.ingest.scan import ScanSettings, scan_file
 from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.audio.decode import decode
 from speechssl.core.errors import AudioError

@@ -10,8 +10,8 @@ from speechssl.asr.tokens import Tokens
 from speechssl.cli import main
 from speechssl.config import TokensConfig
 from speechssl.core.ledger import read_ledger
-from speechssl.data.manifest import read_manifest
-from speechssl.data.utterance import ID_PATTERN
+from speechssl.data.ingest.manifest import read_manifest
+from speechssl.data.ingest.utterance import ID_PATTERN
 from tests.voices import voice, write
 
 NAMES = [

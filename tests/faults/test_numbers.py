@@ -8,9 +8,9 @@ import soundfile
 
 from speechssl.config import ShardConfig
 from speechssl.core.ledger import read_ledger
-from speechssl.data.manifest import write_manifest
+from speechssl.data.ingest.manifest import write_manifest
+from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.shards import shard_manifest
-from speechssl.data.utterance import Utterance
 from speechssl.training.log import read_metrics
 from tests.faults.runs import config, start
 

@@ -16,7 +16,7 @@ import torch
 from speechssl.cli import main
 from speechssl.config.load import write_toml
 from speechssl.data.corpus import open_corpus
-from speechssl.data.manifest import read_manifest
+from speechssl.data.ingest.manifest import read_manifest
 from tests.faults.runs import config, start, wait_for
 from tests.whole import settings, write_folder
 

@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-from speechssl.data.characters import visible
+from speechssl.data.ingest.text.characters import visible
 
 __all__ = ["FIELDS", "Row", "clean_text", "field_name", "row_from_fields"]
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from speechssl.core.errors import DataError
 from speechssl.core.files import exclusive
-from speechssl.data.public.recipes import Archive, Part
-from speechssl.data.public.unpack import unpack
+from speechssl.data.ingest.public.recipes import Archive, Part
+from speechssl.data.ingest.public.unpack import unpack
 
 __all__ = ["checksum", "fetch"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from speechssl.data.public.recipes import RECIPES, Recipe
+from speechssl.data.ingest.public.recipes import RECIPES, Recipe
 
 __all__ = ["describe", "listing"]
 

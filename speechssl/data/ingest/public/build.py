@@ -13,13 +13,13 @@ from pathlib import Path
 from speechssl.config import CorpusConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import write_atomic
-from speechssl.data.manifest import ManifestSummary, build_manifest, read_manifest, safe_id
-from speechssl.data.public.download import fetch
-from speechssl.data.public.folders import read_speech_commands, read_vctk, read_yesno
-from speechssl.data.public.libri import read_librilight, read_librispeech, read_libritts, read_mls
-from speechssl.data.public.reading import Reading, Tree
-from speechssl.data.public.recipes import Recipe, find_recipe
-from speechssl.data.public.tabular import (
+from speechssl.data.ingest.manifest import ManifestSummary, build_manifest, read_manifest, safe_id
+from speechssl.data.ingest.public.download import fetch
+from speechssl.data.ingest.public.folders import read_speech_commands, read_vctk, read_yesno
+from speechssl.data.ingest.public.libri import read_librilight, read_librispeech, read_libritts, read_mls
+from speechssl.data.ingest.public.reading import Reading, Tree
+from speechssl.data.ingest.public.recipes import Recipe, find_recipe
+from speechssl.data.ingest.public.tabular import (
     read_common_voice,
     read_fleurs,
     read_ljspeech,

@@ -20,11 +20,11 @@ from typing import Any, BinaryIO
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.audio.formats import AUDIO_EXTENSIONS
-from speechssl.data.layouts import canonical_split, split_of
-from speechssl.data.rows import FIELDS, clean_text, field_name, row_from_fields
-from speechssl.data.tables import split_of_table
-from speechssl.data.transcripts import Said
-from speechssl.data.utterance import safe_id
+from speechssl.data.ingest.layouts import canonical_split, split_of
+from speechssl.data.ingest.rows import FIELDS, clean_text, field_name, row_from_fields
+from speechssl.data.ingest.tables import split_of_table
+from speechssl.data.ingest.transcripts import Said
+from speechssl.data.ingest.utterance import safe_id
 
 __all__ = ["Member", "Sample", "file_name", "find_tars", "folder_of", "read_tars"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.manifest import safe_id
+from speechssl.data.ingest.manifest import safe_id
 
 __all__ = ["ABSENT", "absent_ids", "read_ids", "say_absent"]
 

@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from speechssl.data.public.reading import Reading, Tree, is_audio
-from speechssl.data.public.recipes import Recipe
-from speechssl.data.rows import Row, clean_text
-from speechssl.data.tables import parse_table
+from speechssl.data.ingest.public.reading import Reading, Tree, is_audio
+from speechssl.data.ingest.public.recipes import Recipe
+from speechssl.data.ingest.rows import Row, clean_text
+from speechssl.data.ingest.tables import parse_table
 
 __all__ = ["read_common_voice", "read_fleurs", "read_ljspeech", "read_tedlium", "read_voxpopuli"]
 

@@ -19,13 +19,13 @@ from speechssl.core.files import atomic_file, write_json
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.audio.pauses import resolve_segmenter
-from speechssl.data.folder import list_files
-from speechssl.data.gather import Gathered, drop_duplicates, gather
-from speechssl.data.layouts import canonical_split
-from speechssl.data.scan import Scan, ScanSettings, scan_files
-from speechssl.data.splits import Candidate, assign_splits
-from speechssl.data.transcripts import Said, find_transcripts
-from speechssl.data.utterance import Utterance, from_row, safe_id, to_row
+from speechssl.data.ingest.folder import list_files
+from speechssl.data.ingest.gather import Gathered, drop_duplicates, gather
+from speechssl.data.ingest.layouts import canonical_split
+from speechssl.data.ingest.scan import Scan, ScanSettings, scan_files
+from speechssl.data.ingest.splits import Candidate, assign_splits
+from speechssl.data.ingest.transcripts import Said, find_transcripts
+from speechssl.data.ingest.utterance import Utterance, from_row, safe_id, to_row
 
 __all__ = ["Known", "ManifestSummary", "Utterance", "build_manifest", "read_manifest", "safe_id", "write_manifest"]
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from speechssl.core.ledger import Entry
-from speechssl.data.corpus_tags import only_tags
-from speechssl.data.layouts import speaker_of, split_of
-from speechssl.data.scan import Scan
-from speechssl.data.transcripts import Said
-from speechssl.data.utterance import Utterance, safe_id
+from speechssl.data.ingest.layouts import speaker_of, split_of
+from speechssl.data.ingest.scan import Scan
+from speechssl.data.ingest.text.corpus_tags import only_tags
+from speechssl.data.ingest.transcripts import Said
+from speechssl.data.ingest.utterance import Utterance, safe_id
 
 __all__ = ["Gathered", "drop_duplicates", "gather"]
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import PurePosixPath
 
-from speechssl.data.public.reading import Reading, Tree, is_audio
-from speechssl.data.public.recipes import Recipe
-from speechssl.data.rows import clean_text
+from speechssl.data.ingest.public.reading import Reading, Tree, is_audio
+from speechssl.data.ingest.public.recipes import Recipe
+from speechssl.data.ingest.rows import clean_text
 
 __all__ = ["read_librilight", "read_librispeech", "read_libritts", "read_mls"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from speechssl.config import ManifestConfig
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.foreign import file_name, find_tars, read_tars
-from speechssl.data.manifest import ManifestSummary, build_manifest
-from speechssl.data.transcripts import Said
+from speechssl.data.ingest.foreign.tars import file_name, find_tars, read_tars
+from speechssl.data.ingest.manifest import ManifestSummary, build_manifest
+from speechssl.data.ingest.transcripts import Said
 
 __all__ = ["manifest_of"]
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from speechssl.core.ledger import Entry
-from speechssl.data.layouts import split_of
-from speechssl.data.rows import Row, clean_text
-from speechssl.data.tables import Table, split_of_table
+from speechssl.data.ingest.layouts import split_of
+from speechssl.data.ingest.rows import Row, clean_text
+from speechssl.data.ingest.tables import Table, split_of_table
 
 __all__ = ["Toolkits", "read_toolkits"]
 

@@ -1,7 +1,7 @@
 """What a reader of a corpus sees and says: the tree of files, and what is known of each recording.
 
-In: a folder and the names of its files. Out: a ``Reading`` (data/manifest.py makes utterances of it) with a ledger of
-what is missing, and lists of utterance ids that the corpus publishes.
+In: a folder and the names of its files. Out: a ``Reading`` (data/ingest/manifest.py makes utterances of it) with a
+ledger of what is missing, and lists of utterance ids that the corpus publishes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from speechssl.core.ledger import Entry
 from speechssl.data.audio.formats import AUDIO_EXTENSIONS
-from speechssl.data.rows import clean_text
-from speechssl.data.tables import read_text
-from speechssl.data.transcripts import Said
+from speechssl.data.ingest.rows import clean_text
+from speechssl.data.ingest.tables import read_text
+from speechssl.data.ingest.transcripts import Said
 
 __all__ = ["Reading", "Tree", "is_audio"]
 

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speechssl.core.ledger import Entry
-from speechssl.data.finder import AudioIndex, nfc, stem_of
-from speechssl.data.layouts import canonical_split
-from speechssl.data.leftovers import leftovers
-from speechssl.data.rows import Row, clean_text
-from speechssl.data.tables import TABLE_SUFFIXES, Table, parse_table, read_text
-from speechssl.data.toolkits import read_toolkits
+from speechssl.data.ingest.finder import AudioIndex, nfc, stem_of
+from speechssl.data.ingest.layouts import canonical_split
+from speechssl.data.ingest.leftovers import leftovers
+from speechssl.data.ingest.rows import Row, clean_text
+from speechssl.data.ingest.tables import TABLE_SUFFIXES, Table, parse_table, read_text
+from speechssl.data.ingest.toolkits import read_toolkits
 
 __all__ = ["Said", "find_transcripts"]
 

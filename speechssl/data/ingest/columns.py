@@ -15,8 +15,8 @@ from typing import Any
 
 from speechssl.core.ledger import Entry
 from speechssl.data.audio.formats import AUDIO_EXTENSIONS
-from speechssl.data.records import read_records
-from speechssl.data.rows import FIELDS, Row, clean_text, field_name, row_from_fields
+from speechssl.data.ingest.rows import FIELDS, Row, clean_text, field_name, row_from_fields
+from speechssl.data.ingest.text.records import read_records
 
 __all__ = ["Columns", "read_columns"]
 

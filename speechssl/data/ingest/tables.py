@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.core.ledger import Entry
-from speechssl.data.columns import read_columns
-from speechssl.data.layouts import split_word
-from speechssl.data.plain_text import read_text
-from speechssl.data.rows import FIELDS, Row, clean_text, field_name, row_from_fields
+from speechssl.data.ingest.columns import read_columns
+from speechssl.data.ingest.layouts import split_word
+from speechssl.data.ingest.rows import FIELDS, Row, clean_text, field_name, row_from_fields
+from speechssl.data.ingest.text.plain_text import read_text
 
 __all__ = ["TABLE_SUFFIXES", "Table", "parse_table", "read_text", "split_of_table"]
 
