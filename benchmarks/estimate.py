@@ -27,7 +27,7 @@ from benchmarks.machine import RESULTS, ROOT, write
 from speechssl.config import FinetuneConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import from_dict, load_config, to_dict
 from speechssl.data.ingest.manifest import Utterance, write_manifest
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store.writer import shard_manifest
 from speechssl.estimate import estimate
 
 RATE = 16_000

@@ -20,7 +20,7 @@ from speechssl.asr.score import evaluate
 from speechssl.config import DecoderConfig, EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import find_config, read_toml
 from speechssl.data.ingest.manifest import build_manifest
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store.writer import shard_manifest
 from speechssl.evaluation.wer import compare_systems, read_hypotheses
 from speechssl.sweep import Ahead, tune
 from speechssl.training.pretrain import pretrain

@@ -195,7 +195,7 @@ def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
 
 def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
     from speechssl.data.ingest.foreign.manifest import manifest_of
-    from speechssl.data.shards import shard_manifest
+    from speechssl.data.store.writer import shard_manifest
     from speechssl.training.pretrain import pretrain
     from speechssl.training.run import decisive
 

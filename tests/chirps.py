@@ -7,7 +7,7 @@ import soundfile
 
 from speechssl.config import ShardConfig
 from speechssl.data.ingest.manifest import Utterance, write_manifest
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store.writer import shard_manifest
 
 __all__ = ["chirp", "chirp_manifest", "chirp_shards"]
 

@@ -78,7 +78,7 @@ def tone_corpus(tmp_path_factory: pytest.TempPathFactory) -> ToneCorpus:
     from speechssl.config import ShardConfig
     from speechssl.data.ingest.manifest import write_manifest
     from speechssl.data.ingest.utterance import Utterance
-    from speechssl.data.shards import shard_manifest
+    from speechssl.data.store.writer import shard_manifest
 
     folder = tmp_path_factory.mktemp("tones")
     (folder / "audio").mkdir()

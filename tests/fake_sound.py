@@ -8,7 +8,7 @@ import soundfile
 from speechssl.config import ShardConfig
 from speechssl.data.ingest.manifest import write_manifest
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store.writer import shard_manifest
 from tests.chirps import RATE, chirp
 
 __all__ = ["add_sound"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.data import archive
 from speechssl.data.ingest.manifest import Utterance
 from speechssl.data.ingest.utterance import from_row
+from speechssl.data.store import tar as archive
 
 names = st.text("aZ09_-", min_size=1, max_size=120)
 

@@ -13,11 +13,12 @@ import pytest
 
 from speechssl.config import DataConfig
 from speechssl.core.errors import DataError
-from speechssl.data import catalogue, selection
-from speechssl.data import corpus as corpora
-from speechssl.data.corpus import Corpus, open_corpus, open_lazily
-from speechssl.data.identity import identity_of
+from speechssl.data import selection
 from speechssl.data.plan import Plan
+from speechssl.data.store import catalogue
+from speechssl.data.store import reader as corpora
+from speechssl.data.store.identity import identity_of
+from speechssl.data.store.reader import Corpus, open_corpus, open_lazily
 from tests.chirps import chirp_shards
 
 SECONDS = [0.4 + 0.05 * (i * 7 % 40) for i in range(60)]

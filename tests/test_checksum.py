@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 import pytest
 
-from speechssl.data.checksum import crc32
+from speechssl.data.store.checksum import crc32
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 64, 4097, 100_003])
@@ -19,7 +19,7 @@ def test_it_is_that_of_zlib(size):
 
 def test_without_the_faster_library_it_is_zlib_itself():
     code = (
-        "import sys; sys.modules['isal'] = None; import zlib; from speechssl.data.checksum import crc32; "
+        "import sys; sys.modules['isal'] = None; import zlib; from speechssl.data.store.checksum import crc32; "
         "print(crc32 is zlib.crc32)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data import corpus as module
-from speechssl.data import openfiles
-from speechssl.data.corpus import open_corpus
-from speechssl.data.identity import identity_of
+from speechssl.data.store import open_files
+from speechssl.data.store import reader as module
+from speechssl.data.store.identity import identity_of
+from speechssl.data.store.reader import open_corpus
 from tests.chirps import chirp, chirp_shards
 
 SECONDS = [0.5 + 0.05 * i for i in range(30)]
@@ -83,7 +83,7 @@ def test_splits(shards):
 def test_an_utterance_without_a_split_is_training_data(tmp_path):
     from speechssl.config import ShardConfig
     from speechssl.data.ingest.manifest import read_manifest, write_manifest
-    from speechssl.data.shards import shard_manifest
+    from speechssl.data.store.writer import shard_manifest
     from tests.chirps import chirp_manifest
 
     path = chirp_manifest(tmp_path / "in", [0.5, 0.6])
@@ -109,7 +109,7 @@ def test_fingerprint_follows_audio_and_choice(shards, tmp_path):
 
 
 def test_many_threads_with_few_open_files(shards, monkeypatch):
-    monkeypatch.setattr(openfiles, "MOST", 1)
+    monkeypatch.setattr(open_files, "MOST", 1)
     corpus = open_corpus(shards)
     failures = []
 
@@ -196,7 +196,7 @@ def test_a_shard_that_vanishes_or_cannot_be_read_is_a_row_error(copy, monkeypatc
         calls.append(1)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(openfiles.os, "preadv", failing)
+    monkeypatch.setattr(open_files.os, "preadv", failing)
     with pytest.raises(AudioError, match="Input/output error"):
         corpus.read(29)
     assert len(calls) == module.READ_ATTEMPTS
@@ -210,7 +210,7 @@ def test_a_passing_fault_of_the_disk_is_forgiven(shards, monkeypatch):
             raise failures.pop()
         return preadv(*arguments)
 
-    monkeypatch.setattr(openfiles.os, "preadv", stale)
+    monkeypatch.setattr(open_files.os, "preadv", stale)
     assert len(corpus.read(0)) == corpus.samples[0]
 
 
@@ -246,7 +246,7 @@ def test_a_flac_header_that_lies_costs_no_memory(shards):
     """2^36 - 1 samples claimed: rejected by comparison, before anything is allocated."""
     code = f"""
 import resource
-from speechssl.data.corpus import open_corpus
+from speechssl.data.store.reader import open_corpus
 from speechssl.core.errors import AudioError
 corpus = open_corpus({str(shards)!r})
 payload = bytearray(corpus.read_bytes(0))
@@ -266,7 +266,7 @@ except AudioError as error:
 def test_reading_needs_no_torch(shards):
     code = f"""
 import sys
-from speechssl.data.shards import open_corpus
+from speechssl.data.store.writer import open_corpus
 open_corpus({str(shards)!r}).read(0)
 print('torch' in sys.modules)
 """

@@ -19,8 +19,8 @@ from speechssl.asr.validation import Validation
 from speechssl.config import AugmentConfig, CtcConfig, DataConfig, EvaluateConfig, FrontendConfig, TokensConfig
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.corpus import open_corpus
 from speechssl.data.ingest.utterance import Utterance
+from speechssl.data.store.reader import open_corpus
 from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.log import read_metrics

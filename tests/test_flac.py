@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from speechssl.core.errors import AudioError
-from speechssl.data import flac
 from speechssl.data.audio.decode import encode_flac
+from speechssl.data.store import flac
 
 WAVE = np.random.default_rng(1).normal(0, 3000, 40_000).astype(np.int16)
 DATA = encode_flac(WAVE)
@@ -41,10 +41,10 @@ def test_compiled_code_comes_when_it_pays(compiled):
 def test_a_short_look_at_a_corpus_loads_no_compiler():
     code = (
         "import sys, numpy as np; from speechssl.data.audio.decode import encode_flac; "
-        "from speechssl.data import flac; "
+        "from speechssl.data.store import flac; "
         "data = encode_flac(np.arange(30000, dtype=np.int16)); "
         "[flac.decode_flac(data, item='x', samples=30000, start=0, out=np.empty(30000, np.int16)) for _ in range(9)]; "
-        "print('numba' in sys.modules, 'speechssl.data.flac_frames' in sys.modules)"
+        "print('numba' in sys.modules, 'speechssl.data.store.flac_frames' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
@@ -125,7 +125,7 @@ def test_compiled_code_that_is_not_right_is_not_used(broken, compiled, monkeypat
 
 
 def test_numba_that_compiles_nothing_is_not_used():
-    code = "from speechssl.data import flac; print(flac._load())"
+    code = "from speechssl.data.store import flac; print(flac._load())"
     environment = {"NUMBA_DISABLE_JIT": "1", "PATH": "", "PYTHONPATH": ":".join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.strip() == "None"

@@ -8,8 +8,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.data.flac import _first_frame, _stream
-from speechssl.data.flac_frames import _crc16_tables, decode_frames
+from speechssl.data.store.flac import _first_frame, _stream
+from speechssl.data.store.flac_frames import _crc16_tables, decode_frames
 
 RANDOM = np.random.default_rng(0)
 

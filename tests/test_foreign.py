@@ -14,12 +14,12 @@ from speechssl.config import ManifestConfig, ShardConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import decode
-from speechssl.data.corpus import open_corpus
 from speechssl.data.ingest.foreign import tars as foreign
 from speechssl.data.ingest.foreign.manifest import manifest_of
 from speechssl.data.ingest.foreign.tars import find_tars, read_tars
 from speechssl.data.ingest.manifest import read_manifest
-from speechssl.data.shards import shard_manifest, verify_shards
+from speechssl.data.store.reader import open_corpus
+from speechssl.data.store.writer import shard_manifest, verify_shards
 
 FORMATS = {
     # extension: soundfile's format and subtype, rate, channels
@@ -103,7 +103,7 @@ def test_tars_are_looked_through_once_and_again_when_one_changed(tars):
 
 
 def test_a_place_that_is_read_only_gets_its_index_in_the_cache(tars, tmp_path, monkeypatch):
-    monkeypatch.setattr("speechssl.data.foreign_index.os.access", lambda path, mode: False)
+    monkeypatch.setattr("speechssl.data.store.foreign_index.os.access", lambda path, mode: False)
     corpus = open_corpus(tars, cache=str(tmp_path / "cache"))
     assert len(corpus) == 10 and len(list((tmp_path / "cache").glob("index-*/summary.json"))) == 1
     assert not list(tars.glob(".speechssl-index-*/summary.json"))

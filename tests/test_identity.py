@@ -11,13 +11,13 @@ from speechssl.asr.finetune import finetune
 from speechssl.config import ShardConfig
 from speechssl.core.errors import DataError, RunError
 from speechssl.core.ledger import read_ledger
-from speechssl.data import catalogue, identity
-from speechssl.data import corpus as corpus_module
-from speechssl.data.corpus import open_corpus
-from speechssl.data.identity import Difference, Identity, difference, identity_of, is_unchanged, text_keys
 from speechssl.data.ingest.manifest import write_manifest
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store import catalogue, identity
+from speechssl.data.store import reader as corpus_module
+from speechssl.data.store.identity import Difference, Identity, difference, identity_of, is_unchanged, text_keys
+from speechssl.data.store.reader import open_corpus
+from speechssl.data.store.writer import shard_manifest
 from speechssl.training.pretrain import pretrain
 from tests.conftest import tone_wave
 from tests.faults.runs import config

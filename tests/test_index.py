@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord, parse_index
+from speechssl.data.store.index import IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 
 ids = st.text("abcXYZ019_-", min_size=1, max_size=120)
 numbers = st.integers(1, 2**39)

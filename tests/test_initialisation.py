@@ -26,7 +26,7 @@ from speechssl.config import (
 from speechssl.config.load import find_config, read_toml
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.corpus import open_corpus
+from speechssl.data.store.reader import open_corpus
 from speechssl.evaluation.kmeans import KMeans
 from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.any_model import load_any, load_any_encoder

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.data.index import IndexRow, Listing
-from speechssl.data.lengths import LengthTable, pack_lengths
-from speechssl.data.shards import open_corpus, verify_shards
+from speechssl.data.store.index import IndexRow, Listing
+from speechssl.data.store.lengths import LengthTable, pack_lengths
+from speechssl.data.store.writer import open_corpus, verify_shards
 from tests.chirps import chirp_shards
 
 

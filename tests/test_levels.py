@@ -7,7 +7,7 @@ from speechssl.config import ManifestConfig, ShardConfig
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import decode, fit_scale, mono
 from speechssl.data.ingest.manifest import build_manifest
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store.writer import shard_manifest
 from tests.voices import voice, write
 
 RATE = 16_000

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data import openfiles
-from speechssl.data.openfiles import OpenFiles
+from speechssl.data.store import open_files
+from speechssl.data.store.open_files import OpenFiles
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_bytes_at_an_offset_and_no_more_than_there_are(folder, monkeypatch):
     assert read(files, folder / "3", 98, 50) == b"\3\3end"
     assert read(files, folder / "3", 200, 5) == b""
     preadv = os.preadv
-    monkeypatch.setattr(openfiles.os, "preadv", lambda number, to, at: preadv(number, [to[0][:3]], at))
+    monkeypatch.setattr(open_files.os, "preadv", lambda number, to, at: preadv(number, [to[0][:3]], at))
     assert read(files, folder / "3", 98, 5) == b"\3\3end"  # also when the system gives it in pieces
 
 
@@ -51,7 +51,7 @@ def test_a_file_is_looked_for_once_and_forgotten_files_again(folder):
 
 
 def test_few_stay_open_those_used_last(folder, monkeypatch):
-    monkeypatch.setattr(openfiles, "MOST", 2)
+    monkeypatch.setattr(open_files, "MOST", 2)
     files, before = OpenFiles(), descriptors()
     for name in ("0", "1", "0", "2", "0", "3"):
         assert read(files, folder / name, 0, 1) == bytes([int(name)])

@@ -9,9 +9,9 @@ import soundfile
 
 from speechssl.config import ShardConfig
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data import flac
-from speechssl.data.payload import decode_payload, encode_payload, encoding_of
-from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
+from speechssl.data.store import flac
+from speechssl.data.store.payload import decode_payload, encode_payload, encoding_of
+from speechssl.data.store.writer import open_corpus, shard_manifest, verify_shards
 from tests.chirps import chirp_manifest
 
 WAVE = (np.random.default_rng(0).normal(0, 0.2, 5000)).astype(np.float32)

@@ -16,8 +16,8 @@ from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.prepared import CtcPreparer
 from speechssl.config import CtcConfig, HubertConfig
 from speechssl.data.batch import Batch, Prepared
-from speechssl.data.corpus import open_corpus
 from speechssl.data.plan import Plan
+from speechssl.data.store.reader import open_corpus
 from speechssl.data.stream import Stream
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
@@ -122,7 +122,7 @@ def test_H4_the_launching_thread_prepares_nothing(shards, loader):
 MANY = """
 import resource, sys
 from dataclasses import replace
-from speechssl.data.corpus import open_corpus
+from speechssl.data.store.reader import open_corpus
 from speechssl.data.plan import Plan
 from speechssl.data.stream import Stream
 from tests.test_stream import CFG

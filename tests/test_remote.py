@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data import remote
-from speechssl.data.corpus import open_corpus
-from speechssl.data.identity import identity_of
-from speechssl.data.remote import source_of
+from speechssl.data.store import sources
+from speechssl.data.store.identity import identity_of
+from speechssl.data.store.reader import open_corpus
+from speechssl.data.store.sources import source_of
 from tests.chirps import chirp_shards
 
 SECONDS = [0.4 + 0.05 * i for i in range(12)]
@@ -79,7 +79,7 @@ def server(folder):
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(sources, "FIRST_PAUSE", 0.005)
 
 
 def address(server) -> str:
@@ -177,7 +177,7 @@ def test_without_a_network_the_cache_serves(folder, tmp_path, caplog):
 def test_several_processes_fetch_a_shard_once(server, tmp_path):
     code = """
 import sys
-from speechssl.data.corpus import open_corpus
+from speechssl.data.store.reader import open_corpus
 corpus = open_corpus(sys.argv[1], cache=sys.argv[2])
 print(sum(float(corpus.read(i).sum()) for i in range(len(corpus))))
 """
@@ -222,6 +222,6 @@ def test_a_full_cache_is_not_tried_again(server, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     corpus = open_corpus(address(server), cache=str(tmp_path))
-    monkeypatch.setattr(remote, "atomic_file", full)
+    monkeypatch.setattr(sources, "atomic_file", full)
     with pytest.raises(AudioError, match=r"No space left on device.*after 1 attempt;"):
         corpus.read(0)

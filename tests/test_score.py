@@ -16,9 +16,9 @@ from speechssl.asr.tokens import Tokens
 from speechssl.config import DataConfig, DecoderConfig, EvaluateConfig, TokensConfig
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.corpus import open_corpus
-from speechssl.data.index import IndexRow
 from speechssl.data.ingest.utterance import Utterance
+from speechssl.data.store.index import IndexRow
+from speechssl.data.store.reader import open_corpus
 from speechssl.evaluation.rarity import read_train_words
 from speechssl.evaluation.wer import raw_text, read_hypotheses, score_utterance
 from speechssl.interop.model_folder import save_model

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from speechssl.data import selection as module
-from speechssl.data.corpus import open_corpus, open_lazily
 from speechssl.data.selection import Selection
+from speechssl.data.store.reader import open_corpus, open_lazily
 from tests.chirps import chirp_shards
 
 LENGTHS = np.array([7_999, 8_000, 20_000, 32_000, 32_001, 1])

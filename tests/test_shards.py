@@ -22,7 +22,7 @@ from speechssl.core.errors import DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import encode_flac
 from speechssl.data.ingest.manifest import read_manifest, write_manifest
-from speechssl.data.shards import open_corpus, shard_manifest, verify_shards
+from speechssl.data.store.writer import open_corpus, shard_manifest, verify_shards
 from tests.chirps import chirp, chirp_manifest
 from tests.processes import alive, children
 
@@ -264,7 +264,7 @@ SLOWLY = """
 import sys, time
 from pathlib import Path
 from speechssl.config import ShardConfig
-from speechssl.data import shards
+from speechssl.data.store import writer as shards
 
 encode = shards.encode_payload
 def slowly(wave, encoding):
@@ -309,7 +309,7 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 from speechssl.config import ShardConfig
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store.writer import shard_manifest
 from speechssl.core.errors import DataError
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -333,7 +333,7 @@ DYING = """
 import os, signal, sys
 from pathlib import Path
 from speechssl.config import ShardConfig
-from speechssl.data import shards
+from speechssl.data.store import writer as shards
 from speechssl.core.errors import DataError
 
 if __name__ != "__main__":  # in a worker, which imports this file again

@@ -21,7 +21,7 @@ from speechssl.core.randomness import generator
 from speechssl.data.audio.decode import encode_flac
 from speechssl.data.ingest.manifest import write_manifest
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.shards import shard_manifest
+from speechssl.data.store.writer import shard_manifest
 
 __all__ = ["MODEL", "make_sentence", "recipe", "speak", "trained", "write_shards"]
 

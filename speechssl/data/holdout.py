@@ -13,8 +13,8 @@ import numpy as np
 from speechssl.config import ValidationConfig
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import key
-from speechssl.data.corpus import Corpus
 from speechssl.data.ingest.ids import read_ids
+from speechssl.data.store.reader import Corpus
 
 __all__ = ["held_out"]
 

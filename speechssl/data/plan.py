@@ -20,9 +20,9 @@ from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import generator, key
 from speechssl.data.buckets import Cut, bucket_of, deal, edges_of, rounded
-from speechssl.data.catalogue import spans
-from speechssl.data.corpus import Corpus
 from speechssl.data.selection import Selection
+from speechssl.data.store.catalogue import spans
+from speechssl.data.store.reader import Corpus
 
 __all__ = ["Plan", "PlannedBatch"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechssl.core.ledger import Entry
-from speechssl.data.catalogue import spans
-from speechssl.data.corpus import Corpus
-from speechssl.data.index import IndexRow
+from speechssl.data.store.catalogue import spans
+from speechssl.data.store.index import IndexRow
+from speechssl.data.store.reader import Corpus
 
 __all__ = ["Selection"]
 

@@ -24,11 +24,11 @@ from speechssl.core.ledger import Entry
 from speechssl.core.tolerance import Tolerance, TooManyBadError
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batch import Batch, batch_of
-from speechssl.data.corpus import Corpus
 from speechssl.data.labels import Labels, with_texts
 from speechssl.data.loading import batch_loader
 from speechssl.data.plan import Plan
 from speechssl.data.slots import array_in
+from speechssl.data.store.reader import Corpus
 from speechssl.data.supply import Item
 
 __all__ = ["Stream", "evaluation_batches"]

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 
 
 class Audio(Protocol):
-    """What unit discovery asks of a corpus (``data.corpus.Corpus``)."""
+    """What unit discovery asks of a corpus (``data.store.reader.Corpus``)."""
 
     @property
     def ids(self) -> list[str]:

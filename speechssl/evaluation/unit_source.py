@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from speechssl.core.errors import AudioError
-from speechssl.data.identity import KEPT_IDS, Difference, Identity, difference, text_keys
+from speechssl.data.store.identity import KEPT_IDS, Difference, Identity, difference, text_keys
 from speechssl.evaluation.unit_audio import Audio, Read, read_ahead
 from speechssl.evaluation.unit_features import UnitFeatures
 from speechssl.evaluation.unit_table import UnitTable

@@ -14,7 +14,7 @@ import numpy as np
 
 from speechssl.core.arrays import Chunks, map_arrays, save_arrays
 from speechssl.core.errors import DataError
-from speechssl.data.identity import text_keys
+from speechssl.data.store.identity import text_keys
 
 __all__ = ["UnitTable", "join_tables"]
 
@@ -86,7 +86,7 @@ class UnitTable:
 
     @property
     def corpus(self) -> dict[str, np.ndarray]:
-        """What the table was made from: ``keys`` and ``contents`` of utterances (data/identity.py); or empty."""
+        """What the table was made from: ``keys`` and ``contents`` of utterances (data/store/identity.py); or empty."""
         return {name: self._arrays[name] for name in ("keys_used", "contents") if name in self._arrays}
 
     def get(self, item: str, start: int = 0, frames: int | None = None) -> np.ndarray | None:
@@ -187,7 +187,8 @@ def join_tables(
     Parameters
     ----------
     keys_used, contents
-        Identity of the utterances that were to be labelled (data/identity.py), those included that cannot be read.
+        Identity of the utterances that were to be labelled (data/store/identity.py), those included that cannot be
+        read.
     """
     tables = [UnitTable.load(part) for part in parts]
     ids = tuple(item for table in tables for item in table.ids)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.corpus import Corpus, open_corpus
+from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.evaluation.hypotheses import Row
 from speechssl.reports.audio import player, spectrogram
 from speechssl.reports.collect import Evaluation

@@ -15,8 +15,8 @@ from speechssl.config import PretrainConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.files import atomic_folder
 from speechssl.core.randomness import key
-from speechssl.data.corpus import Corpus, open_corpus
 from speechssl.data.ingest.ids import read_ids
+from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.evaluation.units import units_identity
 from speechssl.interop.model_folder import is_model
 from speechssl.objectives.hubert import Hubert

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 from speechssl.core.errors import DataError, RunError
 from speechssl.core.ledger import Entry
-from speechssl.data.corpus import Corpus
-from speechssl.data.identity import Difference, Identity, difference, identity_of, is_unchanged
+from speechssl.data.store.identity import Difference, Identity, difference, identity_of, is_unchanged
+from speechssl.data.store.reader import Corpus
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import ALLOWED, RunFolder
 

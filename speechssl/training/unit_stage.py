@@ -15,7 +15,7 @@ from speechssl.core.errors import DataError, InterruptedRun, RunError
 from speechssl.core.files import write_atomic
 from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
-from speechssl.data.corpus import Corpus
+from speechssl.data.store.reader import Corpus
 from speechssl.evaluation.units import (
     LayerFeatures,
     MfccFeatures,

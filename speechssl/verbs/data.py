@@ -49,7 +49,7 @@ def shard(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import ShardConfig
     from speechssl.config.load import write_toml
     from speechssl.core.progress import progress
-    from speechssl.data.shards import shard_manifest
+    from speechssl.data.store.writer import shard_manifest
 
     (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
     path = Path(manifest)
@@ -67,7 +67,7 @@ def verify(words: list[str], overrides: list[str]) -> int:
     if overrides:
         raise ConfigError(f"verify takes no settings (got {' '.join(overrides)})")
     (folder,) = positional(words, ["SHARDS"], "verify")
-    from speechssl.data.shards import verify_shards
+    from speechssl.data.store.writer import verify_shards
 
     summary = verify_shards(Path(str(folder)))
     for problem in summary.problems:

@@ -13,8 +13,8 @@ import pytest
 
 from speechssl.config.load import write_toml
 from speechssl.core.ledger import read_ledger
-from speechssl.data.corpus import open_corpus
 from speechssl.data.plan import Plan
+from speechssl.data.store.reader import open_corpus
 from speechssl.data.stream import Stream
 from speechssl.training.log import read_metrics
 from tests.faults.runs import config, digest, start

@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data import archive
-from speechssl.data.catalogue import Catalogue, LazyRows, StoredRows, read_index
-from speechssl.data.checksum import crc32
-from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord
 from speechssl.data.ingest.manifest import Utterance, read_manifest, safe_id
-from speechssl.data.lengths import FILE_NAME, LengthTable
-from speechssl.data.openfiles import OpenFiles
-from speechssl.data.payload import EXTENSIONS, decode_payload, encoding_of
-from speechssl.data.remote import Source, source_of
+from speechssl.data.store import tar as archive
+from speechssl.data.store.catalogue import Catalogue, LazyRows, StoredRows, read_index
+from speechssl.data.store.checksum import crc32
+from speechssl.data.store.index import IndexRow, Listing, ShardIndex, ShardRecord
+from speechssl.data.store.lengths import FILE_NAME, LengthTable
+from speechssl.data.store.open_files import OpenFiles
+from speechssl.data.store.payload import EXTENSIONS, decode_payload, encoding_of
+from speechssl.data.store.sources import Source, source_of
 
 __all__ = ["Corpus", "open_corpus", "open_lazily"]
 
@@ -82,7 +82,7 @@ def _source(location: str | Path, cache: str) -> Source:
     folder = Path(text)
     ours = any((folder / name).exists() for name in ("summary.json", "shards.lock")) or any(folder.glob("*.idx"))
     if text and "://" not in text and not ours:
-        from speechssl.data.foreign_index import open_tars
+        from speechssl.data.store.foreign_index import open_tars
 
         if (tars := open_tars(text, cache)) is not None:
             return tars

@@ -26,14 +26,14 @@ from speechssl.core.ledger import Entry, Ledger
 from speechssl.core.processes import end_with_main
 from speechssl.core.randomness import key
 from speechssl.core.tolerance import Tolerance
-from speechssl.data import archive
 from speechssl.data.audio.decode import SAMPLE_RATE, decode, fit_scale
-from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.ingest.manifest import Utterance, read_manifest
-from speechssl.data.lengths import FILE_NAME, pack_lengths
-from speechssl.data.payload import EXTENSIONS, Encoding, encode_payload
-from speechssl.data.verify import VerifySummary, verify_shards
+from speechssl.data.store import tar as archive
+from speechssl.data.store.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
+from speechssl.data.store.lengths import FILE_NAME, pack_lengths
+from speechssl.data.store.payload import EXTENSIONS, Encoding, encode_payload
+from speechssl.data.store.reader import Corpus, open_corpus
+from speechssl.data.store.verify import VerifySummary, verify_shards
 
 __all__ = [
     "Corpus",

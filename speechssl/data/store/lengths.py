@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.core.errors import DataError
-from speechssl.data.index import IndexRow, Listing
+from speechssl.data.store.index import IndexRow, Listing
 
 __all__ = ["FILE_NAME", "LengthTable", "pack_lengths"]
 

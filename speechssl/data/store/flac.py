@@ -151,7 +151,7 @@ class _Compiled:
 def _load() -> Frames | None:
     """Return the compiled decoder; None where there is none, or it does not give the samples of a known stream."""
     try:
-        decode: Frames = importlib.import_module("speechssl.data.flac_frames").decode_frames
+        decode: Frames = importlib.import_module("speechssl.data.store.flac_frames").decode_frames
         known = (np.random.default_rng(0).normal(0, 2000, KNOWN) * np.hanning(KNOWN)).astype(np.int16)
         stream = encode_flac(known)
         found = np.zeros_like(known)

@@ -12,7 +12,7 @@ import numpy as np
 
 from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio.decode import SAMPLE_RATE, AudioInfo, decode, encode_flac, fit_scale, probe, to_int16
-from speechssl.data.flac import decode_flac, flac_claims
+from speechssl.data.store.flac import decode_flac, flac_claims
 
 __all__ = [
     "EXTENSIONS",

@@ -21,14 +21,14 @@ from typing import Any
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.files import exclusive, write_atomic
 from speechssl.core.ledger import Entry, Ledger
-from speechssl.data import archive
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.audio.limits import AudioInfo
-from speechssl.data.index import IndexRow, Listing, ShardIndex, ShardRecord
 from speechssl.data.ingest.foreign.tars import Sample, find_tars, folder_of, read_tars
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.lengths import FILE_NAME, pack_lengths
-from speechssl.data.payload import decode_foreign
+from speechssl.data.store import tar as archive
+from speechssl.data.store.index import IndexRow, Listing, ShardIndex, ShardRecord
+from speechssl.data.store.lengths import FILE_NAME, pack_lengths
+from speechssl.data.store.payload import decode_foreign
 
 __all__ = ["ForeignTars", "open_tars"]
 

@@ -15,12 +15,12 @@ from typing import BinaryIO
 
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
-from speechssl.data import archive
-from speechssl.data.index import IndexRow, Listing, ShardRecord, parse_index
 from speechssl.data.ingest.manifest import Utterance, read_manifest
-from speechssl.data.lengths import FILE_NAME, LengthTable
-from speechssl.data.payload import EXTENSIONS, encoding_of
-from speechssl.data.remote import LocalFolder
+from speechssl.data.store import tar as archive
+from speechssl.data.store.index import IndexRow, Listing, ShardRecord, parse_index
+from speechssl.data.store.lengths import FILE_NAME, LengthTable
+from speechssl.data.store.payload import EXTENSIONS, encoding_of
+from speechssl.data.store.sources import LocalFolder
 
 __all__ = ["VerifySummary", "verify_shards"]
 

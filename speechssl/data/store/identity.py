@@ -14,7 +14,7 @@ from typing import Self
 import numpy as np
 
 from speechssl.core.arrays import load_arrays, save_arrays
-from speechssl.data.corpus import Corpus
+from speechssl.data.store.reader import Corpus
 
 __all__ = ["Difference", "Identity", "difference", "identity_of", "is_unchanged", "text_keys"]
 

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from speechssl.core.errors import DataError
-from speechssl.data.index import IndexRow, Listing, ShardIndex, parse_index
-from speechssl.data.lengths import LengthTable
-from speechssl.data.remote import Source
+from speechssl.data.store.index import IndexRow, Listing, ShardIndex, parse_index
+from speechssl.data.store.lengths import LengthTable
+from speechssl.data.store.sources import Source
 
 __all__ = ["Catalogue", "LazyRows", "StoredRows", "read_index", "spans"]
 
