@@ -14,7 +14,7 @@ from torch import nn
 
 from speechssl.config import PretrainConfig
 from speechssl.config.load import load_config
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2

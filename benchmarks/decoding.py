@@ -131,7 +131,7 @@ class Bench:
 
     def listen(self) -> tuple[list[tuple[int, Tensor]], Tokens]:
         """Return (samples, log-probabilities) of the test utterances."""
-        from speechssl.data.stream import evaluation_batches
+        from speechssl.data.batches.stream import evaluation_batches
 
         model, tokens = load_recogniser(self.model)
         cfg = EvaluateConfig().data

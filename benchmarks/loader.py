@@ -273,9 +273,9 @@ def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float
         yield from webdataset_batches(kind, int(workers), "flac" if encoding == "flac" else "wav", folder)
         return
     from speechssl.config import DataConfig
-    from speechssl.data.plan import Plan
+    from speechssl.data.batches.plan import Plan
+    from speechssl.data.batches.stream import Stream
     from speechssl.data.store.reader import open_corpus
-    from speechssl.data.stream import Stream
 
     chosen = {} if kind == "plain" else {"loader": kind}
     cfg = DataConfig(shards=folder, workers=int(workers), batch_seconds=seconds_per_batch, **chosen)

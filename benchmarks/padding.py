@@ -17,8 +17,8 @@ import numpy as np
 
 from benchmarks.machine import write
 from speechssl.config import DataConfig
+from speechssl.data.batches.plan import Plan
 from speechssl.data.ingest.ids import read_ids
-from speechssl.data.plan import Plan
 from speechssl.data.store.reader import Corpus, open_corpus
 
 RATE = 16_000

@@ -95,9 +95,9 @@ def simulate(folder: Path, shards: int, utterances: int) -> None:
 def start(folder: str, utterances: int, place: float, *, torch: bool) -> dict:
     """Open, plan and give one batch; ``place`` is where, in epochs."""
     if torch:
-        import speechssl.data.stream  # noqa: F401
+        import speechssl.data.batches.stream  # noqa: F401
     from speechssl.config import DataConfig
-    from speechssl.data.plan import Plan
+    from speechssl.data.batches.plan import Plan
     from speechssl.data.store.index import Listing
     from speechssl.data.store.reader import open_lazily
 

@@ -24,7 +24,7 @@ from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import from_dict
 from speechssl.core.precision import uses_bf16
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.evaluation.kmeans import fit_kmeans
 from speechssl.evaluation.unit_features import MfccFeatures
 from speechssl.interop.model_folder import load_folder

@@ -7,7 +7,7 @@ import pytest
 
 from speechssl.config import AugmentConfig
 from speechssl.core.errors import ConfigError
-from speechssl.data.augment import augmenter, coloured_noise, with_noise, with_speed
+from speechssl.data.batches.augment import augmenter, coloured_noise, with_noise, with_speed
 from tests.chirps import chirp
 
 ALL = AugmentConfig(speeds=(0.9, 1.0, 1.1), gain_db=6.0, noise_snr_db=(5.0, 15.0), noise_prob=0.5)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from speechssl.data.batch import full_scale
+from speechssl.data.batches.batch import full_scale
 from tests.tiny import batch_of
 
 

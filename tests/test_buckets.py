@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.data.buckets import bucket_of, deal, edges
+from speechssl.data.batches.buckets import bucket_of, deal, edges
 
 lengths = st.lists(st.integers(10, 60), min_size=1, max_size=12)
 

@@ -13,8 +13,8 @@ import pytest
 
 from speechssl.config import DataConfig
 from speechssl.core.errors import DataError
-from speechssl.data import selection
-from speechssl.data.plan import Plan
+from speechssl.data.batches import selection
+from speechssl.data.batches.plan import Plan
 from speechssl.data.store import catalogue
 from speechssl.data.store import reader as corpora
 from speechssl.data.store.identity import identity_of

@@ -16,7 +16,7 @@ from speechssl.asr.tokens import Tokens
 from speechssl.config import CtcConfig, EncoderConfig, FrontendConfig, ModelConfig, TokensConfig
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles import ctc as oracle

@@ -11,7 +11,7 @@ from speechssl.asr.packed import PackedRecogniser, can_pack
 from speechssl.asr.recognise import frame_log_probs, recognise
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.ledger import Entry
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.paths import plain_paths
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from speechssl.data.batch import Batch, Prepared
-from speechssl.data.parcels import ALIGNMENT, LARGE, packed, unpacked
+from speechssl.data.batches.batch import Batch, Prepared
+from speechssl.data.batches.parcels import ALIGNMENT, LARGE, packed, unpacked
 from tests.tiny import batch_of
 
 

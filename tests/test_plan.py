@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from speechssl.config import DataConfig
 from speechssl.core.errors import DataError
-from speechssl.data.plan import Plan
+from speechssl.data.batches.plan import Plan
 from tests.counting import python_lines
 
 RATE = 16_000

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.prepared import CtcPreparer
 from speechssl.config import CtcConfig, HubertConfig
-from speechssl.data.batch import Batch, Prepared
-from speechssl.data.plan import Plan
+from speechssl.data.batches.batch import Batch, Prepared
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
-from speechssl.data.stream import Stream
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
@@ -123,8 +123,8 @@ MANY = """
 import resource, sys
 from dataclasses import replace
 from speechssl.data.store.reader import open_corpus
-from speechssl.data.plan import Plan
-from speechssl.data.stream import Stream
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
 from tests.test_stream import CFG
 from tests.tiny import TinyObjective, prepare, run_tiny, training
 
@@ -158,7 +158,7 @@ def test_H5_150_micro_batches_a_step_need_few_file_descriptors(shards, tmp_path)
 
 def test_H4_a_loader_process_of_fine_tuning_does_not_load_the_compiler():
     """It is sent a preparer; what that imports is loaded once for each process."""
-    code = "import speechssl.data.stream, speechssl.asr.prepared, sys; print('torch._dynamo' in sys.modules)"
+    code = "import speechssl.data.batches.stream, speechssl.asr.prepared, sys; print('torch._dynamo' in sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert CtcPreparer.__module__ == "speechssl.asr.prepared"

@@ -30,8 +30,8 @@ from speechssl.config import (
 from speechssl.config.load import write_toml
 from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.ledger import read_ledger
+from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
-from speechssl.data.stream import Stream
 from speechssl.evaluation.units import UnitTable
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder

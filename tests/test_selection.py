@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from speechssl.data import selection as module
-from speechssl.data.selection import Selection
+from speechssl.data.batches import selection as module
+from speechssl.data.batches.selection import Selection
 from speechssl.data.store.reader import open_corpus, open_lazily
 from tests.chirps import chirp_shards
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.slots import Slots, array_in
+from speechssl.data.batches.memory import Slots, array_in
 
 
 @pytest.mark.parametrize("shared", [False, True])

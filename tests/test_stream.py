@@ -17,11 +17,11 @@ import torch
 from speechssl.config import AugmentConfig, DataConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.tolerance import TooManyBadError
-from speechssl.data.augment import augmenter
-from speechssl.data.batch import Batch
-from speechssl.data.plan import Plan
+from speechssl.data.batches.augment import augmenter
+from speechssl.data.batches.batch import Batch
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream, evaluation_batches
 from speechssl.data.store.reader import Corpus, open_corpus, open_lazily
-from speechssl.data.stream import Stream, evaluation_batches
 from tests.chirps import chirp, chirp_shards
 from tests.processes import alive, parent
 

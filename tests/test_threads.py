@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data.supply import PREFETCH, Supply
-from speechssl.data.threads import ThreadLoader
+from speechssl.data.batches.supply import PREFETCH, Supply
+from speechssl.data.batches.thread_loader import ThreadLoader
 from tests.tiny import batch_of
 
 

@@ -25,11 +25,11 @@ from speechssl.config import (
 )
 from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.batch import Batch
-from speechssl.data.holdout import held_out
-from speechssl.data.plan import Plan
+from speechssl.data.batches.batch import Batch
+from speechssl.data.batches.holdout import held_out
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus, open_lazily
-from speechssl.data.stream import Stream
 from speechssl.evaluation import unit_fit as units_module
 from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.model_folder import load_folder

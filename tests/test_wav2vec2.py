@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speechssl.config import EncoderConfig, FrontendConfig, MaskConfig, ModelConfig, Wav2Vec2Config
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.wav2vec2 import Wav2Vec2, contrast
 from tests.oracles import wav2vec2 as oracle

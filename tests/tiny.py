@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from speechssl.config import OptimConfig, PretrainConfig, TrainingConfig
 from speechssl.core.randomness import generator
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.objectives.base import Loss, Objective, Prepared
 from speechssl.training.log import read_metrics
 from speechssl.training.loop import train

@@ -26,12 +26,12 @@ from speechssl.core.ledger import Entry
 from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.augment import augmenter
+from speechssl.data.batches.augment import augmenter
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.text.casing import dotless_i
-from speechssl.data.plan import Plan
 from speechssl.data.store.reader import Corpus
-from speechssl.data.stream import Stream
 from speechssl.evaluation.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder

@@ -15,7 +15,7 @@ from torch import Tensor
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.onednn import Dense, available
 from speechssl.asr.packed_stem import PackedStem
-from speechssl.data.batch import full_scale
+from speechssl.data.batches.batch import full_scale
 from speechssl.models.grouped import FixedConvolution
 from speechssl.models.norm import LayerNorm, normalise_waveform
 from speechssl.models.paths import is_plain

@@ -13,7 +13,7 @@ from torch import Tensor
 from speechssl.config import MaskConfig
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import generator
-from speechssl.data.batch import Batch, Prepared
+from speechssl.data.batches.batch import Batch, Prepared
 from speechssl.models.masking import span_mask
 from speechssl.models.samples import FrameGrid
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speechssl.asr.ctc import CtcModel
 from speechssl.asr.packed import PackedRecogniser, can_pack
 from speechssl.core.ledger import Entry
-from speechssl.data.batch import Batch, full_scale
+from speechssl.data.batches.batch import Batch, full_scale
 from speechssl.models.paths import exact_float32
 
 __all__ = ["Listener", "Recognised", "frame_log_probs", "listener", "recognise"]

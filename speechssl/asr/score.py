@@ -25,10 +25,10 @@ from speechssl.core.ledger import Entry, Ledger
 from speechssl.core.precision import Choice
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.audio.snr import snr_db
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import evaluation_batches
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.plan import Plan
-from speechssl.data.stream import evaluation_batches
 from speechssl.evaluation.wer import WerReport, greedy_score, raw_text, score_row, summarise, write_wer
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import agreed

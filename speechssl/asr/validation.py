@@ -19,8 +19,8 @@ from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import key
-from speechssl.data.plan import Plan
-from speechssl.data.stream import evaluation_batches
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import evaluation_batches
 from speechssl.evaluation.unspaced import is_unspaced
 from speechssl.evaluation.wer import align_characters, score_utterance
 from speechssl.training.parallel import Parallel

@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from speechssl.data.batch import Batch, Prepared
+from speechssl.data.batches.batch import Batch, Prepared
 
 __all__ = ["Loss", "Objective", "Prepared", "PreparedT", "Preparer", "Rule"]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import HubertConfig, MaskConfig
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.products import Linear
 from speechssl.models.samples import FrameGrid
@@ -79,8 +79,8 @@ class HubertPrepared(MaskedPrepared):
 class HubertPreparer:
     """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and looks its units up.
 
-    A crop starts on the frame grid (data/plan.py aligns it), so its units are a slice of the utterance's. A row of
-    weight 0, and one without units, gets no targets.
+    A crop starts on the frame grid (data/batches/plan.py aligns it), so its units are a slice of the utterance's. A row
+    of weight 0, and one without units, gets no targets.
     """
 
     grid: FrameGrid

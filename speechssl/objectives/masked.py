@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speechssl.config import MaskConfig
 from speechssl.core.randomness import generator
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechssl.config import MaskConfig, Wav2Vec2Config
 from speechssl.core.randomness import generator
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.models.dropout import dropout
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.masking import sample_negatives

@@ -16,7 +16,7 @@ from speechssl.config import TrainingConfig
 from speechssl.core.errors import RunError
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.core.tolerance import TooManyBadError
-from speechssl.data.batch import BatchSummary
+from speechssl.data.batches.batch import BatchSummary
 from speechssl.training.health import Health
 from speechssl.training.log import Progress, read_metrics
 from speechssl.training.parallel import Parallel

@@ -19,7 +19,7 @@ from speechssl.config import OptimConfig, TrainingConfig
 from speechssl.core.errors import InterruptedRun, RunError
 from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
-from speechssl.data.batch import BatchSummary
+from speechssl.data.batches.batch import BatchSummary
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.paths import exact_float32
 from speechssl.objectives.base import Loss, Objective, PreparedT

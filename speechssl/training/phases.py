@@ -17,11 +17,11 @@ from speechssl.config import PretrainConfig
 from speechssl.core.files import write_atomic
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.holdout import held_out
+from speechssl.data.batches.holdout import held_out
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import absent_ids, say_absent
-from speechssl.data.plan import Plan
 from speechssl.data.store.reader import Corpus
-from speechssl.data.stream import Stream
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder

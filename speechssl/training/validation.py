@@ -21,7 +21,7 @@ from speechssl.core.errors import AudioError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.data.store.reader import Corpus
 from speechssl.objectives.base import Objective, Prepared
 from speechssl.training.parallel import Parallel

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechssl.data.batch import BatchSummary
+from speechssl.data.batches.batch import BatchSummary
 from speechssl.objectives.base import Loss
 from speechssl.training.parallel import Parallel
 

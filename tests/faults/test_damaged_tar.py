@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import DataConfig
-from speechssl.data.plan import Plan
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream, evaluation_batches
 from speechssl.data.store import tar as archive
 from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.data.store.verify import verify_shards
-from speechssl.data.stream import Stream, evaluation_batches
 from tests.chirps import chirp_shards
 
 SECONDS = [0.5 + 0.03 * i for i in range(16)]

@@ -1,6 +1,6 @@
 """A sequence of numbered batches: how each is built, and how long one may take.
 
-What the two kinds of loader (``loading`` and ``threads``) are given; the batch they give is the same.
+What the two kinds of loader (``process_loader`` and ``thread_loader``) are given; the batch they give is the same.
 """
 
 from collections.abc import Callable
@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from speechssl.core.errors import DataError
-from speechssl.data.batch import Batch, Prepared
-from speechssl.data.slots import Slots
+from speechssl.data.batches.batch import Batch, Prepared
+from speechssl.data.batches.memory import Slots
 
 __all__ = ["PREFETCH", "Item", "Read", "Supply"]
 

@@ -13,7 +13,7 @@ from typing import Any, Generic
 
 import numpy as np
 
-from speechssl.data.supply import PREFETCH, Item, Read, Supply
+from speechssl.data.batches.supply import PREFETCH, Item, Read, Supply
 
 __all__ = ["ThreadLoader"]
 

@@ -19,8 +19,8 @@ from speechssl.config import DataConfig
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import generator, key
-from speechssl.data.buckets import Cut, bucket_of, deal, edges_of, rounded
-from speechssl.data.selection import Selection
+from speechssl.data.batches.buckets import Cut, bucket_of, deal, edges_of, rounded
+from speechssl.data.batches.selection import Selection
 from speechssl.data.store.catalogue import spans
 from speechssl.data.store.reader import Corpus
 

@@ -23,10 +23,10 @@ from torch.utils.data import DataLoader, Dataset
 from speechssl.config import DataConfig
 from speechssl.core.errors import DataError, SpeechsslError
 from speechssl.core.processes import end_with_main
-from speechssl.data.parcels import Parcel, packed, unpacked
-from speechssl.data.slots import Slots
-from speechssl.data.supply import PREFETCH, Item, Read, Supply
-from speechssl.data.threads import ThreadLoader
+from speechssl.data.batches.memory import Slots
+from speechssl.data.batches.parcels import Parcel, packed, unpacked
+from speechssl.data.batches.supply import PREFETCH, Item, Read, Supply
+from speechssl.data.batches.thread_loader import ThreadLoader
 
 __all__ = ["BatchLoader", "batch_loader"]
 
@@ -127,7 +127,7 @@ class BatchLoader(Generic[Item]):
 
     def _start(self, i: int) -> Any:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["speechssl.data.stream"])
+        context.set_forkserver_preload(["speechssl.data.batches.stream"])
         self._sent.clear()
         self._slots = self._slots or self._supply.slots(shared=True)
         loader = DataLoader(

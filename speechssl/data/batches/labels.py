@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.data.store.reader import Corpus
 
 __all__ = ["Labels", "with_texts"]

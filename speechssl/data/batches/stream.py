@@ -23,13 +23,13 @@ from speechssl.core.errors import AudioError, ConfigError
 from speechssl.core.ledger import Entry
 from speechssl.core.tolerance import Tolerance, TooManyBadError
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.batch import Batch, batch_of
-from speechssl.data.labels import Labels, with_texts
-from speechssl.data.loading import batch_loader
-from speechssl.data.plan import Plan
-from speechssl.data.slots import array_in
+from speechssl.data.batches.batch import Batch, batch_of
+from speechssl.data.batches.labels import Labels, with_texts
+from speechssl.data.batches.memory import array_in
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.process_loader import batch_loader
+from speechssl.data.batches.supply import Item
 from speechssl.data.store.reader import Corpus
-from speechssl.data.supply import Item
 
 __all__ = ["Stream", "evaluation_batches"]
 
