@@ -23,7 +23,7 @@ import soundfile
 from benchmarks.machine import ROOT, write
 from speechssl.config import AuditConfig
 from speechssl.data.audio.decode import decode
-from speechssl.data.audit import audit
+from speechssl.data.audit.audit import audit
 from tests.heldout import SEED, plant_heldout
 from tests.planted import plant
 from tests.test_audit import judge, show, synthetic

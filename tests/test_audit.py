@@ -9,8 +9,8 @@ import pytest
 from speechssl.cli import main
 from speechssl.config import AuditConfig
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.data.audit import audit
-from speechssl.data.checks import CHECKS
+from speechssl.data.audit.audit import audit
+from speechssl.data.audit.checks import CHECKS
 from speechssl.reports.audit import write_audit
 from tests.planted import plant
 from tests.voices import voice, write
@@ -221,9 +221,9 @@ def test_real_speech(shared_data):
     rows = [json.loads(line) for line in lines]
     digits = (shared_data / "fsdd" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()[::100]
     from speechssl.data.audio.decode import AudioLimits
+    from speechssl.data.audit.measure import Job, measure
+    from speechssl.data.audit.sound import check_sound
     from speechssl.data.ingest.utterance import Utterance
-    from speechssl.data.measure import Job, measure
-    from speechssl.data.sounding import check_sound
 
     def warned(folder, row):
         measured = measure(Job(shared_data / folder / row["audio"], 0.0, None, AudioLimits(), 1))

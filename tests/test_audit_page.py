@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from speechssl.config import AuditConfig
-from speechssl.data.audit import audit
+from speechssl.data.audit.audit import audit
 from speechssl.reports.audit import write_audit
 from tests.browser import Browser, find_browser
 from tests.test_report_browser import CONTRAST, HOSTILE, LOAD, asked, brightness, complaints

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.audit import Audit
-from speechssl.data.census import census
-from speechssl.data.checks import Finding
+from speechssl.data.audit.audit import Audit
+from speechssl.data.audit.census import census
+from speechssl.data.audit.checks import Finding
+from speechssl.data.audit.inventory import Inventory
+from speechssl.data.audit.measure import Measurement
+from speechssl.data.audit.spectrum import Activity
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.inventory import Inventory
-from speechssl.data.measure import Measurement
-from speechssl.data.spectrum import Activity
 
 
 def measured(seconds, rate=16_000, **changes):

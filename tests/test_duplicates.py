@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from speechssl.data.audio.snr import frame_power
-from speechssl.data.duplicates import compare, near_duplicates
-from speechssl.data.fingerprint import fingerprint, fingerprint_weights
+from speechssl.data.audit.duplicates import compare, near_duplicates
+from speechssl.data.audit.fingerprint import fingerprint, fingerprint_weights
 from tests.planted import lossy
 
 BOUNDS = {"most_errors": 0.25, "least_overlap": 0.5}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from speechssl.data.audio.snr import FFT
-from speechssl.data.fingerprint import fingerprint, fingerprint_weights
+from speechssl.data.audit.fingerprint import fingerprint, fingerprint_weights
 
 
 def powers(frames=60, seed=1, level=1.0):

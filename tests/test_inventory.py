@@ -8,8 +8,8 @@ import pytest
 from speechssl.config import AuditConfig
 from speechssl.core.errors import DataError
 from speechssl.data.audio.decode import AudioLimits
+from speechssl.data.audit.inventory import read_inventory, unusable, whole_files
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.inventory import read_inventory, unusable, whole_files
 from tests.voices import voice, write
 
 OWN = {"id": "a", "path": "a.wav", "duration": 1.0, "sample_rate": 16_000, "channels": 1}

@@ -1,10 +1,10 @@
 """The same recording twice, and what splits share."""
 
 from speechssl.config import AuditConfig
+from speechssl.data.audit.leakage import check_duplicates, check_speakers
+from speechssl.data.audit.measure import Measurement
+from speechssl.data.audit.spectrum import Activity
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.leakage import check_duplicates, check_speakers
-from speechssl.data.measure import Measurement
-from speechssl.data.spectrum import Activity
 from tests.test_duplicates import babble, printed
 
 

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from speechssl.data.audio.decode import AudioLimits
-from speechssl.data.measure import Job, measure
+from speechssl.data.audit.measure import Job, measure
 from tests.voices import voice, write
 
 

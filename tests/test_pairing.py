@@ -3,10 +3,10 @@
 import pytest
 
 from speechssl.config import AuditConfig
+from speechssl.data.audit.measure import Measurement
+from speechssl.data.audit.spectrum import Activity
+from speechssl.data.audit.text_against_audio import check_pairing, rates
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.measure import Measurement
-from speechssl.data.pairing import check_pairing, rates
-from speechssl.data.spectrum import Activity
 
 LINE = "abcdefghi " * 30
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from speechssl.config import AuditConfig
+from speechssl.data.audit.measure import Measurement
+from speechssl.data.audit.sound import check_sound
+from speechssl.data.audit.spectrum import Activity
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.measure import Measurement
-from speechssl.data.sounding import check_sound
-from speechssl.data.spectrum import Activity
 
 SOUND = Activity(-20.0, -70.0, 0.1, 0.1, 2.5, 0.83, 0)
 GOOD = Measurement(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from speechssl.data.audio.snr import FFT, frame_power
-from speechssl.data.spectrum import activity, edge_hz, edge_weights, hum_db, hum_power
+from speechssl.data.audit.spectrum import activity, edge_hz, edge_weights, hum_db, hum_power
 
 HUM_FFT = 4_096
 

@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from speechssl.config import AuditConfig
+from speechssl.data.audit.text import alphabet, check_wording, labels, scripts
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.wording import alphabet, check_wording, labels, scripts
 
 PLAIN = "abcdefghij klmnopqrst uvwxyz "
 

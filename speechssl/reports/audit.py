@@ -14,9 +14,9 @@ from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import AudioError
 from speechssl.core.files import write_atomic
 from speechssl.data.audio.decode import AudioLimits, decode
-from speechssl.data.audit import Audit
-from speechssl.data.census import census
-from speechssl.data.checks import CHECKS, Finding
+from speechssl.data.audit.audit import Audit
+from speechssl.data.audit.census import census
+from speechssl.data.audit.checks import CHECKS, Finding
 from speechssl.reports.audio import player, spectrogram
 from speechssl.reports.charts import bar_chart
 from speechssl.reports.head import document_head

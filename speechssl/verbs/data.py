@@ -80,7 +80,7 @@ def audit(words: list[str], overrides: list[str]) -> int:
     """Look for faults in a manifest or a folder of audio."""
     from speechssl.config import AuditConfig
     from speechssl.core.progress import progress
-    from speechssl.data.audit import audit as look
+    from speechssl.data.audit.audit import audit as look
     from speechssl.reports.audit import write_audit
 
     (source,), cfg = load(AuditConfig, "audit", words, overrides, ["MANIFEST|FOLDER"])

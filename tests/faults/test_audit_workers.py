@@ -12,7 +12,7 @@ from tests.voices import voice, write
 
 FAULTS = """
 import os, signal
-import speechssl.data.measure as measure
+import speechssl.data.audit.measure as measure
 honest = measure.AudioFile
 def faulty(path, *rest):
     if "kills" in path.name:

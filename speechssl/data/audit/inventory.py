@@ -16,7 +16,7 @@ from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio.decode import AudioFile, AudioLimits
 from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
 from speechssl.data.audio.limits import AudioInfo
-from speechssl.data.checks import UNUSABLE, Finding
+from speechssl.data.audit.checks import UNUSABLE, Finding
 from speechssl.data.ingest.folder import list_files
 from speechssl.data.ingest.gather import gather
 from speechssl.data.ingest.layouts import canonical_split

@@ -15,8 +15,8 @@ import numpy as np
 from speechssl.core.errors import AudioError
 from speechssl.data.audio.decode import AudioFile, AudioLimits, mono
 from speechssl.data.audio.snr import FFT, HOP, RATE, frame_power, snr_of_bands, snr_weights
-from speechssl.data.fingerprint import Fingerprint, fingerprint, fingerprint_weights
-from speechssl.data.spectrum import Activity, activity, edge_hz, edge_weights, hum_db, hum_power
+from speechssl.data.audit.fingerprint import Fingerprint, fingerprint, fingerprint_weights
+from speechssl.data.audit.spectrum import Activity, activity, edge_hz, edge_weights, hum_db, hum_power
 
 __all__ = ["Job", "Measurement", "measure"]
 

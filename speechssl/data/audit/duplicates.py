@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speechssl.data.fingerprint import Fingerprint
+from speechssl.data.audit.fingerprint import Fingerprint
 
 __all__ = ["Match", "compare", "near_duplicates"]
 

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from speechssl.config.audit import AuditConfig
-from speechssl.data.checks import Finding
+from speechssl.data.audit.checks import Finding
+from speechssl.data.audit.measure import Measurement
+from speechssl.data.audit.text import labels
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.measure import Measurement
-from speechssl.data.wording import labels
 
 __all__ = ["check_pairing", "rates"]
 

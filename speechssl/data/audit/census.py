@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from speechssl.data.audit import Audit
-from speechssl.data.checks import CHECKS
+from speechssl.data.audit.audit import Audit
+from speechssl.data.audit.checks import CHECKS
+from speechssl.data.audit.measure import Measurement
+from speechssl.data.audit.text import alphabet, scripts
+from speechssl.data.audit.text_against_audio import rates
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.measure import Measurement
-from speechssl.data.pairing import rates
-from speechssl.data.wording import alphabet, scripts
 
 __all__ = ["census"]
 

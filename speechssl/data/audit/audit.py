@@ -19,14 +19,14 @@ from pathlib import Path
 from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import ConfigError
 from speechssl.data.audio.decode import AudioLimits
-from speechssl.data.checks import CHECKS, Finding
+from speechssl.data.audit.checks import CHECKS, Finding
+from speechssl.data.audit.inventory import Inventory, read_inventory, whole_files
+from speechssl.data.audit.leakage import check_duplicates, check_speakers
+from speechssl.data.audit.measure import Job, Measurement, measure
+from speechssl.data.audit.sound import check_sound
+from speechssl.data.audit.text import check_wording
+from speechssl.data.audit.text_against_audio import check_pairing
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.inventory import Inventory, read_inventory, whole_files
-from speechssl.data.leakage import check_duplicates, check_speakers
-from speechssl.data.measure import Job, Measurement, measure
-from speechssl.data.pairing import check_pairing
-from speechssl.data.sounding import check_sound
-from speechssl.data.wording import check_wording
 
 __all__ = ["Audit", "audit"]
 

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from speechssl.config.audit import AuditConfig
-from speechssl.data.checks import Finding
-from speechssl.data.duplicates import near_duplicates
-from speechssl.data.fingerprint import Fingerprint
+from speechssl.data.audit.checks import Finding
+from speechssl.data.audit.duplicates import near_duplicates
+from speechssl.data.audit.fingerprint import Fingerprint
+from speechssl.data.audit.measure import Measurement
+from speechssl.data.audit.text import labels
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.measure import Measurement
-from speechssl.data.wording import labels
 
 __all__ = ["check_duplicates", "check_speakers"]
 

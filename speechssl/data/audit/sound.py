@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 from speechssl.config.audit import AuditConfig
 from speechssl.data.audio.formats import LOSSY_FORMATS
-from speechssl.data.checks import Finding
+from speechssl.data.audit.checks import Finding
+from speechssl.data.audit.inventory import unusable
+from speechssl.data.audit.measure import Measurement
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.inventory import unusable
-from speechssl.data.measure import Measurement
 
 __all__ = ["check_sound"]
 

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from speechssl.config.audit import AuditConfig
-from speechssl.data.checks import Finding
+from speechssl.data.audit.checks import Finding
 from speechssl.data.ingest.utterance import Utterance
 
 __all__ = ["alphabet", "check_wording", "labels", "scripts"]
