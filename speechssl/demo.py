@@ -14,7 +14,7 @@ from typing import Any
 
 from speechssl.config import RunConfig
 from speechssl.core.progress import Whole, duration
-from speechssl.data.synth import SynthConfig
+from speechssl.data.synth.corpus import SynthConfig
 from speechssl.outlook import Hours, cores, expected_seconds, measure_speed
 from speechssl.pipeline import run
 
@@ -121,7 +121,7 @@ def demo(cfg: DemoConfig) -> Path:
     with Whole(expected) if expected else nullcontext() as whole:
         begin = whole.begin if whole else _silent
         if not cfg.corpus:
-            from speechssl.data.synth import make_corpus
+            from speechssl.data.synth.corpus import make_corpus
 
             begin("corpus")
             print(make_corpus(corpus, cfg.synth), flush=True)

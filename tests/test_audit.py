@@ -21,8 +21,8 @@ VOICES = ("f1", "m1", "f2", "m2", "f3", "m4", "Annie", "steph")
 def synthetic(count, *, seed=11, variants=VOICES, rate=130):
     """Distinct sentences by synthetic voices, at about 18 to 20 characters a second or fewer, with a room's noise."""
     pytest.importorskip("espeakng_loader", reason="the synthesiser is not installed: pip install 'speechssl[demo]'")
-    from speechssl.data.espeak import Espeak
-    from speechssl.data.synth_text import sentences
+    from speechssl.data.synth.espeak import Espeak
+    from speechssl.data.synth.sentences import sentences
 
     espeak, stream = Espeak(), sentences(seed)
     made = []

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.data.synth import SynthConfig, SynthSummary, make_corpus, voices
-from speechssl.data.synth_text import VOCABULARY, sentences
+from speechssl.data.synth.corpus import SynthConfig, SynthSummary, make_corpus, voices
+from speechssl.data.synth.sentences import VOCABULARY, sentences
 
 SMOKE = SynthConfig(
     unlabelled_minutes=0.5, labelled_minutes=0.5, dev_minutes=0.2, test_minutes=0.3,
