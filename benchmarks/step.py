@@ -51,7 +51,7 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
     from benchmarks.floor import replay
     from speechssl.allocator import keep_freed_memory
     from speechssl.config import OptimConfig
-    from speechssl.models.paths import plain_paths
+    from speechssl.models.kernels.choice import plain_paths
     from speechssl.training.optim import build_optimizer
 
     torch.set_num_threads(1)

@@ -74,7 +74,7 @@ def test_imports_go_one_way(path):
             assert not name.startswith("torch.nn")
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "models").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "models").rglob("*.py")), ids=lambda path: path.name)
 def test_models_touch_no_file(path):
     outside = {name.split(".")[0] for name in imports(path)} - PURE_MODELS - {"speechssl", "librosa"}
     assert not outside, f"models are tensors in, tensors out; {path.name} imports {outside}"

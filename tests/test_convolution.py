@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.models.convolution import convolve_rows
+from speechssl.models.kernels.strided_conv import convolve_rows
 
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 5, 10])

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from speechssl.models.dropout import Dropout, dropout, keep_mask
-from speechssl.models.paths import plain_paths
+from speechssl.models.kernels.choice import plain_paths
+from speechssl.models.kernels.dropout import Dropout, dropout, keep_mask
 
 
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.3, 0.5, 0.9])

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.models.grouped import FixedConvolution, convolve_groups
+from speechssl.models.kernels.fft_conv import FixedConvolution, convolve_groups
 
 
 def tensors(B, frames, dim, groups, taps, dtype=torch.float64):

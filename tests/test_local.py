@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
+from speechssl.models.chunked import encode_locally, neighbours
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.local import encode_locally, neighbours
 from tests.oracles.local import encode_whole
 
 CONV = ((16, 10, 5), (16, 8, 8), (16, 8, 8))

@@ -13,7 +13,7 @@ from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.ledger import Entry
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.paths import plain_paths
+from speechssl.models.kernels.choice import plain_paths
 
 pytestmark = pytest.mark.skipif(not packing.available(), reason="this PyTorch has no oneDNN")
 

@@ -8,7 +8,7 @@ import torch
 from speechssl.config import EncoderConfig, FrontendConfig, MaskConfig, ModelConfig, OptimConfig, Wav2Vec2Config
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.paths import is_plain, plain_paths
+from speechssl.models.kernels.choice import is_plain, plain_paths
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.training.optim import build_optimizer
 

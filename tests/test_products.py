@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from speechssl.models.paths import plain_paths
-from speechssl.models.products import Linear, linear_product, product
+from speechssl.models.kernels.choice import plain_paths
+from speechssl.models.kernels.linear import Linear, linear_product, product
 
 
 def relative(a, b):

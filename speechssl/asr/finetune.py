@@ -35,7 +35,7 @@ from speechssl.data.store.reader import Corpus
 from speechssl.evaluation.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.samples import frame_grid
+from speechssl.models.frame_counts import frame_grid
 from speechssl.training.loop import train
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import settled

@@ -1,7 +1,7 @@
 """Recordings of any length through a recogniser: read once, front to end, in memory that does not grow.
 
-In: an audio file, or blocks of samples. Out: frame-wise log-probabilities, block by block (models/local.py says what a
-frame sees), whatever the file's rate and however its decoder cuts it.
+In: an audio file, or blocks of samples. Out: frame-wise log-probabilities, block by block (models/chunked.py says what
+a frame sees), whatever the file's rate and however its decoder cuts it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from torch import Tensor
 from speechssl.asr.ctc import CtcModel
 from speechssl.core.errors import ConfigError
 from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits, mono
-from speechssl.models.local import encode_locally
+from speechssl.models.chunked import encode_locally
 from speechssl.models.norm import at_least_float32
 
 __all__ = ["block_frames", "local_log_probs", "read_blocks", "regroup"]

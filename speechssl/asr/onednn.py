@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from speechssl.models.products import widened
+from speechssl.models.kernels.linear import widened
 
 __all__ = ["Convolution", "Dense", "available", "dense"]
 

@@ -16,10 +16,10 @@ from speechssl.asr.ctc import CtcModel
 from speechssl.asr.onednn import Dense, available
 from speechssl.asr.packed_stem import PackedStem
 from speechssl.data.batches.batch import full_scale
-from speechssl.models.grouped import FixedConvolution
+from speechssl.models.kernels.choice import is_plain
+from speechssl.models.kernels.fft_conv import FixedConvolution
+from speechssl.models.kernels.linear import widened
 from speechssl.models.norm import LayerNorm, normalise_waveform
-from speechssl.models.paths import is_plain
-from speechssl.models.products import widened
 from speechssl.models.transformer import Block
 from speechssl.models.waveform import WaveformStem
 

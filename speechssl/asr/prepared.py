@@ -14,8 +14,8 @@ from speechssl.config import MaskConfig
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch, Prepared
+from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import span_mask
-from speechssl.models.samples import FrameGrid
 
 __all__ = ["CtcPrepared", "CtcPreparer"]
 

@@ -14,7 +14,7 @@ from speechssl.asr.ctc import CtcModel
 from speechssl.asr.packed import PackedRecogniser, can_pack
 from speechssl.core.ledger import Entry
 from speechssl.data.batches.batch import Batch, full_scale
-from speechssl.models.paths import exact_float32
+from speechssl.models.kernels.choice import exact_float32
 
 __all__ = ["Listener", "Recognised", "frame_log_probs", "listener", "recognise"]
 

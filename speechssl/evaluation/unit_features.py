@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechssl.evaluation.mfcc import MFCC_DIM, MFCC_WINDOW, mfcc, nearest_frames
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.paths import exact_float32
+from speechssl.models.kernels.choice import exact_float32
 
 __all__ = ["LayerFeatures", "MfccFeatures", "NormalisedFeatures", "UnitFeatures"]
 

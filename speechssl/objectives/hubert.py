@@ -18,8 +18,8 @@ from torch.nn import functional
 from speechssl.config import HubertConfig, MaskConfig
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.products import Linear
-from speechssl.models.samples import FrameGrid
+from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.kernels.linear import Linear
 from speechssl.objectives.base import Loss, Objective, Rule
 from speechssl.objectives.masked import (
     MaskedPrepared,

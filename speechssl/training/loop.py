@@ -21,7 +21,7 @@ from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.batches.batch import BatchSummary
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.paths import exact_float32
+from speechssl.models.kernels.choice import exact_float32
 from speechssl.objectives.base import Loss, Objective, PreparedT
 from speechssl.training.ema import WeightAverage
 from speechssl.training.feed import Batches, Feed

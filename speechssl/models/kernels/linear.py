@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.core.processor import processor
-from speechssl.models.paths import is_plain
+from speechssl.models.kernels.choice import is_plain
 
 __all__ = ["Linear", "linear_product", "matmul", "product", "widened"]
 

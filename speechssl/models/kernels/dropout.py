@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from speechssl.models.paths import is_plain
+from speechssl.models.kernels.choice import is_plain
 
 __all__ = ["Dropout", "dropout", "keep_mask"]
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.models.products import product, widened
+from speechssl.models.kernels.linear import product, widened
 
 __all__ = ["FixedConvolution", "convolve_groups"]
 

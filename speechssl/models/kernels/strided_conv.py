@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from speechssl.models.products import product, widened
+from speechssl.models.kernels.linear import product, widened
 
 __all__ = ["convolve_rows"]
 
