@@ -25,13 +25,13 @@ from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import from_dict
 from speechssl.core.precision import uses_bf16
 from speechssl.data.batches.batch import Batch
-from speechssl.evaluation.kmeans import fit_kmeans
-from speechssl.evaluation.unit_features import MfccFeatures
 from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.targets.features import MfccFeatures
+from speechssl.targets.kmeans import fit_kmeans
 from speechssl.training.ema import WeightAverage
 from speechssl.training.loop import seed_micro_batch
 from speechssl.training.optim import build_optimizer, clip_gradients

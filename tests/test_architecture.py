@@ -24,11 +24,12 @@ ALLOWED = {
     "data": {"data"},
     "models": {"models"},
     "objectives": {"objectives", "models", "data"},
-    "interop": {"interop", "models", "asr"},
-    "evaluation": {"evaluation", "data", "models", "interop"},
-    "training": {"training", "objectives", "models", "data", "evaluation", "interop"},
+    "interop": {"interop", "models"},
+    "targets": {"targets", "models", "data"},
+    "evaluation": {"evaluation", "data"},
+    "training": {"training", "objectives", "models", "data", "targets", "interop"},
     "asr": {"asr", "training", "objectives", "models", "data", "evaluation", "interop"},
-    "reports": {"reports", "evaluation", "data"},
+    "reports": {"reports", "evaluation", "data", "targets"},
 }
 """Rooms that each room may import from."""
 PURE_MODELS = {

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from speechssl.config import HubertConfig
-from speechssl.evaluation.unit_table import UnitTable
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
+from speechssl.targets.table import UnitTable
 from tests.oracles import hubert as oracle
 from tests.test_wav2vec2 import MASK, MODEL, make_batch
 

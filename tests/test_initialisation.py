@@ -27,12 +27,12 @@ from speechssl.config.load import find_config, read_toml
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.store.reader import open_corpus
-from speechssl.evaluation.kmeans import KMeans
-from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.any_model import load_any, load_any_encoder
 from speechssl.interop.huggingface import save_huggingface
 from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.targets.kmeans import KMeans
+from speechssl.targets.table import UnitTable
 from speechssl.training.initialisation import size_differences
 from speechssl.training.log import read_metrics
 from speechssl.training.pretrain import pretrain, resolved

@@ -32,9 +32,9 @@ from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
-from speechssl.evaluation.units import UnitTable
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.targets.units import UnitTable
 from speechssl.training import phases, unit_stage
 from speechssl.training import pretrain as pretrain_module
 from speechssl.training.log import read_metrics

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.evaluation.unit_files import fit_units, read_unit_file
-from speechssl.evaluation.unit_table import UnitTable
+from speechssl.targets.files import fit_units, read_unit_file
+from speechssl.targets.table import UnitTable
 
 HOP = 320
 FRAMES = {"a": 50, "b": 7, "c": 20}

@@ -14,11 +14,12 @@ from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.arrays import load_arrays, save_arrays
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import Entry
-from speechssl.evaluation import units as units_module
-from speechssl.evaluation.kmeans import KMeans, fit_kmeans
-from speechssl.evaluation.mfcc import mfcc, mfcc_frames, nearest_frames
-from speechssl.evaluation.unit_audio import group_rows, read_ahead
-from speechssl.evaluation.units import (
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.targets import units as units_module
+from speechssl.targets.audio import group_rows, read_ahead
+from speechssl.targets.kmeans import KMeans, fit_kmeans
+from speechssl.targets.mfcc import mfcc, mfcc_frames, nearest_frames
+from speechssl.targets.units import (
     LayerFeatures,
     MfccFeatures,
     NormalisedFeatures,
@@ -28,7 +29,6 @@ from speechssl.evaluation.units import (
     make_units,
     sample_features,
 )
-from speechssl.models.encoder import SpeechEncoder
 
 MODEL = ModelConfig(
     frontend=FrontendConfig(kind="logmel", n_mels=20, stack=2),

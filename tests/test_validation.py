@@ -30,14 +30,14 @@ from speechssl.data.batches.holdout import held_out
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus, open_lazily
-from speechssl.evaluation import unit_fit as units_module
-from speechssl.evaluation.unit_table import UnitTable
 from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.reports.collect import Training, collect
 from speechssl.reports.curves import pretraining_figures
+from speechssl.targets import fit as units_module
+from speechssl.targets.table import UnitTable
 from speechssl.training.health import Health
 from speechssl.training.log import read_metrics
 from speechssl.training.parallel import Parallel, start_parallel

@@ -36,7 +36,7 @@ __all__ = ["Hubert", "HubertPrepared", "HubertPreparer", "Units"]
 
 
 class Units(Protocol):
-    """What the objective asks of a table of units (``evaluation.units.UnitTable``)."""
+    """What the objective asks of a table of units (``targets.units.UnitTable``)."""
 
     @property
     def hop(self) -> int:

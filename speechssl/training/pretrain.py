@@ -17,10 +17,10 @@ from speechssl.core.files import atomic_folder
 from speechssl.core.randomness import key
 from speechssl.data.ingest.ids import read_ids
 from speechssl.data.store.reader import Corpus, open_corpus
-from speechssl.evaluation.units import units_identity
 from speechssl.interop.model_folder import is_model
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.targets.units import units_identity
 from speechssl.training.initialisation import strange_labels, with_initial_sizes
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.phases import open_phase, say, train_phase

@@ -16,7 +16,9 @@ from speechssl.core.files import write_atomic
 from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.store.reader import Corpus
-from speechssl.evaluation.units import (
+from speechssl.interop.any_model import load_any_encoder
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.targets.units import (
     LayerFeatures,
     MfccFeatures,
     NormalisedFeatures,
@@ -27,8 +29,6 @@ from speechssl.evaluation.units import (
     corpus_change,
     make_units,
 )
-from speechssl.interop.any_model import load_any_encoder
-from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.interrupt import Interrupt
 from speechssl.training.parallel import Parallel
 from speechssl.training.run import RunFolder
@@ -72,7 +72,7 @@ def iteration_units(
     ConfigError
         The teacher has another frame grid.
     DataError
-        Units cannot be made (evaluation/units.py).
+        Units cannot be made (targets/units.py).
     RunError
         A rank could not make its part of them, or those in the run folder are of another corpus.
     InterruptedRun

@@ -18,8 +18,8 @@ from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.ingest.ids import ABSENT
 from speechssl.data.ingest.manifest import safe_id
-from speechssl.evaluation.unit_audio import Audio
-from speechssl.evaluation.unit_table import UnitTable
+from speechssl.targets.audio import Audio
+from speechssl.targets.table import UnitTable
 
 __all__ = ["FRAMES_TOLERATED", "UnitFile", "fit_units", "read_unit_file"]
 

@@ -1,6 +1,6 @@
 """Units of a corpus: draw a sample, fit k-means, label every utterance.
 
-In: a corpus and a way to turn utterances into features (unit_features.py). Out: ``kmeans.npz``, ``units.npz`` and
+In: a corpus and a way to turn utterances into features (features.py). Out: ``kmeans.npz``, ``units.npz`` and
 ``units.json`` (their quality) in one folder. Memory is bounded; finished files and finished parts are not made again.
 """
 
@@ -17,21 +17,13 @@ from speechssl.core.files import find_json, read_json, write_json
 from speechssl.core.ledger import Entry
 from speechssl.core.tolerance import Tolerance
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.evaluation.kmeans import KMeans, fit_kmeans
-from speechssl.evaluation.mfcc import mfcc
-from speechssl.evaluation.unit_audio import Audio, Read, group_rows
-from speechssl.evaluation.unit_features import LayerFeatures, MfccFeatures, NormalisedFeatures, UnitFeatures
-from speechssl.evaluation.unit_fit import fit_corpus, sample_features
-from speechssl.evaluation.unit_source import (
-    ALONE,
-    Share,
-    Source,
-    corpus_change,
-    corpus_identity,
-    each_group,
-    features_of,
-)
-from speechssl.evaluation.unit_table import UnitTable, join_tables
+from speechssl.targets.audio import Audio, Read, group_rows
+from speechssl.targets.features import LayerFeatures, MfccFeatures, NormalisedFeatures, UnitFeatures
+from speechssl.targets.fit import fit_corpus, sample_features
+from speechssl.targets.kmeans import KMeans, fit_kmeans
+from speechssl.targets.mfcc import mfcc
+from speechssl.targets.source import ALONE, Share, Source, corpus_change, corpus_identity, each_group, features_of
+from speechssl.targets.table import UnitTable, join_tables
 
 __all__ = [
     "Audio", "KMeans", "LayerFeatures", "MfccFeatures", "NormalisedFeatures", "Share", "Source", "UnitFeatures",

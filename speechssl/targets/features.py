@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.evaluation.mfcc import MFCC_DIM, MFCC_WINDOW, mfcc, nearest_frames
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.kernels.choice import exact_float32
+from speechssl.targets.mfcc import MFCC_DIM, MFCC_WINDOW, mfcc, nearest_frames
 
 __all__ = ["LayerFeatures", "MfccFeatures", "NormalisedFeatures", "UnitFeatures"]
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from speechssl.core.errors import AudioError
 from speechssl.data.store.identity import KEPT_IDS, Difference, Identity, difference, text_keys
-from speechssl.evaluation.unit_audio import Audio, Read, read_ahead
-from speechssl.evaluation.unit_features import UnitFeatures
-from speechssl.evaluation.unit_table import UnitTable
+from speechssl.targets.audio import Audio, Read, read_ahead
+from speechssl.targets.features import UnitFeatures
+from speechssl.targets.table import UnitTable
 
 __all__ = ["ALONE", "Share", "Source", "corpus_change", "corpus_identity", "each_group", "features_of"]
 

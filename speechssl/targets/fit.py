@@ -11,9 +11,9 @@ import numpy as np
 
 from speechssl.core.randomness import generator, key
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.evaluation.kmeans import KMeans, fit_kmeans, refine_kmeans
-from speechssl.evaluation.unit_audio import Read, group_rows
-from speechssl.evaluation.unit_source import Source, each_group, features_of
+from speechssl.targets.audio import Read, group_rows
+from speechssl.targets.kmeans import KMeans, fit_kmeans, refine_kmeans
+from speechssl.targets.source import Source, each_group, features_of
 
 __all__ = ["fit_corpus", "sample_features"]
 
