@@ -115,7 +115,7 @@ def real() -> None:
 
 def run(cfg: Any) -> tuple[int, list[float], float]:
     """Run ``cfg`` in a process of its own; return its peak memory, seconds of its steps, largest share of waiting."""
-    from speechssl.training.log import read_metrics
+    from speechssl.training.monitoring.log import read_metrics
 
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.estimate", "--real"],

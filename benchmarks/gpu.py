@@ -44,7 +44,7 @@ from speechssl.config.load import load_config
 from speechssl.core.precision import uses_bf16
 from speechssl.data.ingest.manifest import Utterance, write_manifest
 from speechssl.data.store.writer import shard_manifest
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.optim import build_optimizer, clip_gradients
 from speechssl.training.pretrain import pretrain
 

@@ -24,7 +24,7 @@ from speechssl.data.ingest.manifest import build_manifest
 from speechssl.data.store.writer import shard_manifest
 from speechssl.evaluation.wer import compare_systems, read_hypotheses
 from speechssl.sweep import tune
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain
 
 STEMS = {"log-mel": "wav2vec2-cpu", "waveform": "wav2vec2-cpu-waveform"}

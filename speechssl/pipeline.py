@@ -197,7 +197,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
     from speechssl.data.ingest.foreign.manifest import manifest_of
     from speechssl.data.store.writer import shard_manifest
     from speechssl.training.pretrain import pretrain
-    from speechssl.training.run import decisive
+    from speechssl.training.run_folder import decisive
 
     pretraining = replace(
         cfg.pretrain, output=str(output / "pretrain"), data=replace(cfg.pretrain.data, shards=str(output / "shards"))
@@ -233,7 +233,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
 def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: Ahead | None) -> list[Stage]:
     """Return fine-tuning and evaluation of every arm; ``ahead`` is already fine-tuning the scratch arm."""
     from speechssl.asr.score import evaluate
-    from speechssl.training.run import decisive
+    from speechssl.training.run_folder import decisive
 
     split = "test" if labels["test"] else "dev"
     if split == "dev":

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechssl.allocator import keep_freed_memory
 from speechssl.asr.ctc import CtcObjective
 from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
@@ -32,6 +31,7 @@ from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.targets.features import MfccFeatures
 from speechssl.targets.kmeans import fit_kmeans
+from speechssl.training.allocator import keep_freed_memory
 from speechssl.training.ema import WeightAverage
 from speechssl.training.loop import seed_micro_batch
 from speechssl.training.optim import build_optimizer, clip_gradients

@@ -56,7 +56,7 @@ class Candidate:
         stored = self.folder / "config.toml"
         if not self.done or not stored.exists():
             return
-        from speechssl.training.run import config_changes  # torch comes with it
+        from speechssl.training.run_folder import config_changes  # torch comes with it
 
         changes = config_changes(to_dict(read_toml(FinetuneConfig, stored)), to_dict(self.cfg))
         if changes:
@@ -67,13 +67,13 @@ class Candidate:
 
     def reached(self, step: int) -> bool:
         """Whether it is complete, or was saved at ``step`` or after it."""
-        from speechssl.training.checkpoint import Checkpoints
+        from speechssl.training.checkpoints.checkpoint import Checkpoints
 
         return self.done or any(saved >= step for saved in Checkpoints(self.folder / "checkpoints").steps())
 
     def dev_at(self, step: int) -> dict[str, float]:
         """Return the validation at ``step``; empty where there was none (no dev set)."""
-        from speechssl.training.log import read_metrics
+        from speechssl.training.monitoring.log import read_metrics
 
         rows = read_metrics(self.folder / "metrics.jsonl")
         return next((row for row in rows if row["phase"] == "valid" and row["step"] == step), {})

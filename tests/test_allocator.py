@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from speechssl import allocator
+from speechssl.training import allocator
 
 SCRIPT = """
 import resource, sys
-from speechssl.allocator import keep_freed_memory
+from speechssl.training.allocator import keep_freed_memory
 
 size = 20_000_000
 

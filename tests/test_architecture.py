@@ -16,7 +16,7 @@ from speechssl.demo import DemoConfig
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechssl"
 FILES = sorted(PACKAGE.rglob("*.py"))
-FREE = {"__version__", "allocator", "config", "core"}
+FREE = {"__version__", "config", "core"}
 """Top-level names that every room may import."""
 ALLOWED = {
     "core": {"core"},

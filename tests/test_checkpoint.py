@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from speechssl.core.errors import CheckpointError
-from speechssl.training.checkpoint import Checkpoints
+from speechssl.training.checkpoints.checkpoint import Checkpoints
 
 STATE = {"objective": {"weight": torch.arange(5000, dtype=torch.float32)}, "numbers": [1, 2.5, "x", None]}
 
@@ -200,7 +200,7 @@ def test_killed_while_writing_the_old_one_is_intact(tmp_path):
     script = f"""
 import os, signal, torch
 from pathlib import Path
-from speechssl.training.checkpoint import Checkpoints
+from speechssl.training.checkpoints.checkpoint import Checkpoints
 checkpoints = Checkpoints(Path({str(tmp_path)!r}))
 checkpoints.save(1, {{"x": torch.ones(3)}})
 write = torch.save

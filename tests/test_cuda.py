@@ -12,7 +12,7 @@ from speechssl.asr.finetune import finetune
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import load_config
 from speechssl.models.kernels.choice import exact_float32
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain
 
 pytestmark = [

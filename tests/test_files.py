@@ -255,8 +255,8 @@ OTHERS = {
     "data/synth/corpus.py": {"write_text"},  # in an atomic folder
     "interop/model_folder.py": {"write_bytes", "write_text"},  # in an atomic folder
     "sweep.py": {"open"},  # the log of a process
-    "training/checkpoint.py": {"os.fsync"},  # before it is read back
-    "training/log.py": {"open"},  # appended to
+    "training/checkpoints/checkpoint.py": {"os.fsync"},  # before it is read back
+    "training/monitoring/log.py": {"open"},  # appended to
 }
 """Files of the package that write in another way, and how."""
 

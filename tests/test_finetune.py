@@ -23,7 +23,7 @@ from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.store.reader import open_corpus
 from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from tests.oracles.ctc import frames_needed
 from tests.tones import MODEL, make_sentence, recipe, speak, trained, write_shards
 

@@ -6,7 +6,7 @@ import pytest
 
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.training.health import Health
+from speechssl.training.monitoring.health import Health
 
 CHANCE = {"contrastive": math.log(101), "accuracy": 1 / 101}
 TOTAL = 20_000

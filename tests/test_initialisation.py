@@ -34,7 +34,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.targets.kmeans import KMeans
 from speechssl.targets.table import UnitTable
 from speechssl.training.initialisation import size_differences
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain, resolved
 from speechssl.training.targets import check_targets
 

@@ -8,7 +8,7 @@ import torch
 
 from speechssl.core.errors import RunError
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.training import health
+from speechssl.training.monitoring import health
 from tests.test_parallel import on_ranks
 from tests.tiny import Stopping, TinyObjective, lines_of, run_tiny, tiny, training
 

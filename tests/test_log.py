@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from speechssl.training.log import MetricsLog, Progress, read_metrics
+from speechssl.training.monitoring.log import MetricsLog, Progress, read_metrics
 
 
 def write(log, steps):
@@ -96,7 +96,7 @@ def test_other_ranks_are_silent(capsys):
 
 def test_a_terminal_gets_a_bar():
     script = """
-from speechssl.training.log import Progress
+from speechssl.training.monitoring.log import Progress
 with Progress(10, 4) as progress:
     progress.report(6, {"loss": 1.5})
     progress.step(7)

@@ -8,8 +8,8 @@ import torch
 from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.ledger import Entry, read_ledger
 from speechssl.core.tolerance import TooManyBadError
-from speechssl.training.checkpoint import Checkpoints
-from speechssl.training.log import read_metrics
+from speechssl.training.checkpoints.checkpoint import Checkpoints
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
 from tests.test_parallel import on_ranks
 from tests.tiny import (

@@ -35,9 +35,9 @@ from speechssl.data.store.reader import open_corpus
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.targets.units import UnitTable
-from speechssl.training import phases, unit_stage
+from speechssl.training import iteration_units, phases
 from speechssl.training import pretrain as pretrain_module
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
 from speechssl.training.pretrain import pretrain, resolved
 
@@ -144,7 +144,7 @@ def test_resumed_anywhere_gives_the_same_bits(cfg, tmp_path, monkeypatch, where,
             stop_at_call(UnitTable, "save", 1)
         case "units 2":
             # The k-means of iteration 2 is there, its labels are not.
-            stop_at_call(unit_stage, "make_units", 2)
+            stop_at_call(iteration_units, "make_units", 2)
         case "step 1 of 1":
             stop_at_call(Stream, "step", 2)
         case "step 3 of 2":
@@ -243,7 +243,7 @@ def test_a_model_with_another_frame_grid_gives_no_units(cfg, tmp_path):
     first = pretrain(at(one, tmp_path / "a"))
     encoder = SpeechEncoder(replace(cfg.model, frontend=replace(cfg.model.frontend, stack=3)))
     with pytest.raises(ConfigError, match="320 samples apart, those of the new model 480"):
-        unit_stage._features(one, encoder, first, 1, start_parallel("cpu"))
+        iteration_units._features(one, encoder, first, 1, start_parallel("cpu"))
 
 
 def test_damaged_audio_is_listed_and_left_out(cfg, tone_corpus, tmp_path):
@@ -300,10 +300,10 @@ def test_two_ranks_make_the_same_units_and_the_same_model_as_one(cfg, tmp_path):
 
 
 def test_ranks_wait_for_what_another_makes(tmp_path, monkeypatch):
-    monkeypatch.setattr(unit_stage, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(iteration_units, "POLL_SECONDS", 0.01)
     wanted = tmp_path / "units.npz"
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(unit_stage._wait, wanted, tmp_path, lambda: None)
+        waiting = pool.submit(iteration_units._wait, wanted, tmp_path, lambda: None)
         time.sleep(0.1)
         assert not waiting.done()
         wanted.touch()
@@ -311,7 +311,7 @@ def test_ranks_wait_for_what_another_makes(tmp_path, monkeypatch):
     wanted.unlink()
     (tmp_path / "failed-0").write_text("the disk is full")
     with pytest.raises(RunError, match="rank 0 could not make the units: the disk is full"):
-        unit_stage._wait(wanted, tmp_path, lambda: None)
+        iteration_units._wait(wanted, tmp_path, lambda: None)
 
 
 def test_a_failure_of_rank_0_is_left_for_the_others_to_read(cfg, tmp_path):

@@ -6,7 +6,7 @@ import time
 import torch
 from torch import nn
 
-from speechssl.training.profile import Profile, table
+from speechssl.training.monitoring.profile import Profile, table
 
 
 class Encoder(nn.Module):

@@ -14,7 +14,7 @@ from speechssl.config.load import read_toml
 from speechssl.core.errors import RunError
 from speechssl.core.ledger import Entry, read_ledger
 from speechssl.training.parallel import start_parallel
-from speechssl.training.run import RunFolder, config_changes
+from speechssl.training.run_folder import RunFolder, config_changes
 
 CFG = PretrainConfig()
 

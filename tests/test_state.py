@@ -8,9 +8,9 @@ import torch
 
 from speechssl.config import PretrainConfig
 from speechssl.core.errors import CheckpointError, InterruptedRun, RunError
-from speechssl.training.checkpoint import Checkpoints
+from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.parallel import start_parallel
-from speechssl.training.run import RunFolder
+from speechssl.training.run_folder import RunFolder
 from tests.test_parallel import on_ranks
 from tests.tiny import ListStream, Stopping, TinyObjective, lines_of, run_tiny, same, tiny, training, weights
 

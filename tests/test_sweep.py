@@ -16,7 +16,7 @@ from speechssl.asr.ctc import load_recogniser
 from speechssl.config.load import write_toml
 from speechssl.core.errors import DataError, InterruptedRun, RunError
 from speechssl.sweep import Ahead, Candidate, _check, _keep_best, tune
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from tests.processes import alive, children
 from tests.tones import recipe, write_shards
 

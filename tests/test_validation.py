@@ -38,11 +38,11 @@ from speechssl.reports.collect import Training, collect
 from speechssl.reports.curves import pretraining_figures
 from speechssl.targets import fit as units_module
 from speechssl.targets.table import UnitTable
-from speechssl.training.health import Health
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.health import Health
+from speechssl.training.monitoring.log import read_metrics
+from speechssl.training.monitoring.validation import HeldOut, validation_interval
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.pretrain import pretrain
-from speechssl.training.validation import HeldOut, validation_interval
 
 HOP = 320
 

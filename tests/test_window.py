@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from speechssl.objectives.base import Loss
+from speechssl.training.averages import Window
 from speechssl.training.parallel import start_parallel
-from speechssl.training.window import Window
 from tests.tiny import batch_of
 
 PARALLEL = start_parallel("cpu")

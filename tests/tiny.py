@@ -12,10 +12,10 @@ from speechssl.config import OptimConfig, PretrainConfig, TrainingConfig
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch
 from speechssl.objectives.base import Loss, Objective, Prepared
-from speechssl.training.log import read_metrics
 from speechssl.training.loop import train
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
-from speechssl.training.run import RunFolder
+from speechssl.training.run_folder import RunFolder
 
 __all__ = [
     "OPTIM",

@@ -36,11 +36,11 @@ from speechssl.evaluation.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import frame_grid
+from speechssl.training.checkpoints.same_corpus import check_corpus
 from speechssl.training.loop import train
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import settled
-from speechssl.training.run import RunFolder
-from speechssl.training.same_corpus import check_corpus
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model_settings", "training_set"]
 

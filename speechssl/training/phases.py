@@ -28,9 +28,9 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.training.initialisation import take_heads
 from speechssl.training.loop import autocast, train
+from speechssl.training.monitoring.validation import HeldOut, validation_interval
 from speechssl.training.parallel import Parallel
-from speechssl.training.run import RunFolder
-from speechssl.training.validation import HeldOut, validation_interval
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["Phase", "open_phase", "say", "train_phase"]
 

@@ -23,7 +23,7 @@ from speechssl.models.frontend import build_frontend
 from speechssl.targets.files import fit_units, read_unit_file
 from speechssl.targets.units import KMeans, UnitFeatures, UnitTable, units_identity
 from speechssl.training.parallel import Parallel
-from speechssl.training.run import RunFolder
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["check_grid", "check_targets", "given_units", "place_clusters"]
 

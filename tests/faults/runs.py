@@ -28,7 +28,7 @@ from speechssl.config import (
     Wav2Vec2Config,
 )
 from speechssl.config.load import write_toml
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 
 __all__ = ["Run", "config", "digest", "start", "wait_for"]
 

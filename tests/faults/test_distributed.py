@@ -16,7 +16,7 @@ from speechssl.core.ledger import read_ledger
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from tests.faults.runs import config, digest, start
 from tests.test_parallel import free_port
 

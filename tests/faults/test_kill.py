@@ -7,7 +7,7 @@ import time
 import pytest
 
 from speechssl.core.randomness import generator
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from tests.faults.runs import config, digest, start, wait_for
 
 STEPS = 24

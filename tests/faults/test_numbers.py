@@ -11,7 +11,7 @@ from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.manifest import write_manifest
 from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.store.writer import shard_manifest
-from speechssl.training.log import read_metrics
+from speechssl.training.monitoring.log import read_metrics
 from tests.faults.runs import config, start
 
 

@@ -31,7 +31,7 @@ from speechssl.targets.units import (
 )
 from speechssl.training.interrupt import Interrupt
 from speechssl.training.parallel import Parallel
-from speechssl.training.run import RunFolder
+from speechssl.training.run_folder import RunFolder
 from speechssl.training.targets import check_grid, place_clusters
 
 __all__ = ["iteration_units"]

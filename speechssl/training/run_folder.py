@@ -23,8 +23,8 @@ from speechssl.config.load import from_dict, to_dict, write_toml
 from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.ledger import Entry, Ledger, read_ledger
-from speechssl.training.checkpoint import Checkpoints
-from speechssl.training.log import MetricsLog
+from speechssl.training.checkpoints.checkpoint import Checkpoints
+from speechssl.training.monitoring.log import MetricsLog
 from speechssl.training.parallel import Parallel
 
 __all__ = ["ALLOWED", "FREE", "RunFolder", "config_changes", "decisive"]

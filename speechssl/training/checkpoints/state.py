@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from speechssl.core.errors import CheckpointError
 from speechssl.objectives.base import Objective
-from speechssl.training.checkpoint import Checkpoints, State
+from speechssl.training.checkpoints.checkpoint import Checkpoints, State
 from speechssl.training.ema import WeightAverage
 from speechssl.training.parallel import Parallel
 

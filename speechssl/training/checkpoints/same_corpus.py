@@ -12,7 +12,7 @@ from speechssl.core.ledger import Entry
 from speechssl.data.store.identity import Difference, Identity, difference, identity_of, is_unchanged
 from speechssl.data.store.reader import Corpus
 from speechssl.training.parallel import Parallel
-from speechssl.training.run import ALLOWED, RunFolder
+from speechssl.training.run_folder import ALLOWED, RunFolder
 
 __all__ = ["check_corpus"]
 

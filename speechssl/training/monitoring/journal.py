@@ -17,11 +17,11 @@ from speechssl.core.errors import RunError
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.core.tolerance import TooManyBadError
 from speechssl.data.batches.batch import BatchSummary
-from speechssl.training.health import Health
-from speechssl.training.log import Progress, read_metrics
+from speechssl.training.checkpoints.state import TrainingState
+from speechssl.training.monitoring.health import Health
+from speechssl.training.monitoring.log import Progress, read_metrics
 from speechssl.training.parallel import Parallel
-from speechssl.training.run import RunFolder
-from speechssl.training.state import TrainingState
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["Journal", "fingerprint"]
 
