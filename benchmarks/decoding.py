@@ -32,7 +32,7 @@ from speechssl.asr.search import Graph, Search
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.tune import tune
 from speechssl.config import DecoderConfig, EvaluateConfig, LmConfig, TuneConfig
-from speechssl.evaluation.wer import compare_systems, read_hypotheses, summarise
+from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses, summarise
 
 BEAM = 50
 TASKS = {

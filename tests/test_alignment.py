@@ -3,7 +3,7 @@ import unicodedata
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.evaluation.alignment import align_characters, align_words, normal_text, score_utterance
+from speechssl.evaluation.wer.edit_distance import align_characters, align_words, normal_text, score_utterance
 from tests.oracles.wer import counts_are_minimal, distance
 
 few_words = st.lists(st.sampled_from(["a", "b", "ab", "é", "the", "é"]), max_size=9)

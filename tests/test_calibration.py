@@ -8,16 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.calibration import (
-    area_under_curve,
-    calibration,
-    judged_words,
-    normalised_cross_entropy,
-)
-from speechssl.evaluation.hypotheses import score_row
-from speechssl.evaluation.significance import bootstrap_wer
-from speechssl.evaluation.table import wer_text
-from speechssl.evaluation.wer import read_hypotheses, summarise, write_wer
+from speechssl.evaluation.bootstrap import bootstrap_wer
+from speechssl.evaluation.wer.calibration import area_under_curve, calibration, judged_words, normalised_cross_entropy
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.wer import read_hypotheses, summarise, write_wer
+from speechssl.evaluation.wer.wer_text import wer_text
 from tests.oracles import confidence as oracle
 
 SCLITE = shutil.which("sclite") or shutil.which("sclite", path="/usr/lib/sctk/bin")

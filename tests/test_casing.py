@@ -6,7 +6,7 @@ from speechssl.asr.normalisers import normaliser
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import ScoreConfig, TokensConfig
 from speechssl.data.ingest.text.casing import language_code, lower_case
-from speechssl.evaluation.scoring import score_files
+from speechssl.evaluation.nist.score import score_files
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from speechssl.cli import main
 from speechssl.config import CompareConfig
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.evaluation.comparison import compare
-from speechssl.evaluation.wer import read_hypotheses, write_wer
+from speechssl.evaluation.compare.comparison import compare
+from speechssl.evaluation.wer.wer import read_hypotheses, write_wer
 from speechssl.reports.compare import build_comparison
 from tests.fake_run import hypotheses
 from tests.test_report_build import Page

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from speechssl.config import CompareConfig
-from speechssl.evaluation.wer import write_wer
+from speechssl.evaluation.wer.wer import write_wer
 from speechssl.reports.compare import build_comparison
 from tests.browser import Browser, find_browser
 from tests.fake_run import hypotheses

@@ -3,13 +3,13 @@ import json
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.breakdown import counts
-from speechssl.evaluation.comparison import compare
-from speechssl.evaluation.hypotheses import score_row
-from speechssl.evaluation.mapsswe import holm, mapsswe
-from speechssl.evaluation.pairs import LEVEL
-from speechssl.evaluation.significance import paired_bootstrap
-from speechssl.evaluation.wer import compare_systems, summarise
+from speechssl.evaluation.bootstrap import paired_bootstrap
+from speechssl.evaluation.compare.comparison import compare
+from speechssl.evaluation.compare.mapsswe import holm, mapsswe
+from speechssl.evaluation.compare.pairs import LEVEL
+from speechssl.evaluation.wer.breakdown import counts
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.wer import compare_systems, summarise
 from tests.fake_run import hypotheses
 from tests.oracles import comparison as oracle
 

@@ -8,7 +8,7 @@ differ. The true rate is the expected number of errors over the expected number 
 import numpy as np
 import pytest
 
-from speechssl.evaluation.significance import bootstrap_wer, paired_bootstrap
+from speechssl.evaluation.bootstrap import bootstrap_wer, paired_bootstrap
 
 SETS = 1000
 INSERTIONS = 0.04

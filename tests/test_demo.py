@@ -7,7 +7,7 @@ import pytest
 from speechssl.cli import main
 from speechssl.config.load import load_config
 from speechssl.demo import DemoConfig, _table, demo
-from speechssl.evaluation.wer import score_row, write_wer
+from speechssl.evaluation.wer.wer import score_row, write_wer
 from tests.whole import settings, write_folder
 
 

@@ -20,7 +20,7 @@ from speechssl.asr.transcribe import open_recogniser
 from speechssl.cli import main
 from speechssl.config import DecoderConfig, LiveConfig, TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError
-from speechssl.evaluation.wer import score_utterance
+from speechssl.evaluation.wer.wer import score_utterance
 from tests.oracles.wordfiles import read_ctm
 from tests.tones import make_sentence, speak, trained
 from tests.voices import voice

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.evaluation.alignment import align_words
-from speechssl.evaluation.mapsswe import Mapsswe, holm, mapsswe, segment_errors
+from speechssl.evaluation.compare.mapsswe import Mapsswe, holm, mapsswe, segment_errors
+from speechssl.evaluation.wer.edit_distance import align_words
 from tests.oracles import mapsswe as oracle
 
 words = st.lists(st.sampled_from("abcdef"), max_size=12).map(" ".join)

@@ -1,8 +1,8 @@
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.hypotheses import score_row
-from speechssl.evaluation.matching import match
+from speechssl.evaluation.compare.matching import match
+from speechssl.evaluation.wer.hypotheses import score_row
 
 
 def rows(ids, ref="a b", **more):

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.evaluation.alignment import align_words
-from speechssl.evaluation.multialign import align_systems
+from speechssl.evaluation.compare.multialign import align_systems
+from speechssl.evaluation.wer.edit_distance import align_words
 
 
 def columns(ref, *hyps):

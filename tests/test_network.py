@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.evaluation.network import Alternatives, Optional, has_markup, parse_markup, resolve, rewrite
-from speechssl.evaluation.weighted import LEVENSHTEIN, SCLITE, align_weighted
+from speechssl.evaluation.nist.alternatives import Alternatives, Optional, has_markup, parse_markup, resolve, rewrite
+from speechssl.evaluation.wer.sclite_weights import LEVENSHTEIN, SCLITE, align_weighted
 
 word = st.sampled_from("abc")
 leaf = st.one_of(word, word.map(Optional), st.just(""))

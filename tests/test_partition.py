@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.hypotheses import score_row
-from speechssl.evaluation.partition import (
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.partition import (
     duration_partition,
     field_partitions,
     length_partition,

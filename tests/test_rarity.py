@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.hypotheses import score_row
-from speechssl.evaluation.rarity import (
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.rarity import (
     by_frequency,
     count_words,
     oov_rate,
@@ -14,7 +14,7 @@ from speechssl.evaluation.rarity import (
     unseen_words,
     write_train_words,
 )
-from speechssl.evaluation.wer import read_hypotheses, summarise, write_wer
+from speechssl.evaluation.wer.wer import read_hypotheses, summarise, write_wer
 
 TRAIN = {"the": 500, "cat": 21, "sat": 20, "on": 6, "red": 5, "mat": 2, "once": 1}
 

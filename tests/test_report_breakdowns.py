@@ -3,8 +3,8 @@ import re
 
 import pytest
 
-from speechssl.evaluation.breakdown import Group
-from speechssl.evaluation.wer import score_row, summarise
+from speechssl.evaluation.wer.breakdown import Group
+from speechssl.evaluation.wer.wer import score_row, summarise
 from speechssl.reports.breakdowns import calibration_part, group_table, group_tables, rare_words
 from speechssl.reports.html import join
 

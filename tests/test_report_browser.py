@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from speechssl.evaluation.wer import write_wer
+from speechssl.evaluation.wer.wer import write_wer
 from speechssl.reports.build import build_report
 from speechssl.reports.collect import collect
 from speechssl.reports.facts import facts_of

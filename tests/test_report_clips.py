@@ -7,7 +7,7 @@ import shutil
 import pytest
 import soundfile
 
-from speechssl.evaluation.wer import write_wer
+from speechssl.evaluation.wer.wer import write_wer
 from speechssl.reports import clips as module
 from speechssl.reports.build import build_report
 from speechssl.reports.clips import CLIP_SECONDS, TOTAL_BYTES, clips_of

@@ -7,9 +7,9 @@ from speechssl.cli import main
 from speechssl.config import ScoreConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.evaluation.hypotheses import read_hypotheses
-from speechssl.evaluation.scoring import score_files
-from speechssl.evaluation.transcript_files import read_transcripts
+from speechssl.evaluation.nist.files import read_transcripts
+from speechssl.evaluation.nist.score import score_files
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
 
 
 def write(path, text):

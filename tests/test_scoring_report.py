@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from speechssl.cli import main
-from speechssl.evaluation.pairs import Pair
-from speechssl.evaluation.scoring_report import bootstrap_p
-from speechssl.evaluation.significance import PairedBootstrap
-from speechssl.evaluation.wer import read_hypotheses, summarise
+from speechssl.evaluation.bootstrap import PairedBootstrap
+from speechssl.evaluation.compare.pairs import Pair
+from speechssl.evaluation.nist.score_report import bootstrap_p
+from speechssl.evaluation.wer.wer import read_hypotheses, summarise
 
 DATA = Path(__file__).parent / "data" / "sctk"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import jiwer
 import pytest
 
-from speechssl.evaluation.alignment import align_words
-from speechssl.evaluation.mapsswe import mapsswe
+from speechssl.evaluation.compare.mapsswe import mapsswe
+from speechssl.evaluation.wer.edit_distance import align_words
 from tests.oracles import sctk
 
 DATA = Path(__file__).parent / "data" / "sctk"
@@ -108,7 +108,7 @@ def test_a_live_sclite_says_the_same(tmp_path):
 def own_counts(ref, hyp):
     """The system as `score` scores it with the cost ``sclite``."""
     from speechssl.config import ScoreConfig
-    from speechssl.evaluation.scoring import score_files
+    from speechssl.evaluation.nist.score import score_files
 
     cfg = ScoreConfig(ref=str(ref), hyp=(str(hyp),), cost="sclite", normalise="none")
     scoring = score_files(cfg, str, "none")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from speechssl.core.randomness import generator
-from speechssl.evaluation import significance
-from speechssl.evaluation.significance import bootstrap_wer, paired_bootstrap
+from speechssl.evaluation import bootstrap as significance
+from speechssl.evaluation.bootstrap import bootstrap_wer, paired_bootstrap
 from tests.oracles.wer import bootstrap as slow_bootstrap
 from tests.oracles.wer import limits
 

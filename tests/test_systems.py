@@ -3,7 +3,7 @@ import json
 import pytest
 
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.evaluation.wer import write_wer
+from speechssl.evaluation.wer.wer import write_wer
 from speechssl.reports.systems import find_systems
 
 ROWS = [{"id": "a", "ref": "one two", "hyp": "one too"}, {"id": "b", "ref": "three", "hyp": "three"}]

@@ -1,5 +1,5 @@
-from speechssl.evaluation.table import interval_text, percent, text_table, wer_text
-from speechssl.evaluation.wer import summarise
+from speechssl.evaluation.wer.wer import summarise
+from speechssl.evaluation.wer.wer_text import interval_text, percent, text_table, wer_text
 
 
 def test_rates_as_text():

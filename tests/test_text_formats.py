@@ -3,8 +3,8 @@
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.text_formats import guess_formats, looks_like_id
-from speechssl.evaluation.transcript_files import read_lines
+from speechssl.evaluation.nist.files import read_lines
+from speechssl.evaluation.nist.text_formats import guess_formats, looks_like_id
 
 
 def formats(tmp_path, ref, hyp, *, names=("r", "h"), **given):

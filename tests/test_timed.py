@@ -1,8 +1,8 @@
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.network import Alternatives, Optional
-from speechssl.evaluation.timed import group_words, read_ctm, read_stm
+from speechssl.evaluation.nist.alternatives import Alternatives, Optional
+from speechssl.evaluation.nist.stm_ctm import group_words, read_ctm, read_stm
 
 STM = """;; comment
 talk A ann 0.0 1.0 <o,f0> hello (uh)

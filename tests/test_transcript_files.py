@@ -3,9 +3,9 @@ import json
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.network import Optional
-from speechssl.evaluation.text_formats import guess_format
-from speechssl.evaluation.transcript_files import read_lines, read_transcripts
+from speechssl.evaluation.nist.alternatives import Optional
+from speechssl.evaluation.nist.files import read_lines, read_transcripts
+from speechssl.evaluation.nist.text_formats import guess_format
 
 
 def write(path, text):

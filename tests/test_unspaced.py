@@ -7,9 +7,9 @@ import pytest
 
 from speechssl.asr.finetune import finetune
 from speechssl.cli import main
-from speechssl.evaluation.alignment import align_characters
-from speechssl.evaluation.unspaced import is_unspaced, without_spaces
-from speechssl.evaluation.wer import summarise, write_wer
+from speechssl.evaluation.wer.edit_distance import align_characters
+from speechssl.evaluation.wer.unspaced import is_unspaced, without_spaces
+from speechssl.evaluation.wer.wer import summarise, write_wer
 from tests.test_finetune import said
 from tests.tones import recipe, write_shards
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.evaluation.weighted import LEVENSHTEIN, SCLITE, align_weighted
+from speechssl.evaluation.wer.sclite_weights import LEVENSHTEIN, SCLITE, align_weighted
 
 few = st.lists(st.sampled_from("abc"), max_size=7)
 

@@ -32,7 +32,7 @@ from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.text.casing import dotless_i
 from speechssl.data.store.reader import Corpus
-from speechssl.evaluation.rarity import count_words
+from speechssl.evaluation.wer.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import frame_grid

@@ -32,7 +32,7 @@ from speechssl.core.files import write_atomic, write_json
 from speechssl.core.ledger import Ledger
 from speechssl.data.batches.stream import evaluation_batches
 from speechssl.data.ingest.ids import say_absent
-from speechssl.evaluation.alignment import align_characters, score_utterance
+from speechssl.evaluation.wer.edit_distance import align_characters, score_utterance
 from speechssl.training.parallel import start_parallel
 from speechssl.training.precision import agreed
 

@@ -6,8 +6,8 @@ systems differ is framed: colour is never the only sign.
 
 from collections.abc import Sequence
 
-from speechssl.evaluation.changes import Change
-from speechssl.evaluation.multialign import Column
+from speechssl.evaluation.compare.changes import Change
+from speechssl.evaluation.compare.multialign import Column
 from speechssl.reports.html import Html, el
 
 __all__ = ["change_key", "change_list"]

@@ -5,11 +5,11 @@ In: the `WerReport` of one evaluation. Out: `Html`; a breakdown that the evaluat
 
 from collections.abc import Sequence
 
-from speechssl.evaluation.breakdown import Group
-from speechssl.evaluation.calibration import Calibration
-from speechssl.evaluation.rarity import WordBand
-from speechssl.evaluation.table import interval_text, percent
-from speechssl.evaluation.wer import WerReport
+from speechssl.evaluation.wer.breakdown import Group
+from speechssl.evaluation.wer.calibration import Calibration
+from speechssl.evaluation.wer.rarity import WordBand
+from speechssl.evaluation.wer.wer import WerReport
+from speechssl.evaluation.wer.wer_text import interval_text, percent
 from speechssl.reports.charts import interval_mark, reliability_chart
 from speechssl.reports.html import Child, Html, el
 from speechssl.reports.tables import count, table

@@ -12,7 +12,7 @@ from pathlib import Path
 from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.store.reader import Corpus, open_corpus
-from speechssl.evaluation.hypotheses import Row
+from speechssl.evaluation.wer.hypotheses import Row
 from speechssl.reports.audio import player, spectrogram
 from speechssl.reports.collect import Evaluation
 from speechssl.reports.html import Html, el

@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 from speechssl.core.environment import environment
 from speechssl.core.errors import DataError
-from speechssl.evaluation.hypotheses import HYPOTHESES, Row, read_hypotheses
-from speechssl.evaluation.rarity import read_train_words
-from speechssl.evaluation.wer import WerReport, summarise
+from speechssl.evaluation.wer.hypotheses import HYPOTHESES, Row, read_hypotheses
+from speechssl.evaluation.wer.rarity import read_train_words
+from speechssl.evaluation.wer.wer import WerReport, summarise
 from speechssl.reports.corpus import Corpus, read_corpus
 from speechssl.reports.lines import read_lines
 from speechssl.reports.unit_use import UnitUse, read_units

@@ -15,7 +15,7 @@ from typing import Any
 from speechssl.config import CompareConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.files import write_atomic
-from speechssl.evaluation.comparison import Comparison, compare
+from speechssl.evaluation.compare.comparison import Comparison, compare
 from speechssl.reports.compare_page import render_comparison
 from speechssl.reports.compare_text import comparison_text
 from speechssl.reports.systems import System, find_systems

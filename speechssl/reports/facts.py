@@ -12,9 +12,9 @@ from typing import Any
 
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import key
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.significance import PairedBootstrap
-from speechssl.evaluation.wer import compare_systems
+from speechssl.evaluation.bootstrap import PairedBootstrap
+from speechssl.evaluation.wer.hypotheses import Row
+from speechssl.evaluation.wer.wer import compare_systems
 from speechssl.reports.collect import Evaluation, RunRecord, Training
 
 __all__ = ["Facts", "LedgerLine", "TrainingFacts", "dev_wer", "facts_of", "to_json"]

@@ -5,8 +5,8 @@ In: a `RunRecord` and its `Facts`. Out: `Html`.
 
 from pathlib import Path
 
-from speechssl.evaluation.table import interval_text, percent
-from speechssl.evaluation.wer import WerReport, greedy_score
+from speechssl.evaluation.wer.wer import WerReport, greedy_score
+from speechssl.evaluation.wer.wer_text import interval_text, percent
 from speechssl.reports.charts import interval_chart
 from speechssl.reports.collect import Evaluation, RunRecord
 from speechssl.reports.facts import Facts

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.evaluation.hypotheses import HYPOTHESES, Row, read_hypotheses
+from speechssl.evaluation.wer.hypotheses import HYPOTHESES, Row, read_hypotheses
 
 __all__ = ["System", "find_systems"]
 

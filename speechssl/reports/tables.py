@@ -5,8 +5,8 @@ In: `Facts` and records. Out: `Html` tables with a caption each; numbers are flu
 
 from collections.abc import Collection, Sequence
 
-from speechssl.evaluation.table import interval_text, percent
-from speechssl.evaluation.wer import WerReport
+from speechssl.evaluation.wer.wer import WerReport
+from speechssl.evaluation.wer.wer_text import interval_text, percent
 from speechssl.reports.corpus import Corpus
 from speechssl.reports.facts import LedgerLine, TrainingFacts
 from speechssl.reports.html import Child, Html, el

@@ -5,7 +5,7 @@ In: a `RunRecord` and its `Facts`. Out: plain text.
 
 from datetime import datetime
 
-from speechssl.evaluation.table import interval_text, percent, text_table
+from speechssl.evaluation.wer.wer_text import interval_text, percent, text_table
 from speechssl.reports.collect import RunRecord
 from speechssl.reports.facts import Facts
 from speechssl.reports.sentences import comparison_sentence, model_sentence, score_sentences

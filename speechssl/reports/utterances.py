@@ -6,8 +6,8 @@ sign, so a print loses nothing.
 
 from collections.abc import Sequence
 
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.table import percent
+from speechssl.evaluation.wer.hypotheses import Row
+from speechssl.evaluation.wer.wer_text import percent
 from speechssl.reports.clips import Clips
 from speechssl.reports.html import Html, el
 

@@ -49,8 +49,8 @@ def score(words: list[str], overrides: list[str]) -> None:
             raise ConfigError("name the files either as REF HYP... or with --ref and --hyp, not both")
         cfg = replace(cfg, ref=words[0], hyp=tuple(words[1:]))
     from speechssl.asr.normalisers import normaliser
-    from speechssl.evaluation.scoring import score_files
-    from speechssl.evaluation.scoring_report import report_scoring
+    from speechssl.evaluation.nist.score import score_files
+    from speechssl.evaluation.nist.score_report import report_scoring
 
     scoring = score_files(
         cfg, *normaliser(cfg.normalise, cfg.language), for_language=lambda code: normaliser(cfg.normalise, code)[0]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from speechssl.core.errors import DataError
 from speechssl.data.ingest.rows import FIELDS
-from speechssl.evaluation.header_rows import table_rows
+from speechssl.evaluation.nist.header_rows import table_rows
 
 __all__ = ["TEXTS", "JsonRow", "parse_rows"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.json_transcripts import parse_rows
-from speechssl.evaluation.network import Item, parse_markup, untagged
-from speechssl.evaluation.text_formats import TRN, Format, file_of
+from speechssl.evaluation.nist.alternatives import Item, parse_markup, untagged
+from speechssl.evaluation.nist.json_transcripts import parse_rows
+from speechssl.evaluation.nist.text_formats import TRN, Format, file_of
 
 __all__ = ["Format", "Transcript", "collect", "markup", "read_lines", "read_transcripts"]
 

@@ -6,9 +6,9 @@ In: complete rows of ``hypotheses.jsonl``. Out: `Group` records, each with its o
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.partition import Partition, speaker_partition
-from speechssl.evaluation.significance import Interval, bootstrap_wer
+from speechssl.evaluation.bootstrap import Interval, bootstrap_wer
+from speechssl.evaluation.wer.hypotheses import Row
+from speechssl.evaluation.wer.partition import Partition, speaker_partition
 
 __all__ = ["Group", "by_partition", "by_speaker", "counts", "group_of", "speaker_interval"]
 
@@ -32,7 +32,7 @@ class Group:
 
 
 def counts(rows: Sequence[Row]) -> list[tuple[int, int]]:
-    """Return (errors, reference words) of each row: the table that `significance` takes."""
+    """Return (errors, reference words) of each row: the table that `bootstrap` takes."""
     return [(row["S"] + row["D"] + row["I"], row["N"]) for row in rows]
 
 

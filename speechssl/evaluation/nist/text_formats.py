@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.header_rows import header_of
-from speechssl.evaluation.hypotheses import HYPOTHESES
-from speechssl.evaluation.identity import match_ids, same_name
-from speechssl.evaluation.json_transcripts import TEXTS, parse_rows
+from speechssl.evaluation.nist.header_rows import header_of
+from speechssl.evaluation.nist.identity import match_ids, same_name
+from speechssl.evaluation.nist.json_transcripts import TEXTS, parse_rows
+from speechssl.evaluation.wer.hypotheses import HYPOTHESES
 
 __all__ = ["TRN", "Format", "file_of", "guess_format", "guess_formats", "looks_like_id"]
 

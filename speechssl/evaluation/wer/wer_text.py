@@ -7,10 +7,10 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from speechssl.evaluation.breakdown import Group
+from speechssl.evaluation.wer.breakdown import Group
 
 if TYPE_CHECKING:
-    from speechssl.evaluation.wer import WerReport
+    from speechssl.evaluation.wer.wer import WerReport
 
 __all__ = ["UNSPACED", "interval_text", "percent", "text_table", "text_width", "wer_text"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.hypotheses import Row
+from speechssl.evaluation.wer.hypotheses import Row
 
 __all__ = [
     "UNKNOWN",

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from speechssl.evaluation.breakdown import counts
-from speechssl.evaluation.changes import Change, WordChange, changed_utterances, changed_words
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.matching import Matched, match
-from speechssl.evaluation.pairs import Pair, pairs_of
-from speechssl.evaluation.partition import partitions
-from speechssl.evaluation.significance import PairedBootstrap, paired_bootstrap
-from speechssl.evaluation.summary import WerReport, report_of
+from speechssl.evaluation.bootstrap import PairedBootstrap, paired_bootstrap
+from speechssl.evaluation.compare.changes import Change, WordChange, changed_utterances, changed_words
+from speechssl.evaluation.compare.matching import Matched, match
+from speechssl.evaluation.compare.pairs import Pair, pairs_of
+from speechssl.evaluation.wer.breakdown import counts
+from speechssl.evaluation.wer.hypotheses import Row
+from speechssl.evaluation.wer.partition import partitions
+from speechssl.evaluation.wer.summary import WerReport, report_of
 
 __all__ = ["Comparison", "GroupDifference", "GroupTable", "SystemScore", "compare"]
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from speechssl.evaluation.breakdown import counts
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.mapsswe import Mapsswe, holm, mapsswe
-from speechssl.evaluation.matching import Matched
-from speechssl.evaluation.significance import PairedBootstrap, paired_bootstrap
+from speechssl.evaluation.bootstrap import PairedBootstrap, paired_bootstrap
+from speechssl.evaluation.compare.mapsswe import Mapsswe, holm, mapsswe
+from speechssl.evaluation.compare.matching import Matched
+from speechssl.evaluation.wer.breakdown import counts
+from speechssl.evaluation.wer.hypotheses import Row
 
 __all__ = ["LEVEL", "Pair", "pairs_of"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.significance import bootstrap_wer
+from speechssl.evaluation.bootstrap import bootstrap_wer
+from speechssl.evaluation.wer.hypotheses import Row
 
 __all__ = [
     "Calibration",

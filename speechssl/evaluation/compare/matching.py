@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.hypotheses import Row
+from speechssl.evaluation.wer.hypotheses import Row
 
 __all__ = ["Matched", "match"]
 

@@ -3,15 +3,15 @@
 In: two texts. Out: counts of substitutions, deletions and insertions, and the aligned pairs. Both texts are brought to
 Unicode NFC first (jiwer compares code points: the same word in NFC and in NFD would be an error) and split at any white
 space. jiwer does the alignment with the fewest errors; its own ratios are not used, because for an empty reference they
-are counts, not rates. With the cost ``sclite`` words are aligned as NIST sclite does (`weighted`).
+are counts, not rates. With the cost ``sclite`` words are aligned as NIST sclite does (`sclite_weights`).
 """
 
 import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from speechssl.evaluation.unspaced import without_spaces
-from speechssl.evaluation.weighted import Cost, align_weighted
+from speechssl.evaluation.wer.sclite_weights import Cost, align_weighted
+from speechssl.evaluation.wer.unspaced import without_spaces
 
 __all__ = [
     "AlignedPair",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic
-from speechssl.evaluation.alignment import normal_text
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.significance import bootstrap_wer
+from speechssl.evaluation.bootstrap import bootstrap_wer
+from speechssl.evaluation.wer.edit_distance import normal_text
+from speechssl.evaluation.wer.hypotheses import Row
 
 __all__ = [
     "TRAIN_WORDS",

@@ -11,7 +11,9 @@ from typing import Any
 
 from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic, write_json
-from speechssl.evaluation.alignment import (
+from speechssl.evaluation.bootstrap import PairedBootstrap, paired_bootstrap
+from speechssl.evaluation.wer.breakdown import Group, counts
+from speechssl.evaluation.wer.edit_distance import (
     AlignedPair,
     UtteranceScore,
     align_characters,
@@ -19,11 +21,9 @@ from speechssl.evaluation.alignment import (
     normal_text,
     score_utterance,
 )
-from speechssl.evaluation.breakdown import Group, counts
-from speechssl.evaluation.hypotheses import HYPOTHESES, read_hypotheses, score_row, write_hypotheses
-from speechssl.evaluation.rarity import TRAIN_WORDS, write_train_words
-from speechssl.evaluation.significance import PairedBootstrap, paired_bootstrap
-from speechssl.evaluation.summary import WerReport, report_of, summarise
+from speechssl.evaluation.wer.hypotheses import HYPOTHESES, read_hypotheses, score_row, write_hypotheses
+from speechssl.evaluation.wer.rarity import TRAIN_WORDS, write_train_words
+from speechssl.evaluation.wer.summary import WerReport, report_of, summarise
 
 __all__ = [
     "AlignedPair",
@@ -85,7 +85,7 @@ def write_wer(
     ``info`` says what was scored (model, split, decoder ...); ``wer.json`` keeps it under ``"info"``. That file is
     written last, so a folder that has it is complete.
     """
-    from speechssl.evaluation.table import wer_text
+    from speechssl.evaluation.wer.wer_text import wer_text
 
     folder = Path(folder)
     complete = write_hypotheses(folder / HYPOTHESES, rows)

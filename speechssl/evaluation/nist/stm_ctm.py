@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.identity import channel_keys, match_ids
-from speechssl.evaluation.network import Alternatives, Item, parse_markup, untagged
-from speechssl.evaluation.transcript_files import Transcript, collect, markup, read_lines
+from speechssl.evaluation.nist.alternatives import Alternatives, Item, parse_markup, untagged
+from speechssl.evaluation.nist.files import Transcript, collect, markup, read_lines
+from speechssl.evaluation.nist.identity import channel_keys, match_ids
 
 __all__ = ["Grouped", "Segment", "group_words", "read_ctm", "read_stm"]
 

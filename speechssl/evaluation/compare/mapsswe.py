@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Literal
 
-from speechssl.evaluation.alignment import AlignedPair
+from speechssl.evaluation.wer.edit_distance import AlignedPair
 
 __all__ = ["Mapsswe", "holm", "mapsswe", "segment_errors"]
 

@@ -7,7 +7,7 @@ system inserted one) and the word of every system. Equal words that two systems 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechssl.evaluation.alignment import AlignedPair
+from speechssl.evaluation.wer.edit_distance import AlignedPair
 
 __all__ = ["Column", "align_systems"]
 

@@ -10,21 +10,21 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from speechssl.evaluation.alignment import AlignedPair, align_characters
-from speechssl.evaluation.breakdown import Group, by_partition, by_speaker, group_of, speaker_interval
-from speechssl.evaluation.calibration import Calibration, calibration
-from speechssl.evaluation.confusions import operations, top_substitutions, top_units
-from speechssl.evaluation.hypotheses import Row, scored
-from speechssl.evaluation.partition import (
+from speechssl.evaluation.bootstrap import bootstrap_wer
+from speechssl.evaluation.wer.breakdown import Group, by_partition, by_speaker, group_of, speaker_interval
+from speechssl.evaluation.wer.calibration import Calibration, calibration
+from speechssl.evaluation.wer.confusions import operations, top_substitutions, top_units
+from speechssl.evaluation.wer.edit_distance import AlignedPair, align_characters
+from speechssl.evaluation.wer.hypotheses import Row, scored
+from speechssl.evaluation.wer.partition import (
     duration_partition,
     field_partitions,
     length_partition,
     rate_partition,
     snr_partition,
 )
-from speechssl.evaluation.rarity import WordBand, by_frequency, oov_rate, unseen_words
-from speechssl.evaluation.significance import bootstrap_wer
-from speechssl.evaluation.unspaced import is_unspaced
+from speechssl.evaluation.wer.rarity import WordBand, by_frequency, oov_rate, unseen_words
+from speechssl.evaluation.wer.unspaced import is_unspaced
 
 __all__ = ["WerReport", "report_of", "summarise"]
 
@@ -109,7 +109,7 @@ class WerReport:
 
     def __str__(self) -> str:
         """Return the headline in one line; ``wer.txt`` has the rest."""
-        from speechssl.evaluation.table import interval_text, percent
+        from speechssl.evaluation.wer.wer_text import interval_text, percent
 
         if self.unspaced:
             c = self.characters

@@ -13,8 +13,8 @@ from typing import Any
 
 from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic
-from speechssl.evaluation.alignment import Cost, normal_text, score_utterance
-from speechssl.evaluation.weighted import WEIGHTS
+from speechssl.evaluation.wer.edit_distance import Cost, normal_text, score_utterance
+from speechssl.evaluation.wer.sclite_weights import WEIGHTS
 
 __all__ = ["HYPOTHESES", "Row", "read_hypotheses", "score_row", "scored", "write_hypotheses"]
 

@@ -6,7 +6,7 @@ In: counted aligned pairs. Out: lists, most frequent first; equal counts are in 
 from collections import Counter
 from typing import Literal
 
-from speechssl.evaluation.alignment import AlignedPair
+from speechssl.evaluation.wer.edit_distance import AlignedPair
 
 __all__ = ["operations", "top_substitutions", "top_units"]
 

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from speechssl.evaluation.weighted import Weights
+from speechssl.evaluation.wer.sclite_weights import Weights
 
 __all__ = [
     "Alternatives",

@@ -15,14 +15,14 @@ from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.ingest.text.casing import capitals_fold
 from speechssl.data.ingest.text.corpus_tags import find_tags
-from speechssl.evaluation.alignment import normal_text
-from speechssl.evaluation.hypotheses import Row, score_row
-from speechssl.evaluation.identity import match_ids, same_name
-from speechssl.evaluation.network import Item, has_markup, resolve, rewrite
-from speechssl.evaluation.text_formats import Format, guess_formats
-from speechssl.evaluation.timed import Segment, group_words, read_ctm, read_stm
-from speechssl.evaluation.transcript_files import Transcript, read_lines, read_transcripts
-from speechssl.evaluation.weighted import WEIGHTS, Cost
+from speechssl.evaluation.nist.alternatives import Item, has_markup, resolve, rewrite
+from speechssl.evaluation.nist.files import Transcript, read_lines, read_transcripts
+from speechssl.evaluation.nist.identity import match_ids, same_name
+from speechssl.evaluation.nist.stm_ctm import Segment, group_words, read_ctm, read_stm
+from speechssl.evaluation.nist.text_formats import Format, guess_formats
+from speechssl.evaluation.wer.edit_distance import normal_text
+from speechssl.evaluation.wer.hypotheses import Row, score_row
+from speechssl.evaluation.wer.sclite_weights import WEIGHTS, Cost
 
 __all__ = ["Scoring", "SystemRows", "score_files"]
 

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from speechssl.evaluation.alignment import align_words
-from speechssl.evaluation.hypotheses import Row
-from speechssl.evaluation.matching import Matched
-from speechssl.evaluation.multialign import Column, align_systems
+from speechssl.evaluation.compare.matching import Matched
+from speechssl.evaluation.compare.multialign import Column, align_systems
+from speechssl.evaluation.wer.edit_distance import align_words
+from speechssl.evaluation.wer.hypotheses import Row
 
 __all__ = ["Change", "WordChange", "changed_utterances", "changed_words"]
 
