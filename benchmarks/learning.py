@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS, ROOT, hardware, write
-from speechssl.asr.score import evaluate
+from speechssl.asr.evaluate import evaluate
 from speechssl.config import EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import find_config, read_toml
 from speechssl.data.ingest.manifest import build_manifest

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.machine import write
-from speechssl.asr.score import evaluate
+from speechssl.asr.evaluate import evaluate
 from speechssl.config import DecoderConfig, EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import find_config, read_toml
 from speechssl.data.ingest.manifest import build_manifest

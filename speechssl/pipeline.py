@@ -232,7 +232,7 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
 
 def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: Ahead | None) -> list[Stage]:
     """Return fine-tuning and evaluation of every arm; ``ahead`` is already fine-tuning the scratch arm."""
-    from speechssl.asr.score import evaluate
+    from speechssl.asr.evaluate import evaluate
     from speechssl.training.run_folder import decisive
 
     split = "test" if labels["test"] else "dev"

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from speechssl.asr.align import align, frames_needed, word_times
-from speechssl.asr.decode import best_path, spans
+from speechssl.asr.decoding.decode import best_path, spans
 from speechssl.asr.tokens import Tokens
+from speechssl.asr.transcription.forced_alignment import align, frames_needed, word_times
 from speechssl.config import TokensConfig
 from speechssl.core.errors import AudioError
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.asr import alignments
-from speechssl.asr.alignments import Passage, align_all, align_passage, passages
 from speechssl.asr.ctc import load_recogniser
-from speechssl.asr.inputs import Input
+from speechssl.asr.transcription import align as alignments
+from speechssl.asr.transcription.align import Passage, align_all, align_passage, passages
+from speechssl.asr.transcription.inputs import Input
 from speechssl.config import AlignConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger

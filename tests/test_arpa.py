@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.asr.arpa import Arpa, is_arpa, read_words
+from speechssl.asr.lm.arpa import Arpa, is_arpa, read_words
 from speechssl.core.errors import DataError
 
 SMALL = """\

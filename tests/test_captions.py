@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.asr.align import Word
-from speechssl.asr.captions import captions, clock
+from speechssl.asr.transcription.captions import captions, clock
+from speechssl.asr.transcription.forced_alignment import Word
 from speechssl.config import CaptionConfig
 from speechssl.core.errors import ConfigError
 

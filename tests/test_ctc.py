@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.asr.ctc import CtcModel, CtcObjective, CtcPrepared, load_recogniser
-from speechssl.asr.decode import greedy
+from speechssl.asr.decoding.decode import greedy
 from speechssl.asr.recognise import frame_log_probs, recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import CtcConfig, EncoderConfig, FrontendConfig, ModelConfig, TokensConfig

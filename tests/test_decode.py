@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.asr.decode import Span, best_path, collapse, greedy, prefix_beam, spans
+from speechssl.asr.decoding.decode import Span, best_path, collapse, greedy, prefix_beam, spans
 from speechssl.asr.tokens import Tokens
 from speechssl.config import TokensConfig
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from speechssl.asr.decoder_pool import decode_all
-from speechssl.asr.ngram import estimate
+from speechssl.asr.decoding.decoder_pool import decode_all
+from speechssl.asr.lm.kneser_ney import estimate
 from speechssl.config import DecoderConfig
 from speechssl.core.errors import ConfigError
 from tests.spelled import peaky, tokens_of

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechssl.asr.decode import best_path, greedy, prefix_beam
-from speechssl.asr.decoders import build_decoder, decoded_words, describe
-from speechssl.asr.ngram import estimate
+from speechssl.asr.decoding.decode import best_path, greedy, prefix_beam
+from speechssl.asr.decoding.decoders import build_decoder, decoded_words, describe
+from speechssl.asr.lm.kneser_ney import estimate
 from speechssl.config import DecoderConfig
 from speechssl.core.errors import ConfigError, DataError
 from tests.spelled import peaky, random_log_probs, tokens_of

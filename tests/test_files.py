@@ -245,8 +245,8 @@ def test_json_goes_and_comes_back(tmp_path):
 
 
 OTHERS = {
-    "asr/language_model.py": {"open"},  # an unpacked model, in a temporary folder
-    "asr/outputs.py": {"os.fsync", "open"},  # the journal of transcripts is appended to
+    "asr/decoding/language_model.py": {"open"},  # an unpacked model, in a temporary folder
+    "asr/transcription/outputs.py": {"os.fsync", "open"},  # the journal of transcripts is appended to
     "core/arrays.py": {"open"},  # members of a zip, in an atomic file
     "data/audio/ffmpeg.py": {"write_bytes"},  # a pipe's content, in a temporary folder
     "data/ingest/foreign/manifest.py": {"write_bytes"},  # compared with its payload by each call, and written again

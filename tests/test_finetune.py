@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from speechssl.asr.ctc import load_recogniser
+from speechssl.asr.evaluate import evaluate
 from speechssl.asr.finetune import build_recogniser, ctc_settings, finetune, model_settings, training_set
 from speechssl.asr.labelled import open_labelled
-from speechssl.asr.score import evaluate
 from speechssl.asr.validation import Validation
 from speechssl.config import AugmentConfig, CtcConfig, DataConfig, EvaluateConfig, FrontendConfig, TokensConfig
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
@@ -271,7 +271,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from speechssl.asr.finetune import finetune
-from speechssl.asr.score import evaluate
+from speechssl.asr.evaluate import evaluate
 from speechssl.config import EvaluateConfig
 from speechssl.training.parallel import start_parallel
 from tests.tones import recipe

@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from speechssl.asr.arpa import Arpa
-from speechssl.asr.hotwords import favour, favour_in
-from speechssl.asr.ngram import estimate
+from speechssl.asr.decoding.hotwords import favour, favour_in
+from speechssl.asr.lm.arpa import Arpa
+from speechssl.asr.lm.kneser_ney import estimate
 
 TEXT = ["the cat sat", "the dog sat on the cat", "a dog", "the cat", "on and on"]
 

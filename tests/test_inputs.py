@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.asr.inputs import find_inputs, seconds_of
+from speechssl.asr.transcription.inputs import find_inputs, seconds_of
 from speechssl.core.errors import DataError
 
 

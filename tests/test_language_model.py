@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.asr.arpa import Arpa
-from speechssl.asr.language_model import find_lm, open_graph, search_with
-from speechssl.asr.ngram import estimate
+from speechssl.asr.decoding.language_model import find_lm, open_graph, search_with
+from speechssl.asr.lm.arpa import Arpa
+from speechssl.asr.lm.kneser_ney import estimate
 from speechssl.config import DecoderConfig
 from speechssl.core.errors import ConfigError, DataError
 from tests.oracles import ctc

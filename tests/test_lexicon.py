@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from speechssl.asr.lexicon import read_lexicon, spellable, training_words, words_of
+from speechssl.asr.decoding.lexicon import read_lexicon, spellable, training_words, words_of
 from speechssl.core.errors import ConfigError, DataError
 from tests.spelled import tokens_of
 

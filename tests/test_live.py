@@ -14,9 +14,9 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.asr.live import live_words, pcm_blocks, sliding_log_probs
 from speechssl.asr.recognise import frame_log_probs
-from speechssl.asr.transcribe import open_recogniser
+from speechssl.asr.transcription.live import live_words, pcm_blocks, sliding_log_probs
+from speechssl.asr.transcription.transcribe import open_recogniser
 from speechssl.cli import main
 from speechssl.config import DecoderConfig, LiveConfig, TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError

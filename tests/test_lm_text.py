@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from speechssl.asr.arpa import Arpa, read_words
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.lm_text import estimate_lm, read_text
+from speechssl.asr.lm.arpa import Arpa, read_words
+from speechssl.asr.lm.text import estimate_lm, read_text
 from speechssl.asr.tokens import Tokens
 from speechssl.cli import main
 from speechssl.config import LmConfig, TokensConfig

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.longform import block_frames, local_log_probs, read_blocks, regroup
 from speechssl.asr.recognise import frame_log_probs
+from speechssl.asr.transcription.longform import block_frames, local_log_probs, read_blocks, regroup
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from tests.tones import MODEL

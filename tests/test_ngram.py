@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.asr.arpa import Arpa
-from speechssl.asr.ngram import FALLBACK, estimate
+from speechssl.asr.lm.arpa import Arpa
+from speechssl.asr.lm.kneser_ney import FALLBACK, estimate
 from speechssl.core.errors import ConfigError, DataError
 
 PUBLISHED = Path(__file__).parent / "data" / "ngram"

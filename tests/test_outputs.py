@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.asr.align import Word
-from speechssl.asr.inputs import Input
-from speechssl.asr.outputs import open_outputs
-from speechssl.asr.transcript import Transcript
+from speechssl.asr.transcription.forced_alignment import Word
+from speechssl.asr.transcription.inputs import Input
+from speechssl.asr.transcription.outputs import open_outputs
+from speechssl.asr.transcription.transcript import Transcript
 from speechssl.config import CaptionConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import read_ledger

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.asr import packed as packing
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.packed import PackedRecogniser, can_pack
+from speechssl.asr.engine import packed as packing
+from speechssl.asr.engine.packed import PackedRecogniser, can_pack
 from speechssl.asr.recognise import frame_log_probs, recognise
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.ledger import Entry
@@ -99,7 +99,7 @@ def test_pieces_of_the_stem_join_without_a_seam(monkeypatch: pytest.MonkeyPatch)
         recogniser = model(stem)
         whole = frame_log_probs(recogniser, wave[None], torch.tensor([len(wave)]))
         for rows in (1, 8, 100, 1_000_000):
-            monkeypatch.setattr("speechssl.asr.packed_stem._ROWS", rows)
+            monkeypatch.setattr("speechssl.asr.engine.packed_stem._ROWS", rows)
             assert_same(PackedRecogniser(recogniser)([wave]), whole)
 
 

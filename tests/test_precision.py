@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from speechssl.asr.evaluate import evaluate
 from speechssl.asr.finetune import finetune
-from speechssl.asr.score import evaluate
 from speechssl.config import (
     AlignConfig,
     EvaluateConfig,
@@ -206,8 +206,8 @@ def test_C1_the_processor_of_this_machine_is_what_is_chosen_by():
 RECOGNISE = """
 import torch
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.longform import local_log_probs
-from speechssl.asr.packed import PackedRecogniser
+from speechssl.asr.transcription.longform import local_log_probs
+from speechssl.asr.engine.packed import PackedRecogniser
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.config import FrontendConfig, ModelConfig
 from speechssl.models.encoder import SpeechEncoder

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from speechssl.asr.ctc import CtcModel, load_recogniser
-from speechssl.asr.decode import greedy, prefix_beam
+from speechssl.asr.decoding.decode import greedy, prefix_beam
+from speechssl.asr.evaluate import evaluate, fields_of
 from speechssl.asr.recognise import frame_log_probs
-from speechssl.asr.score import evaluate, fields_of
 from speechssl.asr.tokens import Tokens
 from speechssl.config import DataConfig, DecoderConfig, EvaluateConfig, TokensConfig
 from speechssl.core.errors import CheckpointError, ConfigError, DataError

@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 
-from speechssl.asr.decode import collapse
-from speechssl.asr.lexicon import words_of
-from speechssl.asr.search import Graph, Search
+from speechssl.asr.decoding.decode import collapse
+from speechssl.asr.decoding.lexicon import words_of
+from speechssl.asr.decoding.search import Graph, Search
 from speechssl.core.errors import ConfigError, DataError
 from tests.oracles import ctc
 from tests.spelled import peaky, random_log_probs, tokens_of

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.asr.decoders import Decoded, build_decoder
-from speechssl.asr.stretches import CutRule, decode_stream, pauses
+from speechssl.asr.decoding.decoders import Decoded, build_decoder
 from speechssl.asr.tokens import Tokens
+from speechssl.asr.transcription.stretches import CutRule, decode_stream, pauses
 from speechssl.config import DecoderConfig, TokensConfig
 
 TOKENS, _ = Tokens.build(["abcde"], TokensConfig())

@@ -13,11 +13,11 @@ import soundfile
 import torch
 
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.decode import greedy
-from speechssl.asr.decoders import build_decoder
+from speechssl.asr.decoding.decode import greedy
+from speechssl.asr.decoding.decoders import build_decoder
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.asr.tokens import Tokens
-from speechssl.asr.transcribe import Recogniser, open_recogniser, transcribe, transcribe_file
+from speechssl.asr.transcription.transcribe import Recogniser, open_recogniser, transcribe, transcribe_file
 from speechssl.config import (
     DecoderConfig,
     EncoderConfig,
@@ -250,7 +250,7 @@ GROWTH = """
 import sys
 from pathlib import Path
 import torch
-from speechssl.asr.transcribe import open_recogniser, transcribe_file
+from speechssl.asr.transcription.transcribe import open_recogniser, transcribe_file
 from speechssl.config import TranscribeConfig
 torch.set_num_threads(1)
 cfg = TranscribeConfig(model=sys.argv[1], device="cpu")

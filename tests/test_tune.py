@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.score import evaluate
+from speechssl.asr.decoding.tune import Point, search_weights, tune
+from speechssl.asr.evaluate import evaluate
 from speechssl.asr.tokens import Tokens
-from speechssl.asr.tune import Point, search_weights, tune
 from speechssl.config import DataConfig, DecoderConfig, EvaluateConfig, LmConfig, TokensConfig, TuneConfig
 from speechssl.config.load import read_toml
 from speechssl.core.errors import ConfigError, DataError
@@ -67,7 +67,7 @@ def test_equal_points_go_to_the_smaller_weights():
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory) -> TuneConfig:
     pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
-    from speechssl.asr.lm_text import estimate_lm
+    from speechssl.asr.lm.text import estimate_lm
 
     place = tmp_path_factory.mktemp("tune")
     shards = write_shards(place, {"train": 30, "dev": 12})

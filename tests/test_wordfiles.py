@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speechssl.asr.align import Word
-from speechssl.asr.transcript import Transcript, from_row
-from speechssl.asr.wordfiles import SUFFIXES, parse_formats, render
+from speechssl.asr.transcription.forced_alignment import Word
+from speechssl.asr.transcription.transcript import Transcript, from_row
+from speechssl.asr.transcription.wordfiles import SUFFIXES, parse_formats, render
 from speechssl.config import CaptionConfig
 from speechssl.core.errors import ConfigError
 from tests.oracles.wordfiles import read_ctm, read_srt, read_textgrid, read_vtt

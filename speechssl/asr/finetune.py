@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechssl.asr.align import frames_needed
 from speechssl.asr.ctc import CtcModel, CtcObjective
+from speechssl.asr.decoding.lexicon import words_of
 from speechssl.asr.labelled import Labelled, open_labelled
-from speechssl.asr.lexicon import words_of
 from speechssl.asr.tokens import Tokens
+from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.asr.validation import Validation
 from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
 from speechssl.core.errors import CheckpointError, DataError

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from speechssl.asr.align import frames_needed
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.decode import greedy
+from speechssl.asr.decoding.decode import greedy
 from speechssl.asr.labelled import Labelled
 from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import BLANK, Tokens
+from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import key

@@ -12,7 +12,7 @@ def evaluate(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import EvaluateConfig
 
     _, cfg = load(EvaluateConfig, "evaluate", words, overrides, [])
-    from speechssl.asr.score import evaluate as score
+    from speechssl.asr.evaluate import evaluate as score
 
     print(score(cfg))
 
@@ -22,7 +22,7 @@ def tune(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import TuneConfig
 
     _, cfg = load(TuneConfig, "tune", words, overrides, [])
-    from speechssl.asr.tune import tune as choose
+    from speechssl.asr.decoding.tune import tune as choose
 
     print(choose(cfg))
 
@@ -32,6 +32,6 @@ def lm(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import LmConfig
 
     (source, output), cfg = load(LmConfig, "lm", words, overrides, ["TEXT|MANIFEST|SHARDS", "OUTPUT"])
-    from speechssl.asr.lm_text import estimate_lm
+    from speechssl.asr.lm.text import estimate_lm
 
     print(estimate_lm(Path(source), Path(output), cfg))

@@ -30,7 +30,7 @@ def transcribe(words: list[str], overrides: list[str]) -> int:
         if len(words) > 1:
             raise ConfigError("standard input (-) cannot be mixed with files; transcribe it alone")
         return _live(cfg)
-    from speechssl.asr.transcribe import transcribe as run
+    from speechssl.asr.transcription.transcribe import transcribe as run
 
     with _bar("transcribe", wanted=bool(cfg.output)) as advance:
         summary = run([Path(word) for word in words], cfg, say=_say, warn=_warn, advance=advance)
@@ -47,7 +47,7 @@ def align(words: list[str], overrides: list[str]) -> int:
     cfg = load_config(AlignConfig, None, overrides, prog=_ALIGN)
     if wants_help(overrides) or not words:
         raise ConfigError(f"usage: {_ALIGN} --model FOLDER [--output FOLDER --format textgrid,ctm]")
-    from speechssl.asr.alignments import align_all, passages
+    from speechssl.asr.transcription.align import align_all, passages
 
     found = passages(words, cfg.splits)
     with _bar("align", wanted=bool(cfg.output)) as advance:
@@ -64,8 +64,8 @@ def _live(cfg: "TranscribeConfig") -> int:
 
     if cfg.output or cfg.format not in ("text", "jsonl", "ctm"):
         raise ConfigError("from standard input words go to standard output: --format text, jsonl or ctm, no --output")
-    from speechssl.asr.live import live_words, pcm_blocks
-    from speechssl.asr.transcribe import open_recogniser
+    from speechssl.asr.transcription.live import live_words, pcm_blocks
+    from speechssl.asr.transcription.transcribe import open_recogniser
 
     end = 0.0
     begun = False

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.asr.ngram import estimate
-from speechssl.asr.search import Graph
+from speechssl.asr.decoding.search import Graph
+from speechssl.asr.lm.kneser_ney import estimate
 from speechssl.cli import main
 from speechssl.core.errors import DataError
 from tests.spelled import tokens_of

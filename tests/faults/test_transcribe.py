@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from speechssl.asr.transcribe import transcribe
+from speechssl.asr.transcription.transcribe import transcribe
 from speechssl.cli import main
 from speechssl.config import TranscribeConfig
 from tests.tones import make_sentence, speak, trained

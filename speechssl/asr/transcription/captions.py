@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from speechssl.asr.align import Word
+from speechssl.asr.transcription.forced_alignment import Word
 from speechssl.config import CaptionConfig
 from speechssl.core.errors import ConfigError
 

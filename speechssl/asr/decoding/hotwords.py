@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from speechssl.asr.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
+from speechssl.asr.lm.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
 
 __all__ = ["favour", "favour_in"]
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from speechssl.asr.labelled import open_labelled
-from speechssl.asr.ngram import NgramModel, estimate
+from speechssl.asr.lm.kneser_ney import NgramModel, estimate
 from speechssl.asr.tokens import Tokens, normalise_text
 from speechssl.config import DataConfig, LmConfig
 from speechssl.core.errors import ConfigError, DataError

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.asr.ctc import load_recogniser
-from speechssl.asr.decode import greedy
-from speechssl.asr.decoder_pool import decode_all
-from speechssl.asr.decoders import Decoded, describe
+from speechssl.asr.decoding.decode import greedy
+from speechssl.asr.decoding.decoder_pool import decode_all
+from speechssl.asr.decoding.decoders import Decoded, describe
 from speechssl.asr.labelled import Labelled, open_labelled
 from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import Tokens

@@ -10,16 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from speechssl.asr.captions import captions
 from speechssl.asr.ctc import CtcModel, load_recogniser
-from speechssl.asr.decoders import Decoder, build_decoder
-from speechssl.asr.inputs import Input, find_inputs, seconds_of
-from speechssl.asr.longform import Samples, block_frames, local_log_probs, read_blocks
-from speechssl.asr.outputs import open_outputs
-from speechssl.asr.stretches import CutRule, decode_stream
+from speechssl.asr.decoding.decoders import Decoder, build_decoder
 from speechssl.asr.tokens import Tokens
-from speechssl.asr.transcript import Transcript
-from speechssl.asr.wordfiles import JOINABLE, parse_formats, render
+from speechssl.asr.transcription.captions import captions
+from speechssl.asr.transcription.inputs import Input, find_inputs, seconds_of
+from speechssl.asr.transcription.longform import Samples, block_frames, local_log_probs, read_blocks
+from speechssl.asr.transcription.outputs import open_outputs
+from speechssl.asr.transcription.stretches import CutRule, decode_stream
+from speechssl.asr.transcription.transcript import Transcript
+from speechssl.asr.transcription.wordfiles import JOINABLE, parse_formats, render
 from speechssl.config import TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.core.precision import Setting

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from speechssl.asr.onednn import Convolution, dense
+from speechssl.asr.engine.onednn import Convolution, dense
 from speechssl.models.norm import LayerNorm
 from speechssl.models.waveform import ConvLayer, WaveformStem, folded_group_norm
 

@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from speechssl.asr.align import align
-from speechssl.asr.captions import captions
 from speechssl.asr.ctc import CtcModel, load_recogniser
-from speechssl.asr.inputs import Input
-from speechssl.asr.longform import Samples, block_frames, local_log_probs, read_blocks
-from speechssl.asr.outputs import open_outputs
 from speechssl.asr.tokens import Tokens
-from speechssl.asr.transcribe import Advance, Summary, check_stream, model_key
-from speechssl.asr.transcript import Transcript
-from speechssl.asr.wordfiles import parse_formats, render
+from speechssl.asr.transcription.captions import captions
+from speechssl.asr.transcription.forced_alignment import align
+from speechssl.asr.transcription.inputs import Input
+from speechssl.asr.transcription.longform import Samples, block_frames, local_log_probs, read_blocks
+from speechssl.asr.transcription.outputs import open_outputs
+from speechssl.asr.transcription.transcribe import Advance, Summary, check_stream, model_key
+from speechssl.asr.transcription.transcript import Transcript
+from speechssl.asr.transcription.wordfiles import parse_formats, render
 from speechssl.config import AlignConfig
 from speechssl.core.errors import AudioError, ConfigError, DataError
 from speechssl.core.ledger import Entry

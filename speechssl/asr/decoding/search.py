@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.asr.decode import collapse
+from speechssl.asr.decoding.decode import collapse
 from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
 from speechssl.core.errors import ConfigError, DataError
 
@@ -70,7 +70,7 @@ class Graph:
         ARPA or KenLM binary, plain; None for no language model.
     bonus
         Added to the log10 probabilities that look ahead inside words: what a language model with hotwords
-        (`speechssl.asr.hotwords`) has taken off the other words.
+        (`speechssl.asr.decoding.hotwords`) has taken off the other words.
     name
         What errors call the language model, when ``lm`` is a copy of it.
 

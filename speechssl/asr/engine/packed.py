@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.onednn import Dense, available
-from speechssl.asr.packed_stem import PackedStem
+from speechssl.asr.engine.onednn import Dense, available
+from speechssl.asr.engine.packed_stem import PackedStem
 from speechssl.data.batches.batch import full_scale
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.fft_conv import FixedConvolution

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from speechssl.asr.align import Word
+from speechssl.asr.transcription.forced_alignment import Word
 from speechssl.core.errors import AudioError
 
 __all__ = ["Transcript", "from_row", "to_row"]

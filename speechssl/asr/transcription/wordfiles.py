@@ -6,8 +6,8 @@ In: a ``Transcript``. Out: the content of one file. Times are rounded to millise
 import json
 from collections.abc import Callable
 
-from speechssl.asr.captions import captions, to_srt, to_vtt
-from speechssl.asr.transcript import Transcript, to_row
+from speechssl.asr.transcription.captions import captions, to_srt, to_vtt
+from speechssl.asr.transcription.transcript import Transcript, to_row
 from speechssl.config import CaptionConfig
 from speechssl.core.errors import ConfigError
 

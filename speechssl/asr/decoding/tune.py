@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 
 from speechssl.asr.ctc import load_recogniser
-from speechssl.asr.decode import greedy
-from speechssl.asr.decoders import searcher
+from speechssl.asr.decoding.decode import greedy
+from speechssl.asr.decoding.decoders import searcher
+from speechssl.asr.decoding.language_model import open_graph
 from speechssl.asr.labelled import open_labelled
-from speechssl.asr.language_model import open_graph
 from speechssl.asr.recognise import recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import DecoderConfig, EvaluateConfig, TuneConfig

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.asr.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
+from speechssl.asr.lm.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
 from speechssl.core.errors import ConfigError, DataError
 
 __all__ = ["FALLBACK", "Discounts", "Grams", "NgramModel", "estimate"]

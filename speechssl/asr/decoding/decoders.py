@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.asr.decode import best_path, collapse, prefix_beam, spans
-from speechssl.asr.language_model import open_graph, search_with
-from speechssl.asr.search import Graph, Search, Spelling
+from speechssl.asr.decoding.decode import best_path, collapse, prefix_beam, spans
+from speechssl.asr.decoding.language_model import open_graph, search_with
+from speechssl.asr.decoding.search import Graph, Search, Spelling
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import DecoderConfig
 from speechssl.core.errors import ConfigError

@@ -10,7 +10,7 @@ from math import exp
 
 import torch
 
-from speechssl.asr.decode import Span, spans
+from speechssl.asr.decoding.decode import Span, spans
 from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
 from speechssl.core.errors import AudioError
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.asr.decoders import Decoded, Decoder, build_decoder
+from speechssl.asr.decoding.decoders import Decoded, Decoder, build_decoder
 from speechssl.asr.tokens import Tokens
 from speechssl.config import DecoderConfig
 

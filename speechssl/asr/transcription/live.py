@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.asr.align import Word
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.longform import Samples, regroup
 from speechssl.asr.recognise import listener
-from speechssl.asr.stretches import CutRule, decode_stream
-from speechssl.asr.transcribe import Recogniser
+from speechssl.asr.transcription.forced_alignment import Word
+from speechssl.asr.transcription.longform import Samples, regroup
+from speechssl.asr.transcription.stretches import CutRule, decode_stream
+from speechssl.asr.transcription.transcribe import Recogniser
 from speechssl.config import LiveConfig, TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.data.audio.decode import SAMPLE_RATE

@@ -9,10 +9,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from speechssl.asr.arpa import is_arpa, read_words
-from speechssl.asr.hotwords import favour, favour_in
-from speechssl.asr.lexicon import read_lexicon, spellable, training_words
-from speechssl.asr.search import Graph, Search
+from speechssl.asr.decoding.hotwords import favour, favour_in
+from speechssl.asr.decoding.lexicon import read_lexicon, spellable, training_words
+from speechssl.asr.decoding.search import Graph, Search
+from speechssl.asr.lm.arpa import is_arpa, read_words
 from speechssl.asr.tokens import BOUNDARY, Tokens
 from speechssl.config import DecoderConfig
 from speechssl.core.errors import ConfigError

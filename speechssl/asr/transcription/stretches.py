@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from speechssl.asr.align import Word
-from speechssl.asr.decode import best_path
-from speechssl.asr.decoders import Decoder
+from speechssl.asr.decoding.decode import best_path
+from speechssl.asr.decoding.decoders import Decoder
 from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
+from speechssl.asr.transcription.forced_alignment import Word
 
 __all__ = ["CutRule", "Pause", "decode_stream", "pauses"]
 

@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from speechssl.asr.inputs import Input
-from speechssl.asr.transcript import Transcript, from_row, to_row
-from speechssl.asr.wordfiles import SUFFIXES, render
+from speechssl.asr.transcription.inputs import Input
+from speechssl.asr.transcription.transcript import Transcript, from_row, to_row
+from speechssl.asr.transcription.wordfiles import SUFFIXES, render
 from speechssl.config import CaptionConfig
 from speechssl.core.files import atomic_file, exclusive, write_atomic
 from speechssl.core.ledger import Entry, Ledger
