@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from speechssl.reports.build import build_report  # noqa: E402
+from speechssl.reports.run.build import build_report  # noqa: E402
 from tests.browser import Browser, find_browser  # noqa: E402
 
 WIDTH = 1200

@@ -294,7 +294,7 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     DataError, RunError, InterruptedRun
         From the stages.
     """
-    from speechssl.reports.build import build_report
+    from speechssl.reports.run.build import build_report
     from speechssl.training.precision import settled_run
 
     folder = folder.expanduser().resolve()

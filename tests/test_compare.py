@@ -11,7 +11,7 @@ from speechssl.config import CompareConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.compare.comparison import compare
 from speechssl.evaluation.wer.wer import read_hypotheses, write_wer
-from speechssl.reports.compare import build_comparison
+from speechssl.reports.comparison.compare import build_comparison
 from tests.fake_run import hypotheses
 from tests.test_report_build import Page
 

@@ -6,7 +6,7 @@ import pytest
 
 from speechssl.config import CompareConfig
 from speechssl.evaluation.wer.wer import write_wer
-from speechssl.reports.compare import build_comparison
+from speechssl.reports.comparison.compare import build_comparison
 from tests.browser import Browser, find_browser
 from tests.fake_run import hypotheses
 from tests.test_report_browser import CONTRAST, HOSTILE, asked, brightness, complaints

@@ -1,6 +1,6 @@
 import re
 
-from speechssl.reports.differences import difference_chart, difference_mark, reach
+from speechssl.reports.comparison.differences import difference_chart, difference_mark, reach
 
 
 def test_reach():

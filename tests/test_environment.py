@@ -6,7 +6,7 @@ from importlib import metadata
 
 import speechssl
 from speechssl.core.environment import environment, write_environment
-from speechssl.reports.build import build_report
+from speechssl.reports.run.build import build_report
 from tests.tiny import run_tiny
 
 

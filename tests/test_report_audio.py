@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.reports.audio import MEL_BANDS, RANGE_DB, log_mel, player, spectrogram
+from speechssl.reports.page.audio import MEL_BANDS, RANGE_DB, log_mel, player, spectrogram
 
 RATE = 16_000
 

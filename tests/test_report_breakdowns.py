@@ -5,8 +5,8 @@ import pytest
 
 from speechssl.evaluation.wer.breakdown import Group
 from speechssl.evaluation.wer.wer import score_row, summarise
-from speechssl.reports.breakdowns import calibration_part, group_table, group_tables, rare_words
-from speechssl.reports.html import join
+from speechssl.reports.page.html import join
+from speechssl.reports.run.breakdowns import calibration_part, group_table, group_tables, rare_words
 
 ROWS = [
     score_row(f"u{i}", ref, hyp, speaker=f"s{i % 2}", duration=2.0, confidences=sure,

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from speechssl.evaluation.wer.wer import write_wer
-from speechssl.reports.build import build_report
-from speechssl.reports.collect import collect
-from speechssl.reports.facts import facts_of
+from speechssl.reports.run.build import build_report
+from speechssl.reports.run.collect import collect
+from speechssl.reports.run.facts import facts_of
 from tests.browser import Browser, find_browser
 from tests.fake_run import hypotheses, write_lines, write_run
 from tests.fake_sound import add_sound

@@ -11,7 +11,7 @@ from speechssl.config.load import write_toml
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses, write_wer
-from speechssl.reports.build import build_report
+from speechssl.reports.run.build import build_report
 from tests.fake_run import finetuning_metrics, hypotheses, pretraining_metrics, write_lines, write_run
 
 MADE = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from speechssl.reports.axes import LONGEST, Series, linear_scale, log_scale, thin, tick_label
-from speechssl.reports.charts import bar_chart, interval_chart, interval_mark, line_chart, reliability_chart
-from speechssl.reports.html import Html, el, join
+from speechssl.reports.page.axes import LONGEST, Series, linear_scale, log_scale, thin, tick_label
+from speechssl.reports.page.charts import bar_chart, interval_chart, interval_mark, line_chart, reliability_chart
+from speechssl.reports.page.html import Html, el, join
 
 numbers = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=20)
 

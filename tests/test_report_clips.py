@@ -8,10 +8,10 @@ import pytest
 import soundfile
 
 from speechssl.evaluation.wer.wer import write_wer
-from speechssl.reports import clips as module
-from speechssl.reports.build import build_report
-from speechssl.reports.clips import CLIP_SECONDS, TOTAL_BYTES, clips_of
-from speechssl.reports.collect import collect
+from speechssl.reports.run import clips as module
+from speechssl.reports.run.build import build_report
+from speechssl.reports.run.clips import CLIP_SECONDS, TOTAL_BYTES, clips_of
+from speechssl.reports.run.collect import collect
 from tests.chirps import chirp
 from tests.fake_sound import add_sound
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from speechssl.evaluation.wer.wer import write_wer
-from speechssl.reports.build import build_report
+from speechssl.reports.run.build import build_report
 from tests.fake_run import hypotheses, write_lines, write_run
 from tests.fake_sound import add_sound
 

@@ -4,7 +4,7 @@ import pytest
 
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.wer.wer import write_wer
-from speechssl.reports.systems import find_systems
+from speechssl.reports.comparison.systems import find_systems
 
 ROWS = [{"id": "a", "ref": "one two", "hyp": "one too"}, {"id": "b", "ref": "three", "hyp": "three"}]
 

@@ -5,9 +5,9 @@ import pytest
 
 from speechssl.config import HubertConfig, PretrainConfig
 from speechssl.config.load import write_toml
-from speechssl.reports import unit_use as module
-from speechssl.reports.build import build_report
-from speechssl.reports.unit_use import read_units, use_chart
+from speechssl.reports.run import unit_use as module
+from speechssl.reports.run.build import build_report
+from speechssl.reports.run.unit_use import read_units, use_chart
 from speechssl.targets.table import UnitTable
 from tests.fake_run import write_lines
 

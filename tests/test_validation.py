@@ -34,8 +34,8 @@ from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.reports.collect import Training, collect
-from speechssl.reports.curves import pretraining_figures
+from speechssl.reports.run.collect import Training, collect
+from speechssl.reports.run.curves import pretraining_figures
 from speechssl.targets import fit as units_module
 from speechssl.targets.table import UnitTable
 from speechssl.training.monitoring.health import Health

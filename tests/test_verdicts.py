@@ -2,7 +2,7 @@ import pytest
 
 from speechssl.evaluation.compare.comparison import compare
 from speechssl.evaluation.wer.hypotheses import score_row
-from speechssl.reports.verdicts import caveats, p_text, pair_sentence, points, verdict
+from speechssl.reports.comparison.verdicts import caveats, p_text, pair_sentence, points, verdict
 from tests.fake_run import hypotheses
 
 

@@ -17,11 +17,11 @@ from speechssl.data.audio.decode import AudioLimits, decode
 from speechssl.data.audit.audit import Audit
 from speechssl.data.audit.census import census
 from speechssl.data.audit.checks import CHECKS, Finding
-from speechssl.reports.audio import player, spectrogram
-from speechssl.reports.charts import bar_chart
-from speechssl.reports.head import document_head
-from speechssl.reports.html import Child, Html, el
-from speechssl.reports.tables import count, table
+from speechssl.reports.page.audio import player, spectrogram
+from speechssl.reports.page.charts import bar_chart
+from speechssl.reports.page.head import document_head
+from speechssl.reports.page.html import Child, Html, el
+from speechssl.reports.run.tables import count, table
 
 __all__ = ["render_audit", "render_text", "write_audit"]
 

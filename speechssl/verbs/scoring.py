@@ -17,7 +17,7 @@ def report(words: list[str], overrides: list[str]) -> int:
     if overrides:
         raise ConfigError(f"report takes no settings (got {' '.join(overrides)})")
     (folder,) = positional(words, ["RUN"], "report")
-    from speechssl.reports.build import build_report
+    from speechssl.reports.run.build import build_report
 
     print(build_report(Path(str(folder))))
     return 0
@@ -31,7 +31,7 @@ def compare(words: list[str], overrides: list[str]) -> None:
     cfg = load_config(CompareConfig, None, overrides, prog="speechssl compare RUN RUN...")
     if not words:
         raise ConfigError("usage: speechssl compare RUN RUN... [--output FOLDER]   (RUN: PATH or NAME=PATH)")
-    from speechssl.reports.compare import build_comparison
+    from speechssl.reports.comparison.compare import build_comparison
 
     page = build_comparison([str(word) for word in words], cfg)
     print(page.with_name("compare.txt").read_text(encoding="utf-8").split("\n\n", 1)[0])

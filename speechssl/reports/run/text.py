@@ -6,10 +6,10 @@ In: a `RunRecord` and its `Facts`. Out: plain text.
 from datetime import datetime
 
 from speechssl.evaluation.wer.wer_text import interval_text, percent, text_table
-from speechssl.reports.collect import RunRecord
-from speechssl.reports.facts import Facts
-from speechssl.reports.sentences import comparison_sentence, model_sentence, score_sentences
-from speechssl.reports.tables import duration_text, hours_text
+from speechssl.reports.run.collect import RunRecord
+from speechssl.reports.run.facts import Facts
+from speechssl.reports.run.sentences import comparison_sentence, model_sentence, score_sentences
+from speechssl.reports.run.tables import duration_text, hours_text
 
 __all__ = ["render_text"]
 

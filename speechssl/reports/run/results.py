@@ -7,13 +7,13 @@ from pathlib import Path
 
 from speechssl.evaluation.wer.wer import WerReport, greedy_score
 from speechssl.evaluation.wer.wer_text import interval_text, percent
-from speechssl.reports.charts import interval_chart
-from speechssl.reports.collect import Evaluation, RunRecord
-from speechssl.reports.facts import Facts
-from speechssl.reports.figure import Figure, figure, prose
-from speechssl.reports.html import Html, el
-from speechssl.reports.sentences import comparison_sentence, score_sentences
-from speechssl.reports.tables import count, score_table
+from speechssl.reports.page.charts import interval_chart
+from speechssl.reports.page.figure import Figure, figure, prose
+from speechssl.reports.page.html import Html, el
+from speechssl.reports.run.collect import Evaluation, RunRecord
+from speechssl.reports.run.facts import Facts
+from speechssl.reports.run.sentences import comparison_sentence, score_sentences
+from speechssl.reports.run.tables import count, score_table
 
 __all__ = ["results"]
 

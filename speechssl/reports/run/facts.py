@@ -15,7 +15,7 @@ from speechssl.core.randomness import key
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.wer.hypotheses import Row
 from speechssl.evaluation.wer.wer import compare_systems
-from speechssl.reports.collect import Evaluation, RunRecord, Training
+from speechssl.reports.run.collect import Evaluation, RunRecord, Training
 
 __all__ = ["Facts", "LedgerLine", "TrainingFacts", "dev_wer", "facts_of", "to_json"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from speechssl.evaluation.compare.changes import Change
 from speechssl.evaluation.compare.multialign import Column
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.html import Html, el
 
 __all__ = ["change_key", "change_list"]
 

@@ -5,8 +5,8 @@ In: differences in percentage points. Out: inline SVG in the colours of the page
 
 from collections.abc import Sequence
 
-from speechssl.reports.axes import Scale, linear_scale, tick_label
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.axes import Scale, linear_scale, tick_label
+from speechssl.reports.page.html import Html, el
 
 __all__ = ["difference_chart", "difference_mark", "reach"]
 

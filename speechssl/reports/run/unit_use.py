@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.core.errors import DataError
-from speechssl.reports.axes import Series
-from speechssl.reports.charts import line_chart
-from speechssl.reports.html import Html
+from speechssl.reports.page.axes import Series
+from speechssl.reports.page.charts import line_chart
+from speechssl.reports.page.html import Html
 from speechssl.targets.table import UnitTable
 
 __all__ = ["UnitUse", "read_units", "use_chart"]

@@ -3,10 +3,10 @@
 In: a `RunRecord` and its `Facts`. Out: `Html`.
 """
 
-from speechssl.reports.collect import RunRecord
-from speechssl.reports.facts import Facts
-from speechssl.reports.html import Child, Html, el
-from speechssl.reports.tables import duration_text, table
+from speechssl.reports.page.html import Child, Html, el
+from speechssl.reports.run.collect import RunRecord
+from speechssl.reports.run.facts import Facts
+from speechssl.reports.run.tables import duration_text, table
 
 __all__ = ["reproduction"]
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from speechssl.evaluation.wer.hypotheses import Row
 from speechssl.evaluation.wer.wer_text import percent
-from speechssl.reports.clips import Clips
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.html import Html, el
+from speechssl.reports.run.clips import Clips
 
 __all__ = ["alignment_key", "utterance_list"]
 

@@ -5,7 +5,7 @@ In: records. Out: plain text, shared by report.html and report.txt.
 
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.wer.wer_text import UNSPACED, interval_text, percent
-from speechssl.reports.collect import Evaluation, RunRecord
+from speechssl.reports.run.collect import Evaluation, RunRecord
 
 __all__ = ["comparison_sentence", "model_sentence", "probability_text", "score_sentences"]
 

@@ -7,8 +7,8 @@ Series differ in dash as well as in colour.
 import math
 from collections.abc import Sequence
 
-from speechssl.reports.axes import Scale, Series, linear_scale, log_scale, thin, tick_label
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.axes import Scale, Series, linear_scale, log_scale, thin, tick_label
+from speechssl.reports.page.html import Html, el
 
 __all__ = ["bar_chart", "interval_chart", "interval_mark", "line_chart", "reliability_chart"]
 

@@ -17,9 +17,9 @@ from speechssl.core.errors import DataError
 from speechssl.evaluation.wer.hypotheses import HYPOTHESES, Row, read_hypotheses
 from speechssl.evaluation.wer.rarity import read_train_words
 from speechssl.evaluation.wer.wer import WerReport, summarise
-from speechssl.reports.corpus import Corpus, read_corpus
-from speechssl.reports.lines import read_lines
-from speechssl.reports.unit_use import UnitUse, read_units
+from speechssl.reports.page.lines import read_lines
+from speechssl.reports.run.corpus import Corpus, read_corpus
+from speechssl.reports.run.unit_use import UnitUse, read_units
 
 __all__ = ["Evaluation", "RunRecord", "Training", "collect"]
 

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import Path
 
 from speechssl.core.files import write_atomic, write_json
-from speechssl.reports.collect import collect
-from speechssl.reports.facts import facts_of, to_json
-from speechssl.reports.page import render_page
-from speechssl.reports.text import render_text
+from speechssl.reports.run.collect import collect
+from speechssl.reports.run.facts import facts_of, to_json
+from speechssl.reports.run.page import render_page
+from speechssl.reports.run.text import render_text
 
 __all__ = ["build_report"]
 

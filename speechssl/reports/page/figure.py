@@ -6,7 +6,7 @@ In: SVG and text. Out: `Html`.
 import re
 from dataclasses import dataclass
 
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.html import Html, el
 
 __all__ = ["Figure", "figure", "prose"]
 

@@ -5,7 +5,7 @@ In: a title and style sheets. Out: the ``<head>`` element. A page is one file th
 
 from importlib import resources
 
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.html import Html, el
 
 __all__ = ["document_head"]
 
@@ -22,7 +22,7 @@ def document_head(title: str, *sheets: str, style: str = "", sound: bool = True)
     sound
         Whether the page may hold recordings (as ``data:`` addresses).
     """
-    files = resources.files("speechssl.reports")
+    files = resources.files("speechssl.reports.page")
     rules = "".join(files.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", *sheets))
     media = "media-src data:; " if sound else ""
     policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; {media}base-uri 'none'; form-action 'none'"

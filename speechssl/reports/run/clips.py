@@ -13,9 +13,9 @@ from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.evaluation.wer.hypotheses import Row
-from speechssl.reports.audio import player, spectrogram
-from speechssl.reports.collect import Evaluation
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.audio import player, spectrogram
+from speechssl.reports.page.html import Html, el
+from speechssl.reports.run.collect import Evaluation
 
 __all__ = ["CLIP_SECONDS", "TOTAL_BYTES", "Clips", "clips_of"]
 

@@ -8,19 +8,19 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 
-from speechssl.reports.breakdowns import calibration_part, group_tables, rare_words
-from speechssl.reports.charts import bar_chart
-from speechssl.reports.clips import Clips, clips_of
-from speechssl.reports.collect import RunRecord, Training
-from speechssl.reports.curves import finetuning_figures, pretraining_figures, training_label
-from speechssl.reports.facts import Facts
-from speechssl.reports.figure import Figure, figure
-from speechssl.reports.head import document_head
-from speechssl.reports.html import Html, el, join
-from speechssl.reports.reproduction import reproduction
-from speechssl.reports.results import results
-from speechssl.reports.sentences import model_sentence
-from speechssl.reports.tables import (
+from speechssl.reports.page.charts import bar_chart
+from speechssl.reports.page.figure import Figure, figure
+from speechssl.reports.page.head import document_head
+from speechssl.reports.page.html import Html, el, join
+from speechssl.reports.run.breakdowns import calibration_part, group_tables, rare_words
+from speechssl.reports.run.clips import Clips, clips_of
+from speechssl.reports.run.collect import RunRecord, Training
+from speechssl.reports.run.curves import finetuning_figures, pretraining_figures, training_label
+from speechssl.reports.run.facts import Facts
+from speechssl.reports.run.reproduction import reproduction
+from speechssl.reports.run.results import results
+from speechssl.reports.run.sentences import model_sentence
+from speechssl.reports.run.tables import (
     confusion_tables,
     corpus_table,
     count,
@@ -29,7 +29,7 @@ from speechssl.reports.tables import (
     training_table,
     unit_table,
 )
-from speechssl.reports.utterances import alignment_key, utterance_list
+from speechssl.reports.run.utterances import alignment_key, utterance_list
 
 __all__ = ["render_page"]
 

@@ -14,15 +14,15 @@ from speechssl.evaluation.compare.changes import WordChange
 from speechssl.evaluation.compare.comparison import Comparison, GroupDifference, GroupTable
 from speechssl.evaluation.compare.pairs import Pair
 from speechssl.evaluation.wer.wer_text import percent
-from speechssl.reports.aligned import change_key, change_list
-from speechssl.reports.charts import interval_chart
-from speechssl.reports.differences import difference_chart, difference_mark, reach
-from speechssl.reports.head import document_head
-from speechssl.reports.html import Child, Html, el
-from speechssl.reports.sentences import probability_text
-from speechssl.reports.systems import System
-from speechssl.reports.tables import count, score_table, table
-from speechssl.reports.verdicts import p_text, pair_sentence, points, verdict
+from speechssl.reports.comparison.aligned import change_key, change_list
+from speechssl.reports.comparison.differences import difference_chart, difference_mark, reach
+from speechssl.reports.comparison.systems import System
+from speechssl.reports.comparison.verdicts import p_text, pair_sentence, points, verdict
+from speechssl.reports.page.charts import interval_chart
+from speechssl.reports.page.head import document_head
+from speechssl.reports.page.html import Child, Html, el
+from speechssl.reports.run.sentences import probability_text
+from speechssl.reports.run.tables import count, score_table, table
 
 __all__ = ["render_comparison"]
 

@@ -16,10 +16,10 @@ from speechssl.config import CompareConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.files import write_atomic
 from speechssl.evaluation.compare.comparison import Comparison, compare
-from speechssl.reports.compare_page import render_comparison
-from speechssl.reports.compare_text import comparison_text
-from speechssl.reports.systems import System, find_systems
-from speechssl.reports.verdicts import caveats
+from speechssl.reports.comparison.compare_page import render_comparison
+from speechssl.reports.comparison.compare_text import comparison_text
+from speechssl.reports.comparison.systems import System, find_systems
+from speechssl.reports.comparison.verdicts import caveats
 
 __all__ = ["build_comparison"]
 

@@ -11,8 +11,8 @@ import io
 import numpy as np
 
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.reports.axes import linear_scale, tick_label
-from speechssl.reports.html import Html, el
+from speechssl.reports.page.axes import linear_scale, tick_label
+from speechssl.reports.page.html import Html, el
 
 __all__ = ["MEL_BANDS", "RANGE_DB", "log_mel", "player", "spectrogram"]
 

@@ -10,9 +10,9 @@ from speechssl.evaluation.wer.calibration import Calibration
 from speechssl.evaluation.wer.rarity import WordBand
 from speechssl.evaluation.wer.wer import WerReport
 from speechssl.evaluation.wer.wer_text import interval_text, percent
-from speechssl.reports.charts import interval_mark, reliability_chart
-from speechssl.reports.html import Child, Html, el
-from speechssl.reports.tables import count, table
+from speechssl.reports.page.charts import interval_mark, reliability_chart
+from speechssl.reports.page.html import Child, Html, el
+from speechssl.reports.run.tables import count, table
 
 __all__ = ["calibration_part", "group_table", "group_tables", "rare_words"]
 

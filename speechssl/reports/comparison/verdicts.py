@@ -9,7 +9,7 @@ from typing import Any
 from speechssl.evaluation.compare.comparison import Comparison
 from speechssl.evaluation.compare.pairs import LEVEL, Pair
 from speechssl.evaluation.wer.wer_text import percent
-from speechssl.reports.sentences import probability_text
+from speechssl.reports.run.sentences import probability_text
 
 __all__ = ["caveats", "p_text", "pair_sentence", "points", "verdict"]
 

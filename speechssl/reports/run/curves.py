@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from speechssl.reports.axes import LONGEST, Series
-from speechssl.reports.charts import line_chart
-from speechssl.reports.collect import Training
-from speechssl.reports.facts import dev_wer
-from speechssl.reports.figure import Figure
-from speechssl.reports.unit_use import use_chart
+from speechssl.reports.page.axes import LONGEST, Series
+from speechssl.reports.page.charts import line_chart
+from speechssl.reports.page.figure import Figure
+from speechssl.reports.run.collect import Training
+from speechssl.reports.run.facts import dev_wer
+from speechssl.reports.run.unit_use import use_chart
 
 __all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 
 from speechssl.evaluation.wer.wer import WerReport
 from speechssl.evaluation.wer.wer_text import interval_text, percent
-from speechssl.reports.corpus import Corpus
-from speechssl.reports.facts import LedgerLine, TrainingFacts
-from speechssl.reports.html import Child, Html, el
-from speechssl.reports.unit_use import UnitUse
+from speechssl.reports.page.html import Child, Html, el
+from speechssl.reports.run.corpus import Corpus
+from speechssl.reports.run.facts import LedgerLine, TrainingFacts
+from speechssl.reports.run.unit_use import UnitUse
 
 __all__ = [
     "confusion_tables",
