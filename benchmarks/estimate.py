@@ -28,7 +28,7 @@ from speechssl.config import FinetuneConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import from_dict, load_config, to_dict
 from speechssl.data.ingest.manifest import Utterance, write_manifest
 from speechssl.data.store.writer import shard_manifest
-from speechssl.estimate import estimate
+from speechssl.workflows.estimate import estimate
 
 RATE = 16_000
 BARS = {"memory": 0.10, "time": 0.20}
@@ -99,7 +99,7 @@ def real() -> None:
     """Run the configuration that standard input gives; print its peak memory in bytes."""
     import torch
 
-    from speechssl.probe import peak_memory
+    from speechssl.workflows.cost_probe import peak_memory
 
     request = json.loads(sys.stdin.read())
     if request["kind"] == "FinetuneConfig":

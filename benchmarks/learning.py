@@ -23,9 +23,9 @@ from speechssl.config.load import find_config, read_toml
 from speechssl.data.ingest.manifest import build_manifest
 from speechssl.data.store.writer import shard_manifest
 from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
-from speechssl.sweep import tune
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain
+from speechssl.workflows.sweep import tune
 
 STEMS = {"log-mel": "wav2vec2-cpu", "waveform": "wav2vec2-cpu-waveform"}
 RATES = (1e-3, 2e-3)

@@ -22,8 +22,8 @@ from speechssl.config.load import find_config, read_toml
 from speechssl.data.ingest.manifest import build_manifest
 from speechssl.data.store.writer import shard_manifest
 from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
-from speechssl.sweep import Ahead, tune
 from speechssl.training.pretrain import pretrain
+from speechssl.workflows.sweep import Ahead, tune
 
 RATES = (5e-4, 1e-3, 2e-3)
 TASKS = {

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechssl import probe
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import load_config
 from speechssl.training.loop import seed_micro_batch
+from speechssl.workflows import cost_probe
 
 COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
@@ -23,13 +23,13 @@ def build(kind):
         # Dropout of a compiled graph draws from another stream than ours.
         cfg = replace(cfg, wav2vec2=replace(cfg.wav2vec2, feature_dropout=0.0))
     torch.manual_seed(0)
-    return probe._objective(cfg, memory=False).train()
+    return cost_probe._objective(cfg, memory=False).train()
 
 
 def steps(objective, *, labelled):
     """Yield (loss, gradient) of two batches of different noise, masks and seeds."""
     for number in range(2):
-        item = objective.prepare(probe._batch(2, 8_000, number, labelled=labelled)).to("cpu")
+        item = objective.prepare(cost_probe._batch(2, 8_000, number, labelled=labelled)).to("cpu")
         objective.zero_grad()
         seed_micro_batch(0, number, 0)
         loss = objective(item)

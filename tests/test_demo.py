@@ -6,8 +6,8 @@ import pytest
 
 from speechssl.cli import main
 from speechssl.config.load import load_config
-from speechssl.demo import DemoConfig, _table, demo
 from speechssl.evaluation.wer.wer import score_row, write_wer
+from speechssl.workflows.demo import DemoConfig, _table, demo
 from tests.whole import settings, write_folder
 
 

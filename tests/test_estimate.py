@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from speechssl import estimate as module
 from speechssl.cli import main
 from speechssl.config import DataConfig, PretrainConfig, TrainingConfig
 from speechssl.config.load import load_config
 from speechssl.core import precision
 from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.processor import Processor, Unit
-from speechssl.estimate import _bisect, _line, estimate, estimate_text
+from speechssl.workflows import estimate as module
+from speechssl.workflows.estimate import _bisect, _line, estimate, estimate_text
 
 GB = 10**9
 

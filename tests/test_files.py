@@ -254,7 +254,7 @@ OTHERS = {
     "data/ingest/public/download.py": {"open"},  # a download that is taken up again
     "data/synth/corpus.py": {"write_text"},  # in an atomic folder
     "interop/model_folder.py": {"write_bytes", "write_text"},  # in an atomic folder
-    "sweep.py": {"open"},  # the log of a process
+    "workflows/sweep.py": {"open"},  # the log of a process
     "training/checkpoints/checkpoint.py": {"os.fsync"},  # before it is read back
     "training/monitoring/log.py": {"open"},  # appended to
 }

@@ -11,10 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 import torch
 
-from speechssl import probe
 from speechssl.config import FinetuneConfig, FrontendConfig, ModelConfig, PretrainConfig
 from speechssl.config.load import load_config
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.workflows import cost_probe
 
 
 def elsewhere(function, *arguments):
@@ -25,7 +25,7 @@ def elsewhere(function, *arguments):
 
 def graphs(objective, *, labelled):
     """Return how many graphs dynamo makes of a forward pass; code generation is left out."""
-    item = objective.prepare(probe._batch(2, 8_000, 0, labelled=labelled)).to("cpu")
+    item = objective.prepare(cost_probe._batch(2, 8_000, 0, labelled=labelled)).to("cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler, about gradients of what lies between two graphs
         return torch._dynamo.explain(objective)(item).graph_count
@@ -35,12 +35,12 @@ def pretraining_graphs(kind, stem):
     options = ["--objective", kind, "--model.encoder.layers", "1", "--model.frontend.kind", stem]
     options += ["--model.encoder.dropout", "0.1", "--model.encoder.attention-dropout", "0.1"]
     options += ["--wav2vec2.feature-dropout", "0.1"] if kind == "wav2vec2" else []
-    objective = probe._objective(load_config(PretrainConfig, "tiny", options), memory=False).train()
+    objective = cost_probe._objective(load_config(PretrainConfig, "tiny", options), memory=False).train()
     return graphs(objective, labelled=False)
 
 
 def finetuning_graphs():
-    objective = probe._objective(load_config(FinetuneConfig, "finetune-tiny"), memory=False).train()
+    objective = cost_probe._objective(load_config(FinetuneConfig, "finetune-tiny"), memory=False).train()
     return graphs(objective, labelled=True)
 
 

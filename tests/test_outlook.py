@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from speechssl import demo as demo_module
-from speechssl import outlook
 from speechssl.config.load import load_config
 from speechssl.core import progress as progress_module
 from speechssl.core.progress import Whole, bars
-from speechssl.demo import DemoConfig
-from speechssl.outlook import Hours, Speed, expected_seconds, measure_speed, tuning_updates
+from speechssl.workflows import demo as demo_module
+from speechssl.workflows import outlook
+from speechssl.workflows.demo import DemoConfig
+from speechssl.workflows.outlook import Hours, Speed, expected_seconds, measure_speed, tuning_updates
 from tests.whole import settings
 
 HOURS = Hours(unlabelled=1.0, labelled=0.2, dev=0.1, test=0.3)

@@ -17,7 +17,7 @@ from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.manifest import read_manifest
 from speechssl.evaluation.wer.wer import read_hypotheses
-from speechssl.pipeline import Stage, _train_stages, run, run_stages
+from speechssl.workflows.pipeline import Stage, _train_stages, run, run_stages
 from tests.tones import make_sentence
 from tests.whole import settings, write_folder
 

@@ -25,11 +25,11 @@ from speechssl.core import precision, processor
 from speechssl.core.errors import RunError
 from speechssl.core.precision import choose
 from speechssl.core.processor import Processor, Unit
-from speechssl.pipeline import run
-from speechssl.sweep import tune as sweep
 from speechssl.training.parallel import Parallel
 from speechssl.training.precision import agreed
 from speechssl.training.pretrain import pretrain
+from speechssl.workflows.pipeline import run
+from speechssl.workflows.sweep import tune as sweep
 from tests.tones import recipe, write_shards
 from tests.whole import settings, write_folder
 

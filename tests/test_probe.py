@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from speechssl import probe as module
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import load_config
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.probe import peak_memory, run_probe
+from speechssl.workflows import cost_probe as module
+from speechssl.workflows.cost_probe import peak_memory, run_probe
 
 SECOND = 16_000
 
@@ -26,7 +26,9 @@ def finetuning(*words):
 
 
 def test_memory_is_not_that_of_the_process_that_asks():
-    child = "import torch; from speechssl.probe import peak_memory; print(peak_memory(torch.device('cpu')))"
+    child = (
+        "import torch; from speechssl.workflows.cost_probe import peak_memory; print(peak_memory(torch.device('cpu')))"
+    )
     parent = (
         "import subprocess, sys; ballast = bytearray(b'x') * (2 << 30); "
         f"subprocess.run([sys.executable, '-c', {child!r}], check=True); print(len(ballast))"

@@ -15,8 +15,8 @@ import pytest
 from speechssl.asr.ctc import load_recogniser
 from speechssl.config.load import write_toml
 from speechssl.core.errors import DataError, InterruptedRun, RunError
-from speechssl.sweep import Ahead, Candidate, _check, _keep_best, tune
 from speechssl.training.monitoring.log import read_metrics
+from speechssl.workflows.sweep import Ahead, Candidate, _check, _keep_best, tune
 from tests.processes import alive, children
 from tests.tones import recipe, write_shards
 
@@ -164,7 +164,8 @@ def test_killed_its_candidates_save_themselves_and_a_rerun_goes_on(shards, tmp_p
     write_toml(cfg, tmp_path / "cfg.toml")
     code = (
         "import sys; from pathlib import Path; from speechssl.config import FinetuneConfig; "
-        "from speechssl.config.load import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
+        "from speechssl.config.load import read_toml; from speechssl.workflows.sweep import tune; "
+        "place = Path(sys.argv[1]); "
         f"tune('arm', read_toml(FinetuneConfig, place / 'cfg.toml'), {RATES}, place / 'sweep', jobs=2)"
     )
     folders = [tmp_path / "sweep" / f"arm-lr-{lr:g}" for lr in RATES]
@@ -241,7 +242,8 @@ def test_killed_while_rates_are_halved_a_rerun_decides_the_same(shards, tmp_path
     write_toml(cfg, tmp_path / "cfg.toml")
     code = (
         "import sys; from pathlib import Path; from speechssl.config import FinetuneConfig; "
-        "from speechssl.config.load import read_toml; from speechssl.sweep import tune; place = Path(sys.argv[1]); "
+        "from speechssl.config.load import read_toml; from speechssl.workflows.sweep import tune; "
+        "place = Path(sys.argv[1]); "
         "cfg = read_toml(FinetuneConfig, place / 'cfg.toml'); "
         f"tune('arm', cfg, {RATES}, place / 'sweep', jobs=2, halve_at=(0.5,))"
     )

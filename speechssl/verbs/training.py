@@ -65,8 +65,8 @@ def estimate(words: list[str], overrides: list[str]) -> None:
 
     from speechssl.config import FinetuneConfig, PretrainConfig
     from speechssl.config.load import find_config, load_config
-    from speechssl.estimate import estimate as measure
-    from speechssl.estimate import estimate_json, estimate_text
+    from speechssl.workflows.estimate import estimate as measure
+    from speechssl.workflows.estimate import estimate_json, estimate_text
 
     (name,) = positional(words, ["CONFIG"], "estimate")
     overrides, as_json = [word for word in overrides if word != "--json"], "--json" in overrides
@@ -95,8 +95,8 @@ def estimate(words: list[str], overrides: list[str]) -> None:
 def run(words: list[str], overrides: list[str]) -> None:
     """Go the whole way, from a folder to a report."""
     from speechssl.config import RunConfig
-    from speechssl.pipeline import default_preset
-    from speechssl.pipeline import run as go
+    from speechssl.workflows.pipeline import default_preset
+    from speechssl.workflows.pipeline import run as go
 
     if len(words) == 1 and not wants_help(overrides):
         words = [*words, default_preset()]
@@ -106,8 +106,8 @@ def run(words: list[str], overrides: list[str]) -> None:
 
 def demo(words: list[str], overrides: list[str]) -> None:
     """Show on a corpus of its own what pretraining is worth."""
-    from speechssl.demo import DemoConfig
-    from speechssl.demo import demo as go
+    from speechssl.workflows.demo import DemoConfig
+    from speechssl.workflows.demo import demo as go
 
     smoke = "--smoke" in overrides
     overrides = [word for word in overrides if word != "--smoke"]

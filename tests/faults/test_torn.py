@@ -10,7 +10,7 @@ import traceback
 import pytest
 
 from speechssl.core.errors import SpeechsslError
-from speechssl.pipeline import run
+from speechssl.workflows.pipeline import run
 from tests.whole import settings, write_folder
 
 LENGTHS = {

@@ -15,8 +15,8 @@ from typing import Any
 from speechssl.config import RunConfig
 from speechssl.core.progress import Whole, duration
 from speechssl.data.synth.corpus import SynthConfig
-from speechssl.outlook import Hours, cores, expected_seconds, measure_speed
-from speechssl.pipeline import run
+from speechssl.workflows.outlook import Hours, cores, expected_seconds, measure_speed
+from speechssl.workflows.pipeline import run
 
 __all__ = ["DemoConfig", "demo"]
 

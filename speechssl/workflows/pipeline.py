@@ -24,7 +24,7 @@ from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import find_json, remove_leftovers, write_json
 from speechssl.core.progress import duration, progress
-from speechssl.sweep import Ahead, tune
+from speechssl.workflows.sweep import Ahead, tune
 
 __all__ = ["Stage", "check_stages", "default_preset", "run", "run_stages"]
 

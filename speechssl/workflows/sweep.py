@@ -92,7 +92,7 @@ def _start(candidate: Candidate, threads: int) -> subprocess.Popen[bytes]:
     write_toml(candidate.cfg, request)
     with (candidate.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "speechssl.sweep", str(os.getpid()), str(request)],
+            [sys.executable, "-m", "speechssl.workflows.sweep", str(os.getpid()), str(request)],
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},

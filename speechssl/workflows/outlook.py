@@ -123,7 +123,7 @@ def _answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Run probes side by side; return what they found."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "speechssl.probe"],
+            [sys.executable, "-m", "speechssl.workflows.cost_probe"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

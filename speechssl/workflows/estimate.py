@@ -167,7 +167,7 @@ def _probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int) -> dic
     kind = "finetune" if isinstance(cfg, FinetuneConfig) else "pretrain"
     request = {"kind": kind, "config": to_dict(cfg), "rows": rows, "samples": samples, "updates": UPDATES}
     done = subprocess.run(
-        [sys.executable, "-m", "speechssl.probe"],
+        [sys.executable, "-m", "speechssl.workflows.cost_probe"],
         input=json.dumps(request),
         capture_output=True,
         text=True,
