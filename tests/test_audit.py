@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import AuditConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.data.audit.audit import audit

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from speechssl.cli import EXIT_INTERRUPTED, VERBS, main
+from speechssl.cli.main import EXIT_INTERRUPTED, VERBS, main
 from speechssl.core.errors import InterruptedRun
 
 

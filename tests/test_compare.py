@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import CompareConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.compare.comparison import compare

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config.load import load_config
 from speechssl.evaluation.wer.wer import score_row, write_wer
 from speechssl.workflows.demo import DemoConfig, _table, demo

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import DataConfig, PretrainConfig, TrainingConfig
 from speechssl.config.load import load_config
 from speechssl.core import precision

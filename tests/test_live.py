@@ -17,7 +17,7 @@ import torch
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.asr.transcription.live import live_words, pcm_blocks, sliding_log_probs
 from speechssl.asr.transcription.transcribe import open_recogniser
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import DecoderConfig, LiveConfig, TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.evaluation.wer.wer import score_utterance

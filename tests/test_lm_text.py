@@ -11,7 +11,7 @@ from speechssl.asr.ctc import CtcModel
 from speechssl.asr.lm.arpa import Arpa, read_words
 from speechssl.asr.lm.text import estimate_lm, read_text
 from speechssl.asr.tokens import Tokens
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import LmConfig, TokensConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.interop.model_folder import save_model

@@ -92,7 +92,7 @@ def test_a_run_that_ends_early_keeps_what_was_seen(tmp_path):
 
 
 def test_the_flag_is_short_for_a_setting():
-    from speechssl.verbs.training import _profiled
+    from speechssl.cli.training import _profiled
 
     assert _profiled(["--profile", "--seed", "2"]) == ["--seed", "2", "--training.profile", "5"]
     assert _profiled(["--seed", "2"]) == ["--seed", "2"]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.core.errors import ConfigError
 from speechssl.data.ingest.public.recipes import RECIPES, find_recipe
 from tests.trees import plant

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.asr.normalisers import normaliser
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import ScoreConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.compare.pairs import Pair
 from speechssl.evaluation.nist.score_report import bootstrap_p

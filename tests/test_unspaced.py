@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from speechssl.asr.finetune import finetune
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.evaluation.wer.edit_distance import align_characters
 from speechssl.evaluation.wer.unspaced import is_unspaced, without_spaces
 from speechssl.evaluation.wer.wer import summarise, write_wer

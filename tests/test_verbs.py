@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config.load import write_toml
 from tests.tones import make_sentence, speak
 from tests.whole import settings, write_folder

@@ -24,7 +24,6 @@ from speechssl.config import FinetuneConfig
 from speechssl.config.load import read_toml, to_dict, write_toml
 from speechssl.core.errors import InterruptedRun, RunError
 from speechssl.core.files import atomic_folder, read_json, write_json
-from speechssl.core.processes import end_with_parent
 
 __all__ = ["Ahead", "Candidate", "tune"]
 
@@ -92,19 +91,11 @@ def _start(candidate: Candidate, threads: int) -> subprocess.Popen[bytes]:
     write_toml(candidate.cfg, request)
     with (candidate.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "speechssl.workflows.sweep", str(os.getpid()), str(request)],
+            [sys.executable, "-m", "speechssl.cli.candidate", str(os.getpid()), str(request)],
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )
-
-
-def _candidate(parent: str, request: str) -> int:
-    """Fine-tune in this process; save and end when the one that started it is gone, even when it was killed."""
-    from speechssl.cli import main
-
-    end_with_parent(int(parent))
-    return main(["finetune", request])
 
 
 def _check(candidate: Candidate, code: int) -> None:
@@ -281,7 +272,3 @@ class Ahead:
     ) -> None:
         self._stop.set()
         self._thread.join()
-
-
-if __name__ == "__main__":
-    sys.exit(_candidate(*sys.argv[1:]))

@@ -72,7 +72,7 @@ def _main(arguments: list[str], log: str, environment: dict[str, str], setup: Ca
     sys.stderr = os.fdopen(2, "w", buffering=1)
     if setup is not None:
         setup()
-    from speechssl.cli import main
+    from speechssl.cli.main import main
 
     os._exit(_leave(main(arguments)))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import ManifestConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import read_ledger

@@ -7,7 +7,7 @@ import pytest
 
 from speechssl.asr.decoding.search import Graph
 from speechssl.asr.lm.kneser_ney import estimate
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.core.errors import DataError
 from tests.spelled import tokens_of
 

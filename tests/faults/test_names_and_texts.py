@@ -7,7 +7,7 @@ import pytest
 import webdataset
 
 from speechssl.asr.tokens import Tokens
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import TokensConfig
 from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.manifest import read_manifest

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config.load import write_toml
 from speechssl.data.ingest.manifest import read_manifest
 from speechssl.data.store.reader import open_corpus

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from speechssl.asr.transcription.transcribe import transcribe
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import TranscribeConfig
 from tests.tones import make_sentence, speak, trained
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from speechssl.verbs.arguments import load
+from speechssl.cli.arguments import load
 
 __all__ = ["evaluate", "lm", "tune"]
 

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+from speechssl.cli.arguments import load, positional, wants_help
 from speechssl.core.errors import ConfigError
-from speechssl.verbs.arguments import load, positional, wants_help
 
 __all__ = ["demo", "estimate", "finetune", "pretrain", "run"]
 

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from speechssl.cli.arguments import wants_help
 from speechssl.core.errors import AudioError, ConfigError
-from speechssl.verbs.arguments import wants_help
 
 if TYPE_CHECKING:
     from speechssl.config import TranscribeConfig

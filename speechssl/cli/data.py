@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from speechssl.cli.arguments import load, positional, wants_help
 from speechssl.core.errors import ConfigError
-from speechssl.verbs.arguments import load, positional, wants_help
 
 __all__ = ["audit", "corpus", "manifest", "shard", "verify"]
 

@@ -1,4 +1,4 @@
-"""The command line: ``speechssl VERB ...``. The verbs are in ``verbs/``, one short function each.
+"""The command line: ``speechssl VERB ...``. The verbs are in the files beside this one, one short function each.
 
 Exit codes: 0 done, 1 a clear error, 2 a wrong command line, 75 interrupted and saved (run the same command to resume).
 """
@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from speechssl import __version__
+from speechssl.cli import data, recognition, scoring, training, transcription
+from speechssl.cli.arguments import Verb, split
 from speechssl.core.errors import InterruptedRun, SpeechsslError
-from speechssl.verbs import data, recognition, scoring, training, transcription
-from speechssl.verbs.arguments import Verb, split
 
 __all__ = ["EXIT_INTERRUPTED", "main"]
 
