@@ -7,9 +7,9 @@ that one system is better. Bisani & Ney, "Bootstrap estimates for confidence int
 On each side the limit is the outer of two: that of the studentised bootstrap (Efron & Tibshirani, An Introduction to
 the Bootstrap, 1993, section 12.5), which follows the skew of error rates, and a percentile expanded for few units
 (Hesterberg, "What teachers should know about the bootstrap", 2015), which holds where resamples have hardly any spread.
-Plain percentiles are too narrow: over 1,000 simulated test sets (tests/test_coverage.py) 95 % intervals held the true
-rate in 94 to 96 % from 50 utterances or 8 speakers on, plain percentiles in 88 to 94 % and in 87 to 93 %. With fewer
-than some ten errors in all no resampling helps (88 % for 20 utterances at 2 % errors).
+Plain percentiles are too narrow: over 1,000 simulated test sets (tests/evaluation/test_coverage.py) 95 % intervals held
+the true rate in 94 to 96 % from 50 utterances or 8 speakers on, plain percentiles in 88 to 94 % and in 87 to 93 %. With
+fewer than some ten errors in all no resampling helps (88 % for 20 utterances at 2 % errors).
 """
 
 from dataclasses import dataclass

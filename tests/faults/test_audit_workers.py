@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.voices import voice, write
+from tests.support.voices import voice, write
 
 FAULTS = """
 import os, signal

@@ -17,7 +17,7 @@ from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import AudioLimits, decode, encode_flac, probe
 from speechssl.data.ingest.manifest import build_manifest, read_manifest
 from speechssl.data.store.reader import open_corpus
-from tests.voices import voice, write
+from tests.support.voices import voice, write
 
 ROOT = Path(__file__).parent.parent.parent
 

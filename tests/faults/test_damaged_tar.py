@@ -12,7 +12,7 @@ from speechssl.data.batches.stream import Stream, evaluation_batches
 from speechssl.data.store import tar as archive
 from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.data.store.verify import verify_shards
-from tests.chirps import chirp_shards
+from tests.support.chirps import chirp_shards
 
 SECONDS = [0.5 + 0.03 * i for i in range(16)]
 CFG = DataConfig(min_seconds=0.1, batch_seconds=4.0, buckets=4, workers=0, splits=(), max_bad_fraction=1.0)

@@ -18,7 +18,7 @@ from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
 from speechssl.training.monitoring.log import read_metrics
 from tests.faults.runs import config, digest, start
-from tests.test_parallel import free_port
+from tests.training.test_parallel import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -18,7 +18,7 @@ from speechssl.config.load import write_toml
 from speechssl.data.ingest.manifest import read_manifest
 from speechssl.data.store.reader import open_corpus
 from tests.faults.runs import config, start, wait_for
-from tests.whole import settings, write_folder
+from tests.support.whole import settings, write_folder
 
 
 class Evil:

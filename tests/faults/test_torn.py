@@ -11,7 +11,7 @@ import pytest
 
 from speechssl.core.errors import SpeechsslError
 from speechssl.workflows.pipeline import run
-from tests.whole import settings, write_folder
+from tests.support.whole import settings, write_folder
 
 LENGTHS = {
     "empty": lambda size, number: 0,

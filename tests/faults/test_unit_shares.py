@@ -18,10 +18,10 @@ from speechssl.targets.kmeans import KMeans, refine_kmeans
 from speechssl.targets.table import UnitTable
 from speechssl.targets.units import Share, make_units
 from speechssl.training.pretrain import pretrain
+from tests.data.store.test_identity import NAMES, shards_of
 from tests.faults.runs import config
 from tests.faults.test_distributed import start_ranks
-from tests.test_identity import NAMES, shards_of
-from tests.test_units import Tones, settings, source
+from tests.targets.test_units import Tones, settings, source
 
 # ---------------------------------------------------------------------------------------------- M7: shares
 
