@@ -7,8 +7,8 @@ decoding, measuring, fingerprints, the search for duplicates, the checks of text
 speech pack) as Opus, as it is there, and as 16-bit FLAC; and 300 recordings of 0.4 s.
 
 Faults are planted three times: `planted` is the corpus of the tests, which thresholds were chosen with; `heldout` has
-other voices, sentences and strengths (tests/heldout.py) and is only looked at here, with synthetic speech and with real
-speech (libri_dev of the speech pack, which no threshold was chosen with either).
+other voices, sentences and strengths (tests/support/heldout.py) and is only looked at here, with synthetic speech and
+with real speech (libri_dev of the speech pack, which no threshold was chosen with either).
 """
 
 import argparse
@@ -22,11 +22,11 @@ import soundfile
 
 from benchmarks.machine import ROOT, write
 from speechssl.config import AuditConfig
-from speechssl.data.audio import decode
-from speechssl.data.audit import audit
-from tests.heldout import SEED, plant_heldout
-from tests.planted import plant
-from tests.test_audit import judge, show, synthetic
+from speechssl.data.audio.decode import decode
+from speechssl.data.audit.audit import audit
+from tests.data.audit.test_audit import judge, show, synthetic
+from tests.support.heldout import SEED, plant_heldout
+from tests.support.planted import plant
 
 COUNT = 260
 """Recordings that the held-out corpora are made of."""

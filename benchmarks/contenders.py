@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from speechssl.config import PretrainConfig
-from speechssl.data.batch import Batch
+from speechssl.config.load import load_config
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.settings import load_config
 
 __all__ = ["SMALL", "UNITS", "RandomUnits", "batch_of", "hugging_face", "ours", "torchaudio_hubert"]
 

@@ -20,19 +20,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import write
-from speechssl.asr.arpa import read_words
 from speechssl.asr.ctc import load_recogniser
-from speechssl.asr.decode import greedy, prefix_beam
+from speechssl.asr.decoding.decode import greedy, prefix_beam
+from speechssl.asr.decoding.lexicon import spellable, training_words
+from speechssl.asr.decoding.search import Graph, Search
+from speechssl.asr.decoding.tune import tune
+from speechssl.asr.evaluate import evaluate
 from speechssl.asr.labelled import open_labelled
-from speechssl.asr.lexicon import spellable, training_words
-from speechssl.asr.lm_text import estimate_lm
+from speechssl.asr.lm.arpa import read_words
+from speechssl.asr.lm.text import estimate_lm
 from speechssl.asr.recognise import recognise
-from speechssl.asr.score import evaluate
-from speechssl.asr.search import Graph, Search
 from speechssl.asr.tokens import Tokens
-from speechssl.asr.tune import tune
 from speechssl.config import DecoderConfig, EvaluateConfig, LmConfig, TuneConfig
-from speechssl.evaluation.wer import compare_systems, read_hypotheses, summarise
+from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses, summarise
 
 BEAM = 50
 TASKS = {
@@ -131,7 +131,7 @@ class Bench:
 
     def listen(self) -> tuple[list[tuple[int, Tensor]], Tokens]:
         """Return (samples, log-probabilities) of the test utterances."""
-        from speechssl.data.stream import evaluation_batches
+        from speechssl.data.batches.stream import evaluation_batches
 
         model, tokens = load_recogniser(self.model)
         cfg = EvaluateConfig().data

@@ -25,10 +25,10 @@ import soundfile
 
 from benchmarks.machine import RESULTS, ROOT, write
 from speechssl.config import FinetuneConfig, PretrainConfig, ShardConfig
-from speechssl.data.manifest import Utterance, write_manifest
-from speechssl.data.shards import shard_manifest
-from speechssl.estimate import estimate
-from speechssl.settings import from_dict, load_config, to_dict
+from speechssl.config.load import from_dict, load_config, to_dict
+from speechssl.data.ingest.manifest import Utterance, write_manifest
+from speechssl.data.store.writer import shard_manifest
+from speechssl.workflows.estimate import estimate
 
 RATE = 16_000
 BARS = {"memory": 0.10, "time": 0.20}
@@ -99,7 +99,7 @@ def real() -> None:
     """Run the configuration that standard input gives; print its peak memory in bytes."""
     import torch
 
-    from speechssl.probe import peak_memory
+    from speechssl.workflows.cost_probe import peak_memory
 
     request = json.loads(sys.stdin.read())
     if request["kind"] == "FinetuneConfig":
@@ -115,7 +115,7 @@ def real() -> None:
 
 def run(cfg: Any) -> tuple[int, list[float], float]:
     """Run ``cfg`` in a process of its own; return its peak memory, seconds of its steps, largest share of waiting."""
-    from speechssl.training.log import read_metrics
+    from speechssl.training.monitoring.log import read_metrics
 
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.estimate", "--real"],

@@ -40,11 +40,11 @@ from torch import nn
 from benchmarks.contenders import UNITS, batch_of, hugging_face, ours, torchaudio_hubert
 from benchmarks.machine import hardware, write
 from speechssl.config import DataConfig, PretrainConfig, ShardConfig
+from speechssl.config.load import load_config
 from speechssl.core.precision import uses_bf16
-from speechssl.data.manifest import Utterance, write_manifest
-from speechssl.data.shards import shard_manifest
-from speechssl.settings import load_config
-from speechssl.training.log import read_metrics
+from speechssl.data.ingest.manifest import Utterance, write_manifest
+from speechssl.data.store.writer import shard_manifest
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.optim import build_optimizer, clip_gradients
 from speechssl.training.pretrain import pretrain
 

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import RESULTS, ROOT, hardware, write
-from speechssl.asr.score import evaluate
+from speechssl.asr.evaluate import evaluate
 from speechssl.config import EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
-from speechssl.data.manifest import build_manifest
-from speechssl.data.shards import shard_manifest
-from speechssl.evaluation.wer import compare_systems, read_hypotheses
-from speechssl.settings import find_config, read_toml
-from speechssl.sweep import tune
-from speechssl.training.log import read_metrics
+from speechssl.config.load import find_config, read_toml
+from speechssl.data.ingest.manifest import build_manifest
+from speechssl.data.store.writer import shard_manifest
+from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
+from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain
+from speechssl.workflows.sweep import tune
 
 STEMS = {"log-mel": "wav2vec2-cpu", "waveform": "wav2vec2-cpu-waveform"}
 RATES = (1e-3, 2e-3)

@@ -116,8 +116,8 @@ def over_many(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
 
 
 def decoders(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
-    from speechssl.data import flac
-    from speechssl.data.corpus import open_corpus
+    from speechssl.data.store import flac
+    from speechssl.data.store.reader import open_corpus
 
     corpus = open_corpus(folder)
     payloads = [(corpus.read_bytes(i), int(corpus.samples[i])) for i in range(len(corpus))]
@@ -200,9 +200,9 @@ def make_shards(place: Path, data: Path, hours: float, encoding: str) -> dict:
     import soundfile
 
     from speechssl.config import ShardConfig
-    from speechssl.data.audio import decode
-    from speechssl.data.manifest import Utterance, write_manifest
-    from speechssl.data.shards import shard_manifest
+    from speechssl.data.audio.decode import decode
+    from speechssl.data.ingest.manifest import Utterance, write_manifest
+    from speechssl.data.store.writer import shard_manifest
 
     source = data / "libri_mini"
     utterances, total = [], 0.0
@@ -258,7 +258,7 @@ def warm_up_seconds(name: str, encoding: str) -> float:
     kind, workers = name.split("-")[:2]
     if encoding != "flac" or kind in {"readme", "soundfile"}:
         return 0.0
-    from speechssl.data.flac import PAYS_AFTER
+    from speechssl.data.store.flac import PAYS_AFTER
 
     return 1.2 * max(1, int(workers)) * PAYS_AFTER / RATE
 
@@ -273,9 +273,9 @@ def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float
         yield from webdataset_batches(kind, int(workers), "flac" if encoding == "flac" else "wav", folder)
         return
     from speechssl.config import DataConfig
-    from speechssl.data.corpus import open_corpus
-    from speechssl.data.plan import Plan
-    from speechssl.data.stream import Stream
+    from speechssl.data.batches.plan import Plan
+    from speechssl.data.batches.stream import Stream
+    from speechssl.data.store.reader import open_corpus
 
     chosen = {} if kind == "plain" else {"loader": kind}
     cfg = DataConfig(shards=folder, workers=int(workers), batch_seconds=seconds_per_batch, **chosen)

@@ -28,14 +28,14 @@ import soundfile
 import torch
 
 from benchmarks.machine import write
-from speechssl.asr.decode import greedy
-from speechssl.asr.longform import block_frames
+from speechssl.asr.decoding.decode import greedy
 from speechssl.asr.recognise import frame_log_probs
-from speechssl.asr.transcribe import Recogniser, open_recogniser, transcribe_file
+from speechssl.asr.transcription.longform import block_frames
+from speechssl.asr.transcription.transcribe import Recogniser, open_recogniser, transcribe_file
 from speechssl.config import TranscribeConfig
-from speechssl.data.audio import decode
-from speechssl.errors import AudioError
-from speechssl.evaluation.wer import score_utterance
+from speechssl.core.errors import AudioError
+from speechssl.data.audio.decode import decode
+from speechssl.evaluation.wer.wer import score_utterance
 from tests.oracles.local import encode_whole
 
 LONG_SECONDS = 25.0

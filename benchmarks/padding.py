@@ -17,9 +17,9 @@ import numpy as np
 
 from benchmarks.machine import write
 from speechssl.config import DataConfig
-from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.ids import read_ids
-from speechssl.data.plan import Plan
+from speechssl.data.batches.plan import Plan
+from speechssl.data.ingest.ids import read_ids
+from speechssl.data.store.reader import Corpus, open_corpus
 
 RATE = 16_000
 LIMITS = DataConfig(min_seconds=0.1, max_seconds=30.0)

@@ -89,8 +89,8 @@ def stem(who: str, rows: int, samples: int) -> Part:
 
     from benchmarks.contenders import batch_of
     from speechssl.config import PretrainConfig
+    from speechssl.config.load import load_config
     from speechssl.models.frontend import build_frontend
-    from speechssl.settings import load_config
 
     torch.manual_seed(0)
     own: Any = build_frontend(load_config(PretrainConfig, "wav2vec2-base").model.frontend)

@@ -34,7 +34,7 @@ def shard_lengths(number: int, utterances: int) -> np.ndarray:
 
 
 def index_bytes(number: int, utterances: int) -> bytes:
-    from speechssl.data.index import IndexRow, ShardIndex
+    from speechssl.data.store.index import IndexRow, ShardIndex
 
     rows, offset = [], 512
     for i, samples in enumerate(shard_lengths(number, utterances).tolist()):
@@ -44,7 +44,7 @@ def index_bytes(number: int, utterances: int) -> bytes:
 
 
 class SimulatedFolder:
-    """A source of shards (``data.remote.Source``) whose indexes are made as they are asked for."""
+    """A source of shards (``data.store.sources.Source``) whose indexes are made as they are asked for."""
 
     def __init__(self, folder: Path, utterances: int) -> None:
         self.folder, self.utterances = folder, utterances
@@ -72,7 +72,7 @@ class SimulatedFolder:
 
 def simulate(folder: Path, shards: int, utterances: int) -> None:
     """Write ``lengths.bin`` and ``summary.json`` of a folder of shards."""
-    from speechssl.data.index import Listing, ShardRecord
+    from speechssl.data.store.index import Listing, ShardRecord
 
     checksum = 0
     with (folder / "lengths.bin").open("wb") as file:
@@ -95,11 +95,11 @@ def simulate(folder: Path, shards: int, utterances: int) -> None:
 def start(folder: str, utterances: int, place: float, *, torch: bool) -> dict:
     """Open, plan and give one batch; ``place`` is where, in epochs."""
     if torch:
-        import speechssl.data.stream  # noqa: F401
+        import speechssl.data.batches.stream  # noqa: F401
     from speechssl.config import DataConfig
-    from speechssl.data.corpus import open_lazily
-    from speechssl.data.index import Listing
-    from speechssl.data.plan import Plan
+    from speechssl.data.batches.plan import Plan
+    from speechssl.data.store.index import Listing
+    from speechssl.data.store.reader import open_lazily
 
     imported, base = clock(), memory()
     source = SimulatedFolder(Path(folder), utterances)

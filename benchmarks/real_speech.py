@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.machine import write
-from speechssl.asr.score import evaluate
+from speechssl.asr.evaluate import evaluate
 from speechssl.config import DecoderConfig, EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
-from speechssl.data.manifest import build_manifest
-from speechssl.data.shards import shard_manifest
-from speechssl.evaluation.wer import compare_systems, read_hypotheses
-from speechssl.settings import find_config, read_toml
-from speechssl.sweep import Ahead, tune
+from speechssl.config.load import find_config, read_toml
+from speechssl.data.ingest.manifest import build_manifest
+from speechssl.data.store.writer import shard_manifest
+from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
 from speechssl.training.pretrain import pretrain
+from speechssl.workflows.sweep import Ahead, tune
 
 RATES = (5e-4, 1e-3, 2e-3)
 TASKS = {

@@ -13,8 +13,8 @@ fairseq2, in the interpreter that has it (benchmarks/fairseq2_step.py); ``ours-*
 dropouts, ``undropped-*`` the same without attention dropout, ``plain-*`` our textbook paths; ``hubert`` and
 ``torchaudio-hubert`` are HuBERT BASE (100 units) here and torchaudio.models.hubert_pretrain_base. ``floor-*`` computes
 the matrix products of an ``ours-*`` step and nothing else (benchmarks/floor.py). Peers
-have the system's allocator as it is, ours keeps freed memory as the training loop does (speechssl/allocator.py);
-``--malloc`` gives all of them, peers too, the settings of benchmarks/rounds.py.
+have the system's allocator as it is, ours keeps freed memory as the training loop does
+(speechssl/training/allocator.py); ``--malloc`` gives all of them, peers too, the settings of benchmarks/rounds.py.
 """
 
 import argparse
@@ -49,9 +49,9 @@ def contend(name: str, rows: int, samples: int, *, small: bool) -> None:
 
     from benchmarks import contenders
     from benchmarks.floor import replay
-    from speechssl.allocator import keep_freed_memory
     from speechssl.config import OptimConfig
-    from speechssl.models.paths import plain_paths
+    from speechssl.models.kernels.choice import plain_paths
+    from speechssl.training.allocator import keep_freed_memory
     from speechssl.training.optim import build_optimizer
 
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def main() -> None:
     result = {
         "what": f"CPU seconds of one training step, {arguments.rows} x {arguments.seconds:g} s, one thread, medians",
         "model": "256 x 12" if arguments.small else "BASE",
-        "allocator": dict(TUNED) if arguments.malloc else "peers: defaults; ours: speechssl.allocator",
+        "allocator": dict(TUNED) if arguments.malloc else "peers: defaults; ours: speechssl.training.allocator",
         "seconds": {name: round(value, 3) for name, value in spent.items()},
         "ratios": faster,
         "rounds": times,

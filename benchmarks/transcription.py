@@ -31,15 +31,15 @@ import torch
 
 from benchmarks.machine import RESULTS, command, hardware, today, versions, write
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.decode import best_path, collapse
-from speechssl.asr.packed import PackedRecogniser
+from speechssl.asr.decoding.decode import best_path, collapse
+from speechssl.asr.engine.packed import PackedRecogniser
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.config import EvaluateConfig, PretrainConfig
+from speechssl.config.load import load_config
 from speechssl.core.processor import processor
-from speechssl.data.audio import decode
+from speechssl.data.audio.decode import decode
 from speechssl.interop.huggingface import encoder_to_huggingface
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.settings import load_config
 
 RESULT = "transcription.json"
 LETTERS = ["<pad>", "|", *"abcdefghijklmnopqrstuvwxyz'"]
@@ -171,8 +171,8 @@ def likeness(results: dict[str, Heard]) -> dict[str, Any]:
 
 def wer_effect(model: str, shards: str, ids: str, decoder: str) -> dict[str, Any]:
     """Return the WER of a fine-tuned model in float32 and in bfloat16, their difference, and what else changed."""
-    from speechssl.asr.score import evaluate
-    from speechssl.evaluation.wer import compare_systems, read_hypotheses
+    from speechssl.asr.evaluate import evaluate
+    from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
 
     words = ["--model", model, "--data.shards", shards, "--data.ids", ids, "--decoder.kind", decoder]
     cfg = load_config(EvaluateConfig, None, words)

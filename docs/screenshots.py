@@ -4,7 +4,7 @@ usage: python docs/screenshots.py RUN [COMPARISON.html]
 
 Writes the report of RUN (a run folder) beside this script as report.png (light, from the top) and report-dark.png
 (dark, the worst utterances), and the top of a page of `speechssl compare` as compare.png. Needs the checkout, for
-tests/browser.py.
+tests/support/browser.py.
 """
 
 import base64
@@ -16,8 +16,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from speechssl.reports.build import build_report  # noqa: E402
-from tests.browser import Browser, find_browser  # noqa: E402
+from speechssl.reports.run.build import build_report  # noqa: E402
+from tests.support.browser import Browser, find_browser  # noqa: E402
 
 WIDTH = 1200
 LARGEST = 400_000

@@ -1,6 +1,6 @@
 """``python -m speechssl`` is the same as ``speechssl``."""
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
 
 
 @pytest.hookimpl(wrapper=True)
@@ -76,9 +76,9 @@ def tone_corpus(tmp_path_factory: pytest.TempPathFactory) -> ToneCorpus:
     import soundfile
 
     from speechssl.config import ShardConfig
-    from speechssl.data.manifest import write_manifest
-    from speechssl.data.shards import shard_manifest
-    from speechssl.data.utterance import Utterance
+    from speechssl.data.ingest.manifest import write_manifest
+    from speechssl.data.ingest.utterance import Utterance
+    from speechssl.data.store.writer import shard_manifest
 
     folder = tmp_path_factory.mktemp("tones")
     (folder / "audio").mkdir()

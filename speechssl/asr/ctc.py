@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective

@@ -14,33 +14,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechssl.asr.align import frames_needed
 from speechssl.asr.ctc import CtcModel, CtcObjective
+from speechssl.asr.decoding.lexicon import words_of
 from speechssl.asr.labelled import Labelled, open_labelled
-from speechssl.asr.lexicon import words_of
 from speechssl.asr.tokens import Tokens
+from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.asr.validation import Validation
 from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
+from speechssl.core.errors import CheckpointError, DataError
+from speechssl.core.ledger import Entry
 from speechssl.core.precision import uses_bf16
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.augment import augmenter
-from speechssl.data.casing import dotless_i
-from speechssl.data.corpus import Corpus
-from speechssl.data.ids import say_absent
-from speechssl.data.keys import key
-from speechssl.data.ledger import Entry
-from speechssl.data.plan import Plan
-from speechssl.data.stream import Stream
-from speechssl.errors import CheckpointError, DataError
-from speechssl.evaluation.rarity import count_words
+from speechssl.core.randomness import key
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.batches.augment import augmenter
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
+from speechssl.data.ingest.ids import say_absent
+from speechssl.data.ingest.text.casing import dotless_i
+from speechssl.data.store.reader import Corpus
+from speechssl.evaluation.wer.rarity import count_words
 from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.samples import frame_grid
+from speechssl.models.frame_counts import frame_grid
+from speechssl.training.checkpoints.same_corpus import check_corpus
 from speechssl.training.loop import train
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import settled
-from speechssl.training.run import RunFolder
-from speechssl.training.same_corpus import check_corpus
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model_settings", "training_set"]
 

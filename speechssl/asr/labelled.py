@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from speechssl.config import DataConfig
-from speechssl.data.casing import language_code
-from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.corpus_tags import only_tags
-from speechssl.data.ids import absent_ids, read_ids
-from speechssl.data.ledger import Entry
-from speechssl.data.manifest import Utterance
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
+from speechssl.core.ledger import Entry
+from speechssl.data.ingest.ids import absent_ids, read_ids
+from speechssl.data.ingest.manifest import Utterance
+from speechssl.data.ingest.text.casing import language_code
+from speechssl.data.ingest.text.corpus_tags import only_tags
+from speechssl.data.store.reader import Corpus, open_corpus
 
 __all__ = ["Labelled", "open_labelled"]
 

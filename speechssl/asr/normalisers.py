@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from speechssl.asr.tokens import normalise_text
-from speechssl.data.casing import dotless_i, language_code, lower_case
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
+from speechssl.data.ingest.text.casing import dotless_i, language_code, lower_case
 
 __all__ = ["NormaliseRule", "normaliser"]
 

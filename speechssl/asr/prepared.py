@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from speechssl.config import MaskConfig
-from speechssl.data.batch import Batch, Prepared
-from speechssl.data.keys import generator
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
+from speechssl.core.randomness import generator
+from speechssl.data.batches.batch import Batch, Prepared
+from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import span_mask
-from speechssl.models.samples import FrameGrid
 
 __all__ = ["CtcPrepared", "CtcPreparer"]
 

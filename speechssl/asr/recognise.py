@@ -1,7 +1,7 @@
 """Running a recogniser over evaluation batches: the one place where validation and scoring meet the model.
 
 In: a ``CtcModel`` and padded batches. Out: for each utterance its log-probabilities, padding cut off, on the CPU.
-On a CPU the padding is cut off before the model, too (asr/packed.py).
+On a CPU the padding is cut off before the model, too (asr/engine/packed.py).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.packed import PackedRecogniser, can_pack
-from speechssl.data.batch import Batch, full_scale
-from speechssl.data.ledger import Entry
-from speechssl.models.paths import exact_float32
+from speechssl.asr.engine.packed import PackedRecogniser, can_pack
+from speechssl.core.ledger import Entry
+from speechssl.data.batches.batch import Batch, full_scale
+from speechssl.models.kernels.choice import exact_float32
 
 __all__ = ["Listener", "Recognised", "frame_log_probs", "listener", "recognise"]
 

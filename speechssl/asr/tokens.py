@@ -16,11 +16,11 @@ from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
 from speechssl.config import TokensConfig
-from speechssl.data.casing import final_sigmas, language_code, lower_case
-from speechssl.data.characters import JOINERS, visible
-from speechssl.data.corpus_tags import tag_entries, untag
-from speechssl.data.ledger import Entry
-from speechssl.errors import ConfigError, DataError
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import Entry
+from speechssl.data.ingest.text.casing import final_sigmas, language_code, lower_case
+from speechssl.data.ingest.text.characters import JOINERS, visible
+from speechssl.data.ingest.text.corpus_tags import tag_entries, untag
 
 __all__ = ["BLANK", "BOUNDARY", "Tokens", "normalise_text"]
 

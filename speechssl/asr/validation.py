@@ -10,19 +10,19 @@ from typing import Literal
 import torch
 from torch import nn
 
-from speechssl.asr.align import frames_needed
 from speechssl.asr.ctc import CtcModel
-from speechssl.asr.decode import greedy
+from speechssl.asr.decoding.decode import greedy
 from speechssl.asr.labelled import Labelled
 from speechssl.asr.recognise import Recognised, recognise
 from speechssl.asr.tokens import BLANK, Tokens
-from speechssl.data.keys import key
-from speechssl.data.ledger import Entry
-from speechssl.data.plan import Plan
-from speechssl.data.stream import evaluation_batches
-from speechssl.errors import DataError
-from speechssl.evaluation.unspaced import is_unspaced
-from speechssl.evaluation.wer import align_characters, score_utterance
+from speechssl.asr.transcription.forced_alignment import frames_needed
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
+from speechssl.core.randomness import key
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import evaluation_batches
+from speechssl.evaluation.wer.unspaced import is_unspaced
+from speechssl.evaluation.wer.wer import align_characters, score_utterance
 from speechssl.training.parallel import Parallel
 
 __all__ = ["Validation"]

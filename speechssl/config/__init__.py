@@ -1,6 +1,6 @@
 """Every setting of every verb, as frozen dataclasses: the defaults are the documentation.
 
-``settings.py`` reads TOML and ``--a.b value`` overrides into these; nothing here imports anything heavy.
+``load.py`` reads TOML and ``--a.b value`` overrides into these; nothing here imports anything heavy.
 """
 
 from speechssl.config.audit import AuditConfig

@@ -62,7 +62,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which utterances make batch k (data/plan.py) and how they are read (data/stream.py)."""
+    """Which utterances make batch k (data/batches/plan.py) and how they are read (data/batches/stream.py)."""
 
     shards: str = ""
     """Folder of shards, or an http(s) URL of one (read through a local cache); or webdataset tars that others made: a

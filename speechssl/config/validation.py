@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["ValidationConfig"]
 

@@ -11,8 +11,8 @@ from typing import IO
 
 import numpy as np
 
+from speechssl.core.errors import DataError
 from speechssl.core.files import atomic_file
-from speechssl.errors import DataError
 
 __all__ = ["Chunks", "load_arrays", "map_arrays", "save_arrays"]
 

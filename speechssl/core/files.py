@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from speechssl.errors import DataError
+from speechssl.core.errors import DataError
 
 __all__ = [
     "atomic_file", "atomic_folder", "exclusive", "find_json", "read_json", "remove_leftovers", "sync_tree",

@@ -1,1 +1,1 @@
-"""Measuring: word error rate, its uncertainty, discrete units."""
+"""Measuring: word error rate and its uncertainty."""

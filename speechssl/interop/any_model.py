@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from speechssl.config import ModelConfig
-from speechssl.errors import CheckpointError
+from speechssl.core.errors import CheckpointError
 from speechssl.interop.huggingface import load_huggingface
 from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder

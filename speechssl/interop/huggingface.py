@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
+from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.core.files import write_atomic, write_json
-from speechssl.errors import CheckpointError, ConfigError
 from speechssl.models.encoder import SpeechEncoder
 
 __all__ = [

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from speechssl.config import ModelConfig
+from speechssl.config.load import from_dict, to_dict
+from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.core.files import atomic_folder
-from speechssl.errors import CheckpointError, ConfigError
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.settings import from_dict, to_dict
 
 __all__ = ["ModelFolder", "is_model", "load_encoder", "load_folder", "save_model"]
 

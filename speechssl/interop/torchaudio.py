@@ -12,7 +12,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from speechssl.errors import CheckpointError, ConfigError
+from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.interop.huggingface import encoder_from_huggingface
 from speechssl.models.encoder import SpeechEncoder
 

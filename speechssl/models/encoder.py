@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from speechssl.config import ModelConfig
-from speechssl.models.dropout import Dropout
 from speechssl.models.frontend import Samples, build_frontend
+from speechssl.models.kernels.choice import is_plain
+from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
-from speechssl.models.paths import is_plain
 from speechssl.models.transformer import Block, PositionalConvolution, linear, take_frames
 
 __all__ = ["EncoderOutput", "SpeechEncoder"]

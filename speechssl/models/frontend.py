@@ -11,8 +11,8 @@ from typing import Protocol
 from torch import Tensor
 
 from speechssl.config import FrontendConfig
+from speechssl.models.frame_counts import FrameGrid, Samples
 from speechssl.models.logmel import LogMelStem, mel_filterbank
-from speechssl.models.samples import FrameGrid, Samples
 from speechssl.models.waveform import WaveformStem
 
 __all__ = ["Frontend", "LogMelStem", "Samples", "WaveformStem", "build_frontend", "mel_filterbank"]

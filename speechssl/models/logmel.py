@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
+from speechssl.models.frame_counts import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, not_negative
 from speechssl.models.norm import at_least_float32, frame_mask
-from speechssl.models.samples import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, not_negative
 
 __all__ = ["LogMelStem", "mel_filterbank"]
 

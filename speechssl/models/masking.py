@@ -5,7 +5,7 @@ negatives. An utterance's mask depends on nothing but its own length and its own
 neighbours.
 
 numpy promises the raw words of PCG64 for good, and may change what the methods of ``Generator`` make of them. So the
-mappings from words to numbers are here; tests/test_masking.py holds their values.
+mappings from words to numbers are here; tests/models/test_masking.py holds their values.
 """
 
 from collections.abc import Iterable, Sequence

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.models.norm import at_least_float32
 
 __all__ = ["GumbelQuantizer", "QuantizerOutput"]

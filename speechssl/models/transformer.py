@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.config import EncoderConfig
-from speechssl.errors import ConfigError
-from speechssl.models.dropout import Dropout, keep_mask
-from speechssl.models.grouped import convolve_groups
+from speechssl.core.errors import ConfigError
+from speechssl.models.kernels.choice import is_plain
+from speechssl.models.kernels.dropout import Dropout, keep_mask
+from speechssl.models.kernels.fft_conv import convolve_groups
+from speechssl.models.kernels.linear import Linear, linear_product, widened
 from speechssl.models.norm import LayerNorm, weight_norm
-from speechssl.models.paths import is_plain
-from speechssl.models.products import Linear, linear_product, widened
 
 __all__ = ["Attention", "Block", "PositionalConvolution", "linear", "product_attention", "take_frames"]
 

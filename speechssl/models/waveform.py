@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
-from speechssl.models.convolution import convolve_rows
+from speechssl.models.frame_counts import Samples, check_wave, frame_grid, not_negative
+from speechssl.models.kernels.choice import is_plain
+from speechssl.models.kernels.linear import matmul
+from speechssl.models.kernels.strided_conv import convolve_rows
 from speechssl.models.norm import LayerNorm, frame_mask
-from speechssl.models.paths import is_plain
-from speechssl.models.products import matmul
-from speechssl.models.samples import Samples, check_wave, frame_grid, not_negative
 
 __all__ = ["WaveformStem", "folded_group_norm"]
 

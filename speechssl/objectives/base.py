@@ -10,7 +10,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from speechssl.data.batch import Batch, Prepared
+from speechssl.data.batches.batch import Batch, Prepared
 
 __all__ = ["Loss", "Objective", "Prepared", "PreparedT", "Preparer", "Rule"]
 
@@ -34,7 +34,10 @@ class Loss:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a metric of an objective has fallen too far, and what to try then. training/health.py evaluates it."""
+    """When a metric of an objective has fallen too far, and what to try then.
+
+    training/monitoring/health.py evaluates it.
+    """
 
     metric: str
     """Beginning of the metric's name; each metric that begins so is watched by itself."""
@@ -70,7 +73,7 @@ class Objective(nn.Module, Generic[PreparedT]):
     rules: ClassVar[tuple[Rule, ...]] = ()
     """What tells a collapse of this objective, each with its own advice."""
     chance: dict[str, float]
-    """Metric name -> value that a model which has learnt nothing would show (for training/health.py)."""
+    """Metric name -> value that a model which has learnt nothing would show (for training/monitoring/health.py)."""
     seed: int = 0
     """Key of what the preparer draws."""
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config import HubertConfig, MaskConfig
-from speechssl.data.batch import Batch
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.products import Linear
-from speechssl.models.samples import FrameGrid
+from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.kernels.linear import Linear
 from speechssl.objectives.base import Loss, Objective, Rule
 from speechssl.objectives.masked import (
     MaskedPrepared,
@@ -36,7 +36,7 @@ __all__ = ["Hubert", "HubertPrepared", "HubertPreparer", "Units"]
 
 
 class Units(Protocol):
-    """What the objective asks of a table of units (``evaluation.units.UnitTable``)."""
+    """What the objective asks of a table of units (``targets.units.UnitTable``)."""
 
     @property
     def hop(self) -> int:
@@ -79,8 +79,8 @@ class HubertPrepared(MaskedPrepared):
 class HubertPreparer:
     """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and looks its units up.
 
-    A crop starts on the frame grid (data/plan.py aligns it), so its units are a slice of the utterance's. A row of
-    weight 0, and one without units, gets no targets.
+    A crop starts on the frame grid (data/batches/plan.py aligns it), so its units are a slice of the utterance's. A row
+    of weight 0, and one without units, gets no targets.
     """
 
     grid: FrameGrid

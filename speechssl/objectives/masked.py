@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.config import MaskConfig
-from speechssl.data.batch import Batch
-from speechssl.data.keys import generator
+from speechssl.core.randomness import generator
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
-from speechssl.models.samples import FrameGrid
 from speechssl.objectives.base import Loss, Prepared
 
 __all__ = [

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from speechssl.config import MaskConfig, Wav2Vec2Config
-from speechssl.data.batch import Batch
-from speechssl.data.keys import generator
-from speechssl.models.dropout import dropout
+from speechssl.core.randomness import generator
+from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.kernels.dropout import dropout
+from speechssl.models.kernels.linear import Linear
 from speechssl.models.masking import sample_negatives
-from speechssl.models.products import Linear
 from speechssl.models.quantizer import GumbelQuantizer
-from speechssl.models.samples import FrameGrid
 from speechssl.objectives.base import Loss, Objective, Rule
 from speechssl.objectives.masked import (
     MaskedPrepared,

@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config.audit import AuditConfig
+from speechssl.core.errors import AudioError
 from speechssl.core.files import write_atomic
-from speechssl.data.audio import AudioLimits, decode
-from speechssl.data.audit import Audit
-from speechssl.data.census import census
-from speechssl.data.checks import CHECKS, Finding
-from speechssl.errors import AudioError
-from speechssl.reports.audio import player, spectrogram
-from speechssl.reports.charts import bar_chart
-from speechssl.reports.head import document_head
-from speechssl.reports.html import Child, Html, el
-from speechssl.reports.tables import count, table
+from speechssl.data.audio.decode import AudioLimits, decode
+from speechssl.data.audit.audit import Audit
+from speechssl.data.audit.census import census
+from speechssl.data.audit.checks import CHECKS, Finding
+from speechssl.reports.page.audio import player, spectrogram
+from speechssl.reports.page.charts import bar_chart
+from speechssl.reports.page.head import document_head
+from speechssl.reports.page.html import Child, Html, el
+from speechssl.reports.run.tables import count, table
 
 __all__ = ["render_audit", "render_text", "write_audit"]
 

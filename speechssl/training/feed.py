@@ -17,8 +17,8 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 import torch
 from torch import Tensor
 
-from speechssl.data.batch import Batch, BatchSummary
-from speechssl.errors import RunError
+from speechssl.core.errors import RunError
+from speechssl.data.batches.batch import Batch, BatchSummary
 from speechssl.objectives.base import Prepared, PreparedT
 
 __all__ = ["AHEAD", "Batches", "Copier", "CudaCopier", "Delivered", "Feed", "PlainCopier"]
@@ -33,7 +33,7 @@ Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
 
 
 class Batches(Protocol[Prepared_co]):
-    """What the loop needs of a stream (``data.stream.Stream`` is one)."""
+    """What the loop needs of a stream (``data.batches.stream.Stream`` is one)."""
 
     @property
     def share(self) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from speechssl.config import FrontendConfig, ModelConfig, PretrainConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 from speechssl.interop.any_model import load_any
 from speechssl.objectives.base import Objective
 

@@ -14,27 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from speechssl.allocator import keep_freed_memory
 from speechssl.config import OptimConfig, TrainingConfig
+from speechssl.core.errors import InterruptedRun, RunError
 from speechssl.core.precision import uses_bf16
-from speechssl.data.batch import BatchSummary
-from speechssl.data.keys import key
-from speechssl.errors import InterruptedRun, RunError
+from speechssl.core.randomness import key
+from speechssl.data.batches.batch import BatchSummary
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.paths import exact_float32
+from speechssl.models.kernels.choice import exact_float32
 from speechssl.objectives.base import Loss, Objective, PreparedT
+from speechssl.training.allocator import keep_freed_memory
+from speechssl.training.averages import Window
+from speechssl.training.checkpoints.state import TrainingState
 from speechssl.training.ema import WeightAverage
 from speechssl.training.feed import Batches, Feed
-from speechssl.training.health import Health
 from speechssl.training.interrupt import Interrupt
-from speechssl.training.journal import Journal
-from speechssl.training.log import Progress
+from speechssl.training.monitoring.health import Health
+from speechssl.training.monitoring.journal import Journal
+from speechssl.training.monitoring.log import Progress
+from speechssl.training.monitoring.profile import Profile
 from speechssl.training.optim import build_optimizer, clip_gradients, lr_at, set_rate
 from speechssl.training.parallel import Parallel
-from speechssl.training.profile import Profile
-from speechssl.training.run import RunFolder
-from speechssl.training.state import TrainingState
-from speechssl.training.window import Window
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["Batches", "TrainResult", "autocast", "seed_micro_batch", "train"]
 

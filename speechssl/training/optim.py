@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from speechssl.config import OptimConfig
-from speechssl.errors import ConfigError
+from speechssl.core.errors import ConfigError
 
 __all__ = ["build_optimizer", "check_schedule", "clip_gradients", "lr_at", "set_rate"]
 

@@ -15,22 +15,22 @@ import torch
 
 from speechssl.config import PretrainConfig
 from speechssl.core.files import write_atomic
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.corpus import Corpus
-from speechssl.data.holdout import held_out
-from speechssl.data.ids import absent_ids, say_absent
-from speechssl.data.keys import key
-from speechssl.data.plan import Plan
-from speechssl.data.stream import Stream
+from speechssl.core.randomness import key
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.batches.holdout import held_out
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
+from speechssl.data.ingest.ids import absent_ids, say_absent
+from speechssl.data.store.reader import Corpus
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.training.initialisation import take_heads
 from speechssl.training.loop import autocast, train
+from speechssl.training.monitoring.validation import HeldOut, validation_interval
 from speechssl.training.parallel import Parallel
-from speechssl.training.run import RunFolder
-from speechssl.training.validation import HeldOut, validation_interval
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["Phase", "open_phase", "say", "train_phase"]
 

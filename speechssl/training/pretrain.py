@@ -12,23 +12,23 @@ from pathlib import Path
 import torch
 
 from speechssl.config import PretrainConfig
+from speechssl.core.errors import ConfigError
 from speechssl.core.files import atomic_folder
-from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.ids import read_ids
-from speechssl.data.keys import key
-from speechssl.errors import ConfigError
-from speechssl.evaluation.units import units_identity
+from speechssl.core.randomness import key
+from speechssl.data.ingest.ids import read_ids
+from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.interop.model_folder import is_model
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.targets.units import units_identity
+from speechssl.training.checkpoints.same_corpus import check_corpus
 from speechssl.training.initialisation import strange_labels, with_initial_sizes
+from speechssl.training.iteration_units import iteration_units
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.phases import open_phase, say, train_phase
 from speechssl.training.precision import settled
-from speechssl.training.run import RunFolder
-from speechssl.training.same_corpus import check_corpus
+from speechssl.training.run_folder import RunFolder
 from speechssl.training.targets import check_targets, given_units
-from speechssl.training.unit_stage import iteration_units
 
 __all__ = ["pretrain", "resolved"]
 

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 
 from speechssl.config import ModelConfig, PretrainConfig
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import write_json
-from speechssl.data.audio import SAMPLE_RATE
-from speechssl.data.corpus import Corpus
-from speechssl.errors import ConfigError, DataError
-from speechssl.evaluation.unit_files import fit_units, read_unit_file
-from speechssl.evaluation.units import KMeans, UnitFeatures, UnitTable, units_identity
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.store.reader import Corpus
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.models.frontend import build_frontend
+from speechssl.targets.files import fit_units, read_unit_file
+from speechssl.targets.units import KMeans, UnitFeatures, UnitTable, units_identity
 from speechssl.training.parallel import Parallel
-from speechssl.training.run import RunFolder
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["check_grid", "check_targets", "given_units", "place_clusters"]
 

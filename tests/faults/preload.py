@@ -9,6 +9,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 for name in (
     *("sklearn.cluster", "torch._dynamo", "torch.utils.tensorboard", "torchaudio", "tyro", "soundfile", "jiwer"),
-    *("speechssl.cli", "speechssl.asr.finetune", "speechssl.training.pretrain"),
+    *("speechssl.cli.main", "speechssl.asr.finetune", "speechssl.training.pretrain"),
 ):
     importlib.import_module(name)

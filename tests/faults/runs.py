@@ -27,8 +27,8 @@ from speechssl.config import (
     TrainingConfig,
     Wav2Vec2Config,
 )
-from speechssl.settings import write_toml
-from speechssl.training.log import read_metrics
+from speechssl.config.load import write_toml
+from speechssl.training.monitoring.log import read_metrics
 
 __all__ = ["Run", "config", "digest", "start", "wait_for"]
 
@@ -72,7 +72,7 @@ def _main(arguments: list[str], log: str, environment: dict[str, str], setup: Ca
     sys.stderr = os.fdopen(2, "w", buffering=1)
     if setup is not None:
         setup()
-    from speechssl.cli import main
+    from speechssl.cli.main import main
 
     os._exit(_leave(main(arguments)))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.voices import voice, write
+from tests.support.voices import voice, write
 
 FAULTS = """
 import os, signal
-import speechssl.data.measure as measure
+import speechssl.data.audit.measure as measure
 honest = measure.AudioFile
 def faulty(path, *rest):
     if "kills" in path.name:

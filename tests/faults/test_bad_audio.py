@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import ManifestConfig
-from speechssl.data.audio import AudioLimits, decode, encode_flac, probe
-from speechssl.data.corpus import open_corpus
-from speechssl.data.ledger import read_ledger
-from speechssl.data.manifest import build_manifest, read_manifest
-from speechssl.errors import AudioError, DataError
-from tests.voices import voice, write
+from speechssl.core.errors import AudioError, DataError
+from speechssl.core.ledger import read_ledger
+from speechssl.data.audio.decode import AudioLimits, decode, encode_flac, probe
+from speechssl.data.ingest.manifest import build_manifest, read_manifest
+from speechssl.data.store.reader import open_corpus
+from tests.support.voices import voice, write
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -163,10 +163,10 @@ CHILD = """
 import resource, sys, json
 from pathlib import Path
 import numpy, soundfile, soxr
-from speechssl.data.scan import ScanSettings, scan_file
-from speechssl.data.audio import AudioLimits
-from speechssl.data.audio import decode
-from speechssl.errors import AudioError
+from speechssl.data.ingest.scan import ScanSettings, scan_file
+from speechssl.data.audio.decode import AudioLimits
+from speechssl.data.audio.decode import decode
+from speechssl.core.errors import AudioError
 settings = ScanSettings(0.1, 30.0, "energy", AudioLimits())
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from speechssl.config import DataConfig
-from speechssl.data import archive
-from speechssl.data.corpus import Corpus, open_corpus
-from speechssl.data.plan import Plan
-from speechssl.data.stream import Stream, evaluation_batches
-from speechssl.data.verify import verify_shards
-from tests.chirps import chirp_shards
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream, evaluation_batches
+from speechssl.data.store import tar as archive
+from speechssl.data.store.reader import Corpus, open_corpus
+from speechssl.data.store.verify import verify_shards
+from tests.support.chirps import chirp_shards
 
 SECONDS = [0.5 + 0.03 * i for i in range(16)]
 CFG = DataConfig(min_seconds=0.1, batch_seconds=4.0, buckets=4, workers=0, splits=(), max_bad_fraction=1.0)
@@ -200,7 +200,7 @@ def insert_in_the_middle(shards: Path, at: int, extra: bytes) -> None:
     import zlib
     from dataclasses import replace
 
-    from speechssl.data.index import parse_index
+    from speechssl.data.store.index import parse_index
 
     tar, idx, summary = shards / "shard-000000.tar", shards / "shard-000000.idx", shards / "summary.json"
     data = tar.read_bytes()
@@ -246,7 +246,7 @@ def test_missing_and_damaged_files_are_named(shards):
 def test_an_index_of_other_shards_and_an_unlisted_utterance(shards):
     from dataclasses import replace
 
-    from speechssl.data.index import parse_index
+    from speechssl.data.store.index import parse_index
 
     idx = shards / "shard-000000.idx"
     index = parse_index(idx.read_bytes(), where="x")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.training.checkpoint import Checkpoints
+from speechssl.training.checkpoints.checkpoint import Checkpoints
 from tests.faults.runs import config, digest, start, wait_for
 
 LIMIT = 60_000

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.data.corpus import open_corpus
-from speechssl.data.ledger import read_ledger
-from speechssl.data.plan import Plan
-from speechssl.data.stream import Stream
-from speechssl.settings import write_toml
-from speechssl.training.log import read_metrics
+from speechssl.config.load import write_toml
+from speechssl.core.ledger import read_ledger
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.stream import Stream
+from speechssl.data.store.reader import open_corpus
+from speechssl.training.monitoring.log import read_metrics
 from tests.faults.runs import config, digest, start
-from tests.test_parallel import free_port
+from tests.training.test_parallel import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from speechssl.data.keys import generator
-from speechssl.training.log import read_metrics
+from speechssl.core.randomness import generator
+from speechssl.training.monitoring.log import read_metrics
 from tests.faults.runs import config, digest, start, wait_for
 
 STEPS = 24
@@ -76,7 +76,7 @@ def test_two_runs_in_one_folder_are_refused(tone_corpus, tmp_path):
 
 def slow_labels():
     """Make the labelling of each group take a fifth of a second."""
-    from speechssl.evaluation import units
+    from speechssl.targets import units
 
     features = units.features_of
 
@@ -89,7 +89,7 @@ def slow_labels():
 
 def slow_kmeans():
     """Make each mini-batch of k-means take a tenth of a second, and say that it has begun."""
-    from speechssl.evaluation import kmeans
+    from speechssl.targets import kmeans
 
     draw = kmeans._Watched.choice
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.asr.ngram import estimate
-from speechssl.asr.search import Graph
-from speechssl.cli import main
-from speechssl.errors import DataError
-from tests.spelled import tokens_of
+from speechssl.asr.decoding.search import Graph
+from speechssl.asr.lm.kneser_ney import estimate
+from speechssl.cli.main import main
+from speechssl.core.errors import DataError
+from tests.support.spelled import tokens_of
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")
 
@@ -30,7 +30,7 @@ def test_evaluate_refuses_a_damaged_model_before_it_decodes(tmp_path, tone_corpu
     from speechssl.asr.ctc import CtcModel
     from speechssl.interop.model_folder import save_model
     from speechssl.models.encoder import SpeechEncoder
-    from tests.tones import MODEL
+    from tests.support.tones import MODEL
 
     torch.manual_seed(0)
     tokens = tokens_of("abcd")

@@ -7,12 +7,12 @@ import pytest
 import webdataset
 
 from speechssl.asr.tokens import Tokens
-from speechssl.cli import main
+from speechssl.cli.main import main
 from speechssl.config import TokensConfig
-from speechssl.data.ledger import read_ledger
-from speechssl.data.manifest import read_manifest
-from speechssl.data.utterance import ID_PATTERN
-from tests.voices import voice, write
+from speechssl.core.ledger import read_ledger
+from speechssl.data.ingest.manifest import read_manifest
+from speechssl.data.ingest.utterance import ID_PATTERN
+from tests.support.voices import voice, write
 
 NAMES = [
     unicodedata.normalize("NFC", "café.wav"), unicodedata.normalize("NFD", "café.wav"), "cafe.wav", "café.flac.wav",

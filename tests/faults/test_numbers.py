@@ -7,11 +7,11 @@ import pytest
 import soundfile
 
 from speechssl.config import ShardConfig
-from speechssl.data.ledger import read_ledger
-from speechssl.data.manifest import write_manifest
-from speechssl.data.shards import shard_manifest
-from speechssl.data.utterance import Utterance
-from speechssl.training.log import read_metrics
+from speechssl.core.ledger import read_ledger
+from speechssl.data.ingest.manifest import write_manifest
+from speechssl.data.ingest.utterance import Utterance
+from speechssl.data.store.writer import shard_manifest
+from speechssl.training.monitoring.log import read_metrics
 from tests.faults.runs import config, start
 
 

@@ -13,12 +13,12 @@ import pytest
 import soundfile
 import torch
 
-from speechssl.cli import main
-from speechssl.data.corpus import open_corpus
-from speechssl.data.manifest import read_manifest
-from speechssl.settings import write_toml
+from speechssl.cli.main import main
+from speechssl.config.load import write_toml
+from speechssl.data.ingest.manifest import read_manifest
+from speechssl.data.store.reader import open_corpus
 from tests.faults.runs import config, start, wait_for
-from tests.whole import settings, write_folder
+from tests.support.whole import settings, write_folder
 
 
 class Evil:

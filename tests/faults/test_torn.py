@@ -9,9 +9,9 @@ import traceback
 
 import pytest
 
-from speechssl.errors import SpeechsslError
-from speechssl.pipeline import run
-from tests.whole import settings, write_folder
+from speechssl.core.errors import SpeechsslError
+from speechssl.workflows.pipeline import run
+from tests.support.whole import settings, write_folder
 
 LENGTHS = {
     "empty": lambda size, number: 0,

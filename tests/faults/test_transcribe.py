@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from speechssl.asr.transcribe import transcribe
-from speechssl.cli import main
+from speechssl.asr.transcription.transcribe import transcribe
+from speechssl.cli.main import main
 from speechssl.config import TranscribeConfig
-from tests.tones import make_sentence, speak, trained
+from tests.support.tones import make_sentence, speak, trained
 
 COUNT = 40
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.data.ledger import read_ledger
-from speechssl.errors import DataError, RunError
-from speechssl.evaluation import unit_fit
-from speechssl.evaluation import units as units_module
-from speechssl.evaluation.kmeans import KMeans, refine_kmeans
-from speechssl.evaluation.unit_table import UnitTable
-from speechssl.evaluation.units import Share, make_units
+from speechssl.core.errors import DataError, RunError
+from speechssl.core.ledger import read_ledger
+from speechssl.targets import fit as unit_fit
+from speechssl.targets import units as units_module
+from speechssl.targets.kmeans import KMeans, refine_kmeans
+from speechssl.targets.table import UnitTable
+from speechssl.targets.units import Share, make_units
 from speechssl.training.pretrain import pretrain
+from tests.data.store.test_identity import NAMES, shards_of
 from tests.faults.runs import config
 from tests.faults.test_distributed import start_ranks
-from tests.test_identity import NAMES, shards_of
-from tests.test_units import Tones, settings, source
+from tests.targets.test_units import Tones, settings, source
 
 # ---------------------------------------------------------------------------------------------- M7: shares
 
@@ -114,7 +114,7 @@ def test_M7_a_table_is_mapped_and_travels_as_its_path(tmp_path):
 def test_M7_statistics_of_pieces_are_those_of_the_whole(monkeypatch):
     table = UnitTable({"a": np.arange(1_000) // 3 % 7}, n_units=7, hop=320)
     whole = table.quality()
-    monkeypatch.setattr("speechssl.evaluation.unit_table.CHUNK", 64)
+    monkeypatch.setattr("speechssl.targets.table.CHUNK", 64)
     assert UnitTable({"a": np.arange(1_000) // 3 % 7}, n_units=7, hop=320).quality() == whole
 
 

@@ -1,6 +1,6 @@
-"""Run NIST sctk and read its reports; as a script, make the comparison data of tests/data/sctk anew.
+"""Run NIST sctk and read its reports; as a script, make the comparison data of tests/support/sctk anew.
 
-``python -m tests.oracles.sctk tests/data/sctk`` needs ``sclite`` and ``sc_stats`` on PATH, or Debian's package
+``python -m tests.oracles.sctk tests/support/sctk`` needs ``sclite`` and ``sc_stats`` on PATH, or Debian's package
 ``sctk``, which keeps them in /usr/lib/sctk/bin. The format of the files is explained in the README there.
 """
 

@@ -1,0 +1,1 @@
+"""From log-probabilities to words: greedy, beam search, lexicon, language model, hotwords."""

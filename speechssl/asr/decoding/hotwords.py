@@ -1,0 +1,57 @@
+r"""Hotwords: favour words inside the language model, so that the search itself knows about them.
+
+In: an ARPA file (or none) and words. Out: another ARPA file. KenLM refuses log-probabilities above 0, so nothing is
+added to hotwords: every other word loses the same amount, in all its n-grams, and the word score of the search gives it
+back to all. Every n-gram of a word carries it, so a backoff, which is a sum, carries it exactly once.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from speechssl.asr.lm.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
+
+__all__ = ["favour", "favour_in"]
+
+
+def favour_in(source: Path, target: Path, hotwords: Sequence[str], boost: float) -> None:
+    """Write ``source`` with every word but ``hotwords`` made less probable by ``boost`` (log10, above 0).
+
+    ``</s>`` keeps its probability. Hotwords that the model does not know get the probability of ``<unk>``, not lowered.
+
+    Raises
+    ------
+    DataError
+        The ARPA file cannot be read.
+    """
+    model = Arpa.read(source)
+    hot = set(hotwords)
+    new = [word for word in dict.fromkeys(hotwords) if (word,) not in model.grams[0]]
+    unknown = model.grams[0][UNKNOWN,][0]
+    added: list[tuple[tuple[str, ...], Entry]] = [((word,), (unknown, 0.0)) for word in new]
+    keep = hot | {BEGIN, END}
+
+    def section(order: int) -> Iterator[tuple[tuple[str, ...], Entry]]:
+        for gram, (probability, backoff) in model.grams[order - 1].items():
+            yield gram, (probability - (0.0 if gram[-1] in keep else boost), backoff)
+
+    counts = [len(grams) for grams in model.grams]
+    counts[0] += len(new)
+    sections = [chain(section(1), added), *(section(order) for order in range(2, model.order + 1))]
+    write_arpa(target, counts, sections)
+
+
+def favour(target: Path, words: Sequence[str], hotwords: Sequence[str], boost: float) -> None:
+    """Write a model that says nothing (log10 probability 0) but that words other than ``hotwords`` cost ``boost``.
+
+    It stands in for a language model when there is none; its probabilities do not sum to one.
+    """
+    hot = set(hotwords)
+    entries: list[tuple[tuple[str, ...], Entry]] = [
+        ((UNKNOWN,), (-boost, 0.0)),
+        ((BEGIN,), (NEVER, 0.0)),
+        ((END,), (0.0, 0.0)),
+    ]
+    entries += [((word,), (0.0 if word in hot else -boost, 0.0)) for word in dict.fromkeys([*words, *hotwords])]
+    bigram: tuple[tuple[str, ...], Entry] = ((BEGIN, END), (0.0, 0.0))  # KenLM reads no model without one
+    write_arpa(target, [len(entries), 1], [entries, [bigram]])

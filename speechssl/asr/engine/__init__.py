@@ -1,0 +1,1 @@
+"""The encoder on a processor, without padding."""

@@ -1,0 +1,177 @@
+"""A recogniser frozen for inference on a CPU: utterances follow one another without padding.
+
+In: a ``CtcModel`` and waves of any lengths. Out: log-probabilities of each. The frames of several utterances lie in one
+matrix [N, D] for norms, projections and feed-forward layers; the stem, the positional convolution and attention see one
+utterance at a time. So nothing is computed for padding, no mask exists, and what is in work at any time stays in the
+processor's cache. The padded batch of ``frame_log_probs`` is what it is checked against.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from speechssl.asr.ctc import CtcModel
+from speechssl.asr.engine.onednn import Dense, available
+from speechssl.asr.engine.packed_stem import PackedStem
+from speechssl.data.batches.batch import full_scale
+from speechssl.models.kernels.choice import is_plain
+from speechssl.models.kernels.fft_conv import FixedConvolution
+from speechssl.models.kernels.linear import widened
+from speechssl.models.norm import LayerNorm, normalise_waveform
+from speechssl.models.transformer import Block
+from speechssl.models.waveform import WaveformStem
+
+__all__ = ["PackedRecogniser", "can_pack"]
+
+PACK_FRAMES = 2_000
+"""Frames in one matrix, unless an utterance alone has more: enough that reading the weights costs little."""
+SCORES = 1 << 20
+"""Attention weights in bfloat16 that are in work at a time: 2 MB, what a core's cache holds. All heads of 13 seconds at
+once take two and a half times as long."""
+
+
+def can_pack(model: CtcModel) -> bool:
+    """Say whether ``PackedRecogniser`` takes this model, here."""
+    weight = model.head.weight
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and available() and not is_plain()
+
+
+class PackedRecogniser:
+    """A model whose projections and convolutions are copied in the layout that the processor's products read.
+
+    Make another when the model's weights have changed. Dropout never happens, whatever its mode. With ``bf16`` products
+    and attention weights are in bfloat16; the residual stream, norms and the output layer stay in float32.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: CtcModel, *, bf16: bool = False) -> None:
+        encoder = model.encoder
+        self.encoder = encoder
+        self.dtype = torch.bfloat16 if bf16 else torch.float32
+        stem = encoder.frontend
+        self.stem = PackedStem(stem, self.dtype) if isinstance(stem, WaveformStem) else None
+        self.projection = Dense(encoder.projection.weight, encoder.projection.bias, self.dtype)
+        self.position = FixedConvolution(encoder.position.weight(), encoder.position.groups, self.dtype)
+        self.blocks = [_PackedBlock(block, self.dtype) for block in encoder.blocks if isinstance(block, Block)]
+        self.head = Dense(model.head.weight, model.head.bias, torch.float32)
+
+    @torch.inference_mode()
+    def __call__(self, waves: Sequence[Tensor]) -> list[Tensor]:
+        """Return log-probabilities [F, V] float32 of each wave [T], int16 or float32 with full scale 1.
+
+        F is 0 for a wave shorter than a frame sees.
+        """
+        counts = [int(self.encoder.frames(len(wave))) for wave in waves]
+        found: list[Tensor] = []
+        for pack in _packs(counts):
+            found += self._pack([waves[i] for i in pack], [counts[i] for i in pack])
+        return found
+
+    def _pack(self, waves: Sequence[Tensor], counts: list[int]) -> list[Tensor]:
+        heard = [full_scale(wave) for wave, count in zip(waves, counts, strict=True) if count]
+        if not heard:
+            return [torch.zeros(0, self.head.bias.shape[0]) for _ in waves]
+        frames = [count for count in counts if count]
+        encoder = self.encoder
+        x = encoder.normalise_features(torch.cat([self._features(wave) for wave in heard]))
+        x = self.projection(x.to(self.dtype)).float()
+        x = x + torch.cat([self._positioned(part) for part in x.split(frames)])
+        pre = encoder.cfg.encoder.norm == "pre"
+        if not pre:
+            x = encoder.norm(x)
+        for block in self.blocks:
+            x = block(x, frames)
+        if pre:
+            x = encoder.norm(x)
+        return list(F.log_softmax(self.head(x), dim=-1).split(counts))
+
+    def _features(self, wave: Tensor) -> Tensor:
+        """Return the stem's features [F, C] of one utterance."""
+        if self.stem is None:
+            return self.encoder.features(wave[None])[0]
+        return self.stem(normalise_waveform(wave[None], None)[0] if self.encoder.cfg.normalize else wave)
+
+    def _positioned(self, x: Tensor) -> Tensor:
+        """Return the positional embedding of one utterance [F, D]."""
+        return F.gelu(self.position(x[None])[0] + self.encoder.position.bias)
+
+
+def _packs(counts: Sequence[int]) -> list[list[int]]:
+    """Return the numbers of the utterances of each pack, in order."""
+    packs: list[list[int]] = []
+    held = 0
+    for index, count in enumerate(counts):
+        if not packs or held + count > PACK_FRAMES:
+            packs.append([])
+            held = 0
+        packs[-1].append(index)
+        held += count
+    return packs
+
+
+class _PackedBlock:
+    """A transformer block over packed frames."""
+
+    def __init__(self, block: Block, dtype: torch.dtype) -> None:
+        attention = block.attention
+        self.dtype = dtype
+        self.pre = block.pre
+        self.heads = attention.heads
+        weight, bias = attention.qkv.weight.clone(), attention.qkv.bias.clone()
+        dim = weight.shape[1]
+        scale = (dim // self.heads) ** -0.5  # of the scores, in the queries: free
+        weight[:dim] *= scale
+        bias[:dim] *= scale
+        self.qkv = Dense(weight, bias, dtype)
+        self.out = Dense(attention.out.weight, attention.out.bias, dtype)
+        self.up = Dense(block.up.weight, block.up.bias, dtype, gelu=True)
+        self.down = Dense(block.down.weight, block.down.bias, dtype)
+        self.attention_norm: LayerNorm = block.attention_norm
+        self.ffn_norm: LayerNorm = block.ffn_norm
+
+    def __call__(self, x: Tensor, frames: list[int]) -> Tensor:
+        """Map [N, D] float32 to the same; ``frames`` of each utterance add up to N."""
+        if self.pre:
+            x = x + self._attention(self.attention_norm(x), frames)
+            return x + self._ffn(self.ffn_norm(x))
+        x = self.attention_norm(x + self._attention(x, frames))
+        return self.ffn_norm(x + self._ffn(x))
+
+    def _attention(self, x: Tensor, frames: list[int]) -> Tensor:
+        parts = self.qkv(x.to(self.dtype)).split(frames)
+        return self.out(torch.cat([self._mixed(part) for part in parts]))
+
+    def _mixed(self, qkv: Tensor) -> Tensor:
+        """Return one utterance's values [F, D], mixed by attention."""
+        count = len(qkv)
+        q, k, v = qkv.view(count, 3, self.heads, -1).permute(1, 2, 0, 3)
+        if self.dtype == torch.bfloat16:
+            y = _wide_attention(q, k, v) if widened(q) else _tiled_attention(q, k, v)
+        else:
+            y = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=1.0)[0]
+        return y.transpose(0, 1).reshape(count, -1)
+
+    def _ffn(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x.to(self.dtype)))
+
+
+def _wide_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return ``softmax(q k^T) v`` for bfloat16 [H, F, C] on a processor without bfloat16."""
+    return F.scaled_dot_product_attention(q[None].float(), k[None].float(), v[None].float(), scale=1.0)[0].to(q.dtype)
+
+
+def _tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return ``softmax(q k^T) v`` for [H, F, C], a few heads at a time, or a part of one head's queries."""
+    heads, count, _ = q.shape
+    y = torch.empty_like(v)
+    together = max(1, SCORES // count**2)
+    rows = min(count, max(1, SCORES // count))
+    for head in range(0, heads, together):
+        part = slice(head, head + together)
+        keys = k[part].transpose(1, 2)
+        for row in range(0, count, rows):
+            weights = torch.softmax(torch.bmm(q[part, row : row + rows], keys), dim=-1)
+            torch.bmm(weights, v[part], out=y[part, row : row + rows])
+    return y

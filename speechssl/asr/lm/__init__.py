@@ -1,0 +1,1 @@
+"""N-gram language models: their text, their estimation, their files."""

@@ -1,0 +1,1 @@
+"""Text and times of recordings of any length: files in, word files out."""

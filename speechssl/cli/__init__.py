@@ -1,0 +1,1 @@
+"""The command line: main.py, and a module for each group of verbs; everything heavy is imported inside a verb."""

@@ -1,0 +1,96 @@
+"""Verbs on audio and manifests: ``corpus``, ``manifest``, ``shard``, ``verify``."""
+
+from pathlib import Path
+
+from speechssl.cli.arguments import load, positional, wants_help
+from speechssl.core.errors import ConfigError
+
+__all__ = ["audit", "corpus", "manifest", "shard", "verify"]
+
+
+def corpus(words: list[str], overrides: list[str]) -> None:
+    """List the public corpora, say what is known of one, or make its manifest."""
+    from speechssl.data.ingest.public.listing import describe, listing
+    from speechssl.data.ingest.public.recipes import find_recipe
+
+    if not wants_help(overrides) and not overrides and len(words) == 1:
+        print(listing() if words[0] == "list" else describe(find_recipe(words[0])))
+        return
+    from speechssl.config import CorpusConfig
+    from speechssl.config.load import write_toml
+    from speechssl.core.progress import progress
+
+    (name, folder), cfg = load(CorpusConfig, "corpus", words, overrides, ["list|NAME", "FOLDER"])
+    from speechssl.data.ingest.public.build import make_corpus
+
+    with progress("corpus", unit="files") as advance:
+        summary = make_corpus(name, Path(folder), cfg, advance)
+    output = Path(cfg.output) if cfg.output else Path(folder) / "manifest"
+    write_toml(cfg, output / "config.toml")
+    print(f"{summary}\n  {output / 'manifest.jsonl'}")
+
+
+def manifest(words: list[str], overrides: list[str]) -> None:
+    """Find audio and transcripts of a folder, or of webdataset tars."""
+    from speechssl.config import ManifestConfig
+    from speechssl.config.load import write_toml
+    from speechssl.core.progress import progress
+    from speechssl.data.ingest.foreign.manifest import manifest_of
+
+    (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
+    with progress("manifest", unit="files") as advance:
+        summary = manifest_of(folder, Path(output), cfg, advance)
+    write_toml(cfg, Path(output) / "config.toml")
+    print(summary)
+
+
+def shard(words: list[str], overrides: list[str]) -> None:
+    """Write a manifest as webdataset shards."""
+    from speechssl.config import ShardConfig
+    from speechssl.config.load import write_toml
+    from speechssl.core.progress import progress
+    from speechssl.data.store.writer import shard_manifest
+
+    (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
+    path = Path(manifest)
+    with progress("shard", unit="utterances") as advance:
+        summary = shard_manifest(path / "manifest.jsonl" if path.is_dir() else path, Path(output), cfg, advance)
+    write_toml(cfg, Path(output) / "config.toml")
+    print(summary)
+
+
+def verify(words: list[str], overrides: list[str]) -> int:
+    """Check shards against their index and checksums."""
+    if wants_help(overrides):
+        print("usage: speechssl verify SHARDS\n\nReads every shard and compares it with its index; lists what differs.")
+        return 0
+    if overrides:
+        raise ConfigError(f"verify takes no settings (got {' '.join(overrides)})")
+    (folder,) = positional(words, ["SHARDS"], "verify")
+    from speechssl.data.store.writer import verify_shards
+
+    summary = verify_shards(Path(str(folder)))
+    for problem in summary.problems:
+        print(f"{problem.item}\t{problem.reason}\t{problem.detail}")
+    print(f"{summary.checked} items checked, {len(summary.problems)} problems")
+    return 0 if summary.ok else 1
+
+
+def audit(words: list[str], overrides: list[str]) -> int:
+    """Look for faults in a manifest or a folder of audio."""
+    from speechssl.config import AuditConfig
+    from speechssl.core.progress import progress
+    from speechssl.data.audit.audit import audit as look
+    from speechssl.reports.audit import write_audit
+
+    (source,), cfg = load(AuditConfig, "audit", words, overrides, ["MANIFEST|FOLDER"])
+    with progress("audit", unit="utterances") as advance:
+        found = look(Path(source), cfg, advance)
+    page = write_audit(found, cfg, Path(cfg.output or "audit"))
+    print(page.with_name("audit.txt").read_text(encoding="utf-8").split("\n\n", 1)[0])
+    for finding in found.findings[:20]:
+        print(f"  {finding.severity}\t{finding.check}\t{finding.item}\t{finding.detail}")
+    if len(found.findings) > 20:
+        print(f"  and {len(found.findings) - 20} more in {page.with_name('findings.jsonl')}")
+    print(page)
+    return found.exit_code(cfg.fail_on)

@@ -1,0 +1,142 @@
+"""The command line: ``speechssl VERB ...``. The verbs are in the files beside this one, one short function each.
+
+Exit codes: 0 done, 1 a clear error, 2 a wrong command line, 75 interrupted and saved (run the same command to resume).
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from speechssl import __version__
+from speechssl.cli import data, recognition, scoring, training, transcription
+from speechssl.cli.arguments import Verb, split
+from speechssl.core.errors import InterruptedRun, SpeechsslError
+
+__all__ = ["EXIT_INTERRUPTED", "main"]
+
+EXIT_INTERRUPTED = 75
+
+HELP = """\
+speechssl: from a folder of raw audio to a word error rate you can defend.
+
+usage: speechssl VERB ... [--a.b value ...]
+
+  run FOLDER [CONFIG]               everything below, stage by stage; resumes where it stopped
+  demo [CONFIG] [--smoke]           makes its own corpus, shows what pretraining is worth; --corpus FOLDER: your audio
+
+  corpus list|NAME [FOLDER]         public corpora: what there is; download one, write its manifest with its own splits
+  manifest FOLDER OUTPUT [CONFIG]   find audio and transcripts (tars, too); write OUTPUT/manifest.jsonl and a ledger
+  shard MANIFEST OUTPUT [CONFIG]    resample to 16 kHz mono FLAC in webdataset tars with an index
+  verify SHARDS                     check shards against their index and checksums
+  audit MANIFEST|FOLDER [CONFIG]    hours, duplicates, leaks, faults of sound and text: a page, and an exit code for CI
+  estimate CONFIG                   what a configuration will cost here: memory, time; what to change
+  pretrain [CONFIG]                 self-supervised pretraining (wav2vec 2.0, HuBERT); under torchrun on many devices
+  finetune [CONFIG]                 CTC fine-tuning on transcripts
+  lm TEXT|MANIFEST|SHARDS OUTPUT    n-gram language model (Kneser-Ney) as an ARPA file, for decoding
+  tune [CONFIG]                     choose the decoder's weights on dev; writes the settings for evaluate
+  evaluate [CONFIG]                 decode a split and report its word error rate with an interval
+  transcribe FILE|FOLDER|-          text and word times of audio of any length: TextGrid, CTM, SRT, VTT, JSON
+  align MANIFEST|AUDIO TEXT         when the words of known transcripts were spoken, in the same formats
+  score REF HYP...                  score any system's transcripts: text, Kaldi, NIST trn or stm and ctm, JSON lines
+  compare RUN RUN...                which system is better, by how much, how sure, and where: a page and a table
+  report RUN                        one self-contained report.html for a run folder
+
+CONFIG is a TOML file or the name of a preset: {presets}.
+'speechssl VERB --help' lists every setting of a verb. Version {version}.
+"""
+
+
+VERBS: dict[str, Verb] = {
+    "run": training.run,
+    "demo": training.demo,
+    "corpus": data.corpus,
+    "manifest": data.manifest,
+    "shard": data.shard,
+    "verify": data.verify,
+    "audit": data.audit,
+    "estimate": training.estimate,
+    "pretrain": training.pretrain,
+    "finetune": training.finetune,
+    "lm": recognition.lm,
+    "tune": recognition.tune,
+    "evaluate": recognition.evaluate,
+    "transcribe": transcription.transcribe,
+    "align": transcription.align,
+    "score": scoring.score,
+    "compare": scoring.compare,
+    "report": scoring.report,
+}
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM; like Ctrl-C no ``Exception``, so that no library that expects failures takes it for one."""
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Turn SIGTERM into an exception: what a stage has started ends with it, and the exit code says "resume me".
+
+    A second SIGTERM ends the process at once. Training has handlers of its own, which wait for the end of the step.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        raise _Terminated(signal.Signals(number).name)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; return the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help", "help"):
+        from speechssl.config.load import presets
+
+        print(HELP.format(presets=", ".join(presets()), version=__version__), end="")
+        return 0 if words else 2
+    if words[0] in ("--version", "version"):
+        print(__version__)
+        return 0
+    verb = VERBS.get(words[0])
+    if verb is None:
+        import difflib
+
+        close = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; verbs: {', '.join(VERBS)}"
+        print(f"error: unknown verb {words[0]!r}{hint}", file=sys.stderr)
+        return 2
+    try:
+        with _stoppable():
+            return verb(*split(words[1:])) or 0
+    except InterruptedRun as error:
+        print(f"interrupted: {error}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except SpeechsslError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except _Terminated as stop:
+        print(f"interrupted: {stop}; run the same command again to go on", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        # Permissions, full disks, names that are too long: the system's words, and the file they are about.
+        print(f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)
+        return 1

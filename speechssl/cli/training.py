@@ -1,0 +1,116 @@
+"""Verbs that train: ``pretrain``, ``finetune``, and the whole way: ``run``, ``demo``."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from speechssl.cli.arguments import load, positional, wants_help
+from speechssl.core.errors import ConfigError
+
+__all__ = ["demo", "estimate", "finetune", "pretrain", "run"]
+
+
+PROFILED_STEPS = 5
+
+
+def _profiled(overrides: list[str]) -> list[str]:
+    """Spell the flag ``--profile`` out: ``--training.profile 5``."""
+    if "--profile" not in overrides:
+        return overrides
+    return [word for word in overrides if word != "--profile"] + ["--training.profile", str(PROFILED_STEPS)]
+
+
+def _flag(name: str, overrides: list[str]) -> tuple[list[str], bool]:
+    """Return the overrides without a flag that is no setting, and whether it was there."""
+    return [word for word in overrides if word != name], name in overrides
+
+
+def pretrain(words: list[str], overrides: list[str]) -> None:
+    """Pretrain an encoder."""
+    from speechssl.config import PretrainConfig
+
+    overrides, allow_changes = _flag("--allow-changes", overrides)
+    _, cfg = load(PretrainConfig, "pretrain", words, _profiled(overrides), [])
+    from speechssl.training.pretrain import pretrain as train
+
+    print(train(cfg, allow_changes=allow_changes))
+
+
+def finetune(words: list[str], overrides: list[str]) -> None:
+    """Fine-tune a recogniser."""
+    from speechssl.config import FinetuneConfig
+
+    overrides, allow_changes = _flag("--allow-changes", overrides)
+    _, cfg = load(FinetuneConfig, "finetune", words, _profiled(overrides), [])
+    from speechssl.asr.finetune import finetune as train
+
+    print(train(cfg, allow_changes=allow_changes))
+
+
+ESTIMATE_HELP = """\
+usage: speechssl estimate CONFIG [--world N] [--json] [--a.b value ...]
+
+Parameters, memory, time of a step and of the whole run, from a short probe on the device at hand.
+CONFIG is a file or preset for `pretrain` or `finetune`; its settings can be overridden as there.
+  --world N   devices that will share each step (1)
+  --json      print JSON, with what was measured
+"""
+
+
+def estimate(words: list[str], overrides: list[str]) -> None:
+    """Say what a configuration will cost on the device at hand."""
+    if wants_help(overrides):
+        print(ESTIMATE_HELP, end="")
+        return
+    import tomllib
+
+    from speechssl.config import FinetuneConfig, PretrainConfig
+    from speechssl.config.load import find_config, load_config
+    from speechssl.workflows.estimate import estimate as measure
+    from speechssl.workflows.estimate import estimate_json, estimate_text
+
+    (name,) = positional(words, ["CONFIG"], "estimate")
+    overrides, as_json = [word for word in overrides if word != "--json"], "--json" in overrides
+    world = 1
+    if "--world" in overrides:
+        place = overrides.index("--world")
+        if not overrides[place + 1 : place + 2] or not overrides[place + 1].isdigit():
+            raise ConfigError("--world needs a number of devices")
+        world = int(overrides[place + 1])
+        overrides = overrides[:place] + overrides[place + 2 :]
+    try:
+        keys = tomllib.loads(find_config(str(name)).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from error
+    if "pretrain" in keys or "finetune" in keys:
+        raise ConfigError(f"{name} is a configuration of `run`; estimate one for `pretrain` or `finetune`")
+    cfg: PretrainConfig | FinetuneConfig
+    if keys.keys() & {"ctc", "tokens", "dev", "augment"}:
+        cfg = load_config(FinetuneConfig, str(name), overrides, prog="speechssl estimate CONFIG")
+    else:
+        cfg = load_config(PretrainConfig, str(name), overrides, prog="speechssl estimate CONFIG")
+    cost = measure(cfg, world=world)
+    print(estimate_json(cost) if as_json else estimate_text(cost))
+
+
+def run(words: list[str], overrides: list[str]) -> None:
+    """Go the whole way, from a folder to a report."""
+    from speechssl.config import RunConfig
+    from speechssl.workflows.pipeline import default_preset
+    from speechssl.workflows.pipeline import run as go
+
+    if len(words) == 1 and not wants_help(overrides):
+        words = [*words, default_preset()]
+    (folder,), cfg = load(RunConfig, "run", words, overrides, ["FOLDER"])
+    go(Path(folder), cfg)
+
+
+def demo(words: list[str], overrides: list[str]) -> None:
+    """Show on a corpus of its own what pretraining is worth."""
+    from speechssl.workflows.demo import DemoConfig
+    from speechssl.workflows.demo import demo as go
+
+    smoke = "--smoke" in overrides
+    overrides = [word for word in overrides if word != "--smoke"]
+    words = words or (["demo-smoke"] if smoke else ["demo"])
+    _, cfg = load(DemoConfig, "demo", words, overrides, [])
+    go(replace(cfg, smoke=True) if smoke else cfg)

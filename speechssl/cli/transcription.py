@@ -1,0 +1,113 @@
+"""Verbs that put words in time: ``transcribe``, ``align``."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from speechssl.cli.arguments import wants_help
+from speechssl.core.errors import AudioError, ConfigError
+
+if TYPE_CHECKING:
+    from speechssl.config import TranscribeConfig
+
+__all__ = ["align", "transcribe"]
+
+_TRANSCRIBE = "speechssl transcribe FILE|FOLDER|-..."
+_ALIGN = "speechssl align MANIFEST|AUDIO [TEXT...]"
+
+
+def transcribe(words: list[str], overrides: list[str]) -> int:
+    """Transcribe files, folders or standard input."""
+    from speechssl.config import TranscribeConfig
+    from speechssl.config.load import load_config
+
+    cfg = load_config(TranscribeConfig, None, overrides, prog=_TRANSCRIBE)
+    if not words:
+        raise ConfigError(f"usage: {_TRANSCRIBE} --model FOLDER [--output FOLDER --format text,srt]")
+    if "-" in words:
+        if len(words) > 1:
+            raise ConfigError("standard input (-) cannot be mixed with files; transcribe it alone")
+        return _live(cfg)
+    from speechssl.asr.transcription.transcribe import transcribe as run
+
+    with _bar("transcribe", wanted=bool(cfg.output)) as advance:
+        summary = run([Path(word) for word in words], cfg, say=_say, warn=_warn, advance=advance)
+    if cfg.output:
+        print(summary)
+    return 1 if summary.failed else 0
+
+
+def align(words: list[str], overrides: list[str]) -> int:
+    """Align known transcripts."""
+    from speechssl.config import AlignConfig
+    from speechssl.config.load import load_config
+
+    cfg = load_config(AlignConfig, None, overrides, prog=_ALIGN)
+    if wants_help(overrides) or not words:
+        raise ConfigError(f"usage: {_ALIGN} --model FOLDER [--output FOLDER --format textgrid,ctm]")
+    from speechssl.asr.transcription.align import align_all, passages
+
+    found = passages(words, cfg.splits)
+    with _bar("align", wanted=bool(cfg.output)) as advance:
+        summary = align_all(found, cfg, say=_say, warn=_warn, note=_note, advance=advance)
+    if cfg.output:
+        print(summary)
+    return 1 if summary.failed else 0
+
+
+def _live(cfg: "TranscribeConfig") -> int:
+    """Print the words of standard input as they become final: in lines between pauses, or one JSON or CTM line each."""
+    import json
+    from dataclasses import asdict
+
+    if cfg.output or cfg.format not in ("text", "jsonl", "ctm"):
+        raise ConfigError("from standard input words go to standard output: --format text, jsonl or ctm, no --output")
+    from speechssl.asr.transcription.live import live_words, pcm_blocks
+    from speechssl.asr.transcription.transcribe import open_recogniser
+
+    end = 0.0
+    begun = False
+    try:
+        for word in live_words(open_recogniser(cfg), pcm_blocks(sys.stdin.fileno()), cfg):
+            if cfg.format == "text":
+                gap = "\n" if word.start - end >= cfg.live.pause_seconds else " "
+                print(f"{gap if begun else ''}{word.word}", end="", flush=True)
+            elif cfg.format == "ctm":
+                print(f"- 1 {word.start:.3f} {word.end - word.start:.3f} {word.word} {word.score:.3f}", flush=True)
+            else:
+                row = {name: round(v, 3) if isinstance(v, float) else v for name, v in asdict(word).items()}
+                print(json.dumps(row, ensure_ascii=False), flush=True)
+            end, begun = word.end, True
+    except AudioError as error:
+        _warn(str(error))
+        return 1
+    finally:
+        if begun and cfg.format == "text":
+            print(flush=True)
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _warn(text: str) -> None:
+    print(f"error: {text}", file=sys.stderr, flush=True)
+
+
+def _note(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(title: str, *, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yield a progress bar in seconds of audio, or None where results themselves show how far it is."""
+    from speechssl.core.progress import progress
+
+    if not wanted:
+        yield None
+        return
+    with progress(title, unit="s of audio") as advance:
+        yield advance

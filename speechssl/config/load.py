@@ -1,0 +1,208 @@
+"""Settings in and out: TOML files and presets -> frozen dataclasses -> ``--a.b value`` overrides -> resolved TOML.
+
+Strict: an unknown key is an error that names the nearest match; a wrong type is an error that names the key.
+"""
+
+import difflib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from speechssl.core.errors import ConfigError
+from speechssl.core.files import write_atomic
+
+__all__ = ["find_config", "from_dict", "load_config", "presets", "read_toml", "to_dict", "to_toml", "write_toml"]
+
+T = TypeVar("T")
+
+
+def _convert(value: Any, kind: Any, where: str) -> Any:
+    """Return ``value`` as the annotated type ``kind``, or raise ConfigError naming the key."""
+    origin, args = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return from_dict(kind, value, where=where)
+    if origin is Literal:
+        if value in args:
+            return value
+        close = difflib.get_close_matches(str(value), [str(arg) for arg in args], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}{hint}")
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value == "none":
+            return None
+        return _convert(value, next(arg for arg in args if arg is not type(None)), where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        inner = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(inner) != len(value):
+            raise ConfigError(f"{where}: expected {len(inner)} items, got {len(value)}")
+        return tuple(
+            _convert(item, each, f"{where}[{i}]") for i, (item, each) in enumerate(zip(value, inner, strict=True))
+        )
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        _refuse_nan(float(value), where)
+        return float(value)
+    if kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+
+
+def _refuse_nan(value: Any, where: str) -> None:
+    """Raise ConfigError for a NaN anywhere in a value: it would make every comparison false, in silence."""
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{where}: nan is no number to set; give a number, or leave the setting out")
+    if is_dataclass(value):
+        for item in fields(value):
+            _refuse_nan(getattr(value, item.name), f"{where}.{item.name}" if where else item.name)
+    elif isinstance(value, tuple):
+        for item in value:
+            _refuse_nan(item, where)
+
+
+def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "") -> T:
+    """Build the dataclass ``cls`` from nested dictionaries.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown (the message names the nearest match) or a value has the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        path = f"{where}.{name}" if where else name
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
+            raise ConfigError(f"unknown key {path!r}{hint}")
+        kind = hints[name]
+        factory = known[name].default_factory
+        if isinstance(value, dict) and is_dataclass(kind) and factory is not MISSING:
+            # A nested table changes only the keys it names: fields may have defaults of their own.
+            value = _merge(asdict(factory()), value)
+        values[name] = _convert(value, kind, path)
+    return cls(**values)
+
+
+def _merge(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the leaves of ``new`` laid over it."""
+    merged = dict(base)
+    for name, value in new.items():
+        old = merged.get(name)
+        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def to_dict(cfg: Any) -> dict[str, Any]:
+    """Return a configuration as nested dictionaries of plain values."""
+    return asdict(cfg)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value)
+    if value is None:
+        return '"none"'
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
+
+
+def to_toml(cfg: Any) -> str:
+    """Return a configuration as TOML text; ``from_dict(type(cfg), tomllib.loads(text)) == cfg``."""
+    lines: list[str] = []
+
+    def table(data: dict[str, Any], prefix: str) -> None:
+        lines.extend(f"{name} = {_value(value)}" for name, value in data.items() if not isinstance(value, dict))
+        for name, value in data.items():
+            if isinstance(value, dict):
+                lines.extend(["", f"[{prefix}{name}]"])
+                table(value, f"{prefix}{name}.")
+
+    table(asdict(cfg), "")
+    return "\n".join(lines) + "\n"
+
+
+def write_toml(cfg: Any, path: Path) -> None:
+    """Write the resolved configuration, atomically."""
+    write_atomic(path, to_toml(cfg))
+
+
+def _preset_folder() -> Path:
+    """Return the folder of presets: inside an installed wheel, or beside the package in a checkout."""
+    inside = Path(str(resources.files("speechssl"))) / "configs"
+    return inside if inside.is_dir() else inside.parent.parent / "configs"
+
+
+def presets() -> list[str]:
+    """Return the names of the presets that came with the package."""
+    return sorted(path.stem for path in _preset_folder().glob("*.toml"))
+
+
+def find_config(name: str) -> Path:
+    """Return the file of a configuration given as a path or as the name of a preset.
+
+    Raises
+    ------
+    ConfigError
+        Neither a file nor a preset has that name.
+    """
+    path = Path(name)
+    if path.suffix == ".toml" and path.is_file():
+        return path
+    preset = _preset_folder() / f"{name.removesuffix('.toml')}.toml"
+    if preset.is_file():
+        return preset
+    close = difflib.get_close_matches(name, presets(), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; presets: {', '.join(presets())}"
+    raise ConfigError(f"no configuration file or preset {name!r}{hint}")
+
+
+def read_toml(cls: type[T], path: Path) -> T:
+    """Read one TOML file into ``cls``; errors name the file."""
+    try:
+        with path.open("rb") as file:
+            return from_dict(cls, tomllib.load(file))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def load_config(cls: type[T], name: str | None = None, overrides: Sequence[str] = (), *, prog: str = "speechssl") -> T:
+    """Read a TOML file or preset (or the defaults), then apply ``--a.b value`` overrides.
+
+    Parameters
+    ----------
+    cls
+        The configuration's dataclass.
+    name
+        Path of a TOML file, the name of a preset, or None for the defaults.
+    overrides
+        Arguments such as ``["--optim.lr", "1e-3", "--data.batch-seconds=40"]``; ``--help`` lists every one and exits.
+
+    Raises
+    ------
+    ConfigError
+        The file, a key or a value cannot be used.
+    """
+    base = read_toml(cls, find_config(name)) if name else cls()
+    import tyro  # after the file is read, so that a bad file is reported without waiting for it
+
+    # tyro prints its own message, with the nearest match, and leaves with code 2.
+    cfg = tyro.cli(cls, args=list(overrides), default=base, prog=prog)
+    _refuse_nan(cfg, "")
+    return cfg

@@ -1,0 +1,1 @@
+"""What is wrong with a corpus: files, sound, texts, and what is there twice."""

@@ -1,0 +1,105 @@
+"""The batch: what the data side reads, and what an objective's preparer makes of it. Frozen records of tensors.
+
+In: samples of utterances. Out: records that are moved to a device in one call.
+
+Samples stay the 16-bit integers that the shards hold until they are on the device: half the bytes to build, to pass
+between processes and to copy.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from speechssl.core.ledger import Entry
+
+__all__ = ["Batch", "BatchSummary", "Prepared", "batch_of", "full_scale"]
+
+FULL_SCALE = 32768
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What is kept of a micro-batch when its tensors are gone."""
+
+    ids: tuple[str, ...]
+    seconds: float
+    """Useful audio."""
+    rejected: tuple[Entry, ...]
+    """Rows that were replaced by silence."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch of utterances (or crops of them), all rows in the order of ``ids``."""
+
+    wave: Tensor
+    """[B, T] samples at 16 kHz, zero after each row's length: int16 as they come from the loader; float32 with full
+    scale 1 when they were augmented, and in any case after ``to``. Models and objectives see float32."""
+    lengths: Tensor
+    """[B] int64, valid samples in each row."""
+    starts: Tensor
+    """[B] int64, first sample of the crop within its utterance (0 when uncropped)."""
+    weights: Tensor
+    """[B] float32: 1, or 0 for a silent stand-in row whose audio could not be read (its loss must not count)."""
+    ids: tuple[str, ...]
+    epoch: int
+    texts: tuple[str | None, ...] = ()
+    """Transcripts as in the manifest; empty in pretraining."""
+    targets: Tensor | None = None
+    """[B, U] int64 token ids, 0 after each row's target length; fine-tuning only."""
+    target_lengths: Tensor | None = None
+    """[B] int64."""
+    rejected: tuple[Entry, ...] = ()
+    """Rows that were replaced by silence, with the reason; the loop writes them to the ledger."""
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row is shorter than the batch (then, and only then, masks are needed)."""
+        return bool((self.lengths < self.wave.shape[1]).any())
+
+    @property
+    def seconds(self) -> float:
+        """Useful audio in the batch, in seconds."""
+        return float((self.lengths.float() * self.weights).sum()) / 16_000
+
+    def summary(self) -> BatchSummary:
+        """Return what the loop keeps of a CPU batch."""
+        return BatchSummary(self.ids, self.seconds, self.rejected)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch with every tensor on ``device``, the samples as float32 (converted there)."""
+        moved: dict[str, Any] = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved | {"wave": full_scale(moved["wave"])})
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch with everything random already drawn. Objectives subclass it and add tensors (or None)."""
+
+    batch: Batch
+    n_targets: int
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return a copy with every tensor, and the batch, on ``device``."""
+        moved: dict[str, Any] = {
+            item.name: value.to(device, non_blocking=True)
+            for item in fields(self)
+            if isinstance(value := getattr(self, item.name), Tensor)
+        }
+        return replace(self, batch=self.batch.to(device), **moved)
+
+
+def batch_of(item: Batch | Prepared) -> Batch:
+    """Return the batch itself of what a loader gives, prepared or not."""
+    return item.batch if isinstance(item, Prepared) else item
+
+
+def full_scale(wave: Tensor) -> Tensor:
+    """Return int16 samples as float32 with full scale 1, exactly, on the device where they are; others unchanged."""
+    return wave.float().mul_(1 / FULL_SCALE) if wave.dtype == torch.int16 else wave

@@ -1,0 +1,1 @@
+"""Any folder of audio becomes a manifest: transcripts, layouts, tables, splits."""

@@ -1,0 +1,1 @@
+"""Webdataset tars that others made, as a source of manifests."""

@@ -1,0 +1,158 @@
+"""Looks at every file once, in parallel: is it audio, is it whole, how long, and where could it be cut.
+
+In: paths. Out: one ``Scan`` for each, in the order of the paths whatever the number of processes. Each file is decoded
+to its end in bounded blocks, because only that finds damage. A file that kills its process is named; the rest goes on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from speechssl.core.errors import AudioError
+from speechssl.core.processes import end_with_main
+from speechssl.data.audio.decode import AudioFile, AudioInfo, AudioLimits, mono
+from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
+from speechssl.data.audio.pauses import LevelMeter, SpeechMeter, cut, quiet_frames
+
+__all__ = ["Scan", "ScanSettings", "scan_file", "scan_files"]
+
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class ScanSettings:
+    """What a worker needs to know."""
+
+    min_seconds: float
+    max_seconds: float
+    """Longer recordings get pieces."""
+    segmenter: Literal["energy", "silero"]
+    limits: AudioLimits
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was found in one file."""
+
+    path: str
+    info: AudioInfo | None = None
+    """None: no audio (``reason`` empty: not ours at all) or unusable audio (``reason`` says why)."""
+    digest: str = ""
+    """Of the file's bytes."""
+    pieces: tuple[tuple[float, float], ...] = ()
+    """(start, duration) of a recording longer than ``max_seconds``."""
+    reason: str = ""
+    detail: str = ""
+
+    @property
+    def is_audio(self) -> bool:
+        """Whether the file is audio, or claims to be."""
+        return self.info is not None or bool(self.reason)
+
+
+def scan_file(path: Path, settings: ScanSettings) -> Scan:
+    """Look at one file; never raises for what is in it."""
+    name = str(path)
+    promised = path.suffix.lower() in AUDIO_EXTENSIONS
+    try:
+        with path.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+        if sniff(head) is None and not promised:
+            return Scan(name)
+        info, pieces = _listen(path, settings)
+        return Scan(name, info, _digest(path), tuple(pieces))
+    except AudioError as error:
+        return Scan(name, reason=error.reason, detail=error.detail)
+    except OSError as error:
+        return Scan(name, reason="unreadable", detail=str(error)) if promised else Scan(name)
+
+
+def _listen(path: Path, settings: ScanSettings) -> tuple[AudioInfo, list[tuple[float, float]]]:
+    """Decode a file to its end; return what is known of it, and its pieces when it is long."""
+    with AudioFile(path, str(path), settings.limits) as audio:
+        rate = audio.info.sample_rate
+        maybe_long = audio.info.frames < 0 or audio.info.duration > settings.max_seconds
+        levels = LevelMeter(rate) if maybe_long else None
+        speech = SpeechMeter(rate) if maybe_long and settings.segmenter == "silero" else None
+        frames = 0
+        for block in audio.blocks():
+            frames += len(block)
+            if levels is not None:
+                wave = mono(block)
+                levels.add(wave)
+                if speech is not None:
+                    speech.add(wave)
+        info = AudioInfo(audio.info.format, rate, audio.info.channels, frames, frames / rate)
+    if levels is None or info.duration <= settings.max_seconds:
+        return info, []
+    level, step = levels.levels(), levels.frame_seconds
+    quiet = quiet_frames(level) if speech is None else speech.quiet(speech.probabilities(), len(level), step)
+    bounds = {"min_seconds": settings.min_seconds, "max_seconds": settings.max_seconds}
+    return info, cut(level, quiet, step, total=info.duration, **bounds)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _scan_chunk(paths: Sequence[Path], settings: ScanSettings) -> list[Scan]:
+    return [scan_file(path, settings) for path in paths]
+
+
+def scan_files(
+    paths: Sequence[Path], settings: ScanSettings, workers: int, progress: Callable[[int, int], None] | None = None
+) -> list[Scan]:
+    """Look at all files with ``workers`` processes (1: in this one; 0: one a core); scans in the order of paths."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = workers or cores
+    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+    found: list[Scan] = []
+    scanned = (_scan_chunk(c, settings) for c in chunks) if workers == 1 else _scan_chunks(chunks, settings, workers)
+    for scans in scanned:
+        found += scans
+        if progress is not None:
+            progress(len(found), len(paths))
+    return found
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_main)
+
+
+def _scan_chunks(chunks: Sequence[Sequence[Path]], settings: ScanSettings, workers: int) -> Iterator[list[Scan]]:
+    """Yield the scans of each chunk in order. When a process dies, the first unfinished chunk is done file by file."""
+    done = 0
+    while done < len(chunks):
+        try:
+            with _pool(min(workers, len(chunks) - done)) as pool:
+                for scans in pool.map(_scan_chunk, chunks[done:], [settings] * (len(chunks) - done)):
+                    done += 1
+                    yield scans
+        except BrokenProcessPool:
+            done += 1
+            yield _scan_singly(chunks[done - 1], settings)
+
+
+def _scan_singly(paths: Sequence[Path], settings: ScanSettings) -> list[Scan]:
+    """Look at files one after the other in a process of their own, which is replaced when a file kills it."""
+    scans: list[Scan] = []
+    while len(scans) < len(paths):
+        try:
+            with _pool(1) as pool:
+                for path in paths[len(scans) :]:
+                    scans.append(pool.submit(scan_file, path, settings).result())  # noqa: PERF401  (kept when one dies)
+        except BrokenProcessPool:
+            detail = "the process that decoded it died; is the file damaged?"
+            scans.append(Scan(str(paths[len(scans)]), reason="decoder_crash", detail=detail))
+    return scans

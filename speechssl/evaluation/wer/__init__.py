@@ -1,0 +1,1 @@
+"""Word error rate: alignment, counts, intervals, and where the errors are."""

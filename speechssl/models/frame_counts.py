@@ -1,0 +1,88 @@
+"""Counts of samples and frames: an int for one utterance, a tensor for a batch.
+
+In: the configuration of a stem. Out: where its frames lie, without the stem: a pure function that other processes can
+be sent.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from speechssl.config import FrontendConfig
+from speechssl.core.errors import ConfigError
+
+__all__ = ["MEL_STRIDE", "MEL_WINDOW", "FrameGrid", "Samples", "check_wave", "frame_grid", "not_negative"]
+
+Samples = TypeVar("Samples", int, Tensor)
+
+MEL_WINDOW = 400
+"""Samples of one log-mel frame: 25 ms."""
+MEL_STRIDE = 160
+"""Samples between log-mel frames: 10 ms."""
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """Where the frames of a stem lie: frame f sees the samples from ``f * hop`` to ``f * hop + receptive``."""
+
+    layers: tuple[tuple[int, int], ...]
+    """(kernel, stride) of each layer, none of which pads."""
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        hop = 1
+        for _, stride in self.layers:
+            hop *= stride
+        return hop
+
+    @property
+    def receptive(self) -> int:
+        """Samples that one frame sees."""
+        seen, hop = 1, 1
+        for kernel, stride in self.layers:
+            seen += (kernel - 1) * hop
+            hop *= stride
+        return seen
+
+    def frames(self, samples: Samples) -> Samples:
+        """Return the number of frames of ``samples`` samples (0 when there are fewer than ``receptive``)."""
+        for kernel, stride in self.layers:
+            samples = not_negative((samples - kernel) // stride + 1)
+        return samples
+
+
+def frame_grid(cfg: FrontendConfig) -> FrameGrid:
+    """Return the frame grid of a stem.
+
+    Raises
+    ------
+    ConfigError
+        A size is not positive.
+    """
+    if cfg.kind == "logmel":
+        if cfg.stack < 1:
+            raise ConfigError(f"model.frontend.stack = {cfg.stack}: join at least 1 frame")
+        return FrameGrid(((MEL_WINDOW, MEL_STRIDE), (cfg.stack, cfg.stack)))
+    if not cfg.conv_layers or min(min(layer) for layer in cfg.conv_layers) < 1:
+        raise ConfigError(
+            f"model.frontend.conv_layers needs (channels, kernel, stride) of 1 or more: {cfg.conv_layers}"
+        )
+    return FrameGrid(tuple((kernel, stride) for _, kernel, stride in cfg.conv_layers))
+
+
+def not_negative(count: Samples) -> Samples:
+    """Clamp a count at 0."""
+    return count.clamp(min=0) if isinstance(count, Tensor) else max(0, count)
+
+
+def check_wave(wave: Tensor, receptive: int) -> None:
+    """Raise ValueError unless ``wave`` is [B, T] with at least ``receptive`` samples."""
+    if wave.ndim != 2:
+        raise ValueError(f"expected a wave of shape [batch, samples], got {list(wave.shape)}")
+    if wave.shape[1] < receptive:
+        raise ValueError(
+            f"a batch of {wave.shape[1]} samples is shorter than one frame ({receptive} samples); "
+            "leave out shorter utterances (data.min_seconds)"
+        )

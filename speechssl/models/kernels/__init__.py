@@ -1,0 +1,1 @@
+"""Fast paths of the processor, each with the plain one beside it."""

@@ -1,0 +1,244 @@
+"""Which curves the report shows: for each phase, the figures that its metrics allow.
+
+In: the trainings of a run. Out: `Figure` records (caption, SVG). Levels of chance are drawn where the configuration
+says what they are, because a loss means nothing without them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from speechssl.reports.page.axes import LONGEST, Series
+from speechssl.reports.page.charts import line_chart
+from speechssl.reports.page.figure import Figure
+from speechssl.reports.run.collect import Training
+from speechssl.reports.run.facts import dev_wer
+from speechssl.reports.run.unit_use import use_chart
+
+__all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
+
+_X = "update"
+_HELD_OUT = (
+    " Held out: on utterances that are never trained on, without dropout. When the model memorises, this loss rises "
+    "while the training loss falls."
+)
+_FEW = 60
+"""Curves of at most this many points get a dot at each."""
+
+
+def training_label(training: Training, phase: Sequence[Training]) -> str:
+    """Return what tells a training apart from the others of its phase."""
+    if training.phase == "finetune" and any(other.scratch for other in phase):
+        return "from scratch" if training.scratch else "pretrained"
+    return training.name.rsplit("/", 1)[-1].replace("iteration-", "iteration ") or "this run"
+
+
+def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
+    """Return loss, accuracy, use of the codebook, learning rate and gradient norm of pretraining."""
+    if not trainings:
+        return []
+    losses, accuracies, chance = _chances(trainings)
+    name = next(
+        (n for n in ("contrastive", "masked_loss") if any(n in row for t in trainings for row in t.train)), "loss"
+    )
+    what = {"contrastive": "Contrastive loss", "masked_loss": "Masked prediction loss"}.get(name, "Loss")
+    held = _HELD_OUT if any(row for t in trainings for row in t.valid) else ""
+    figures = [
+        _figure(
+            _with_held_out(trainings, name),
+            f"{what} (nats per masked frame)",
+            f"{what}; lower is better.{chance if name != 'loss' else ''}{held}",
+            references=losses if name != "loss" else [],
+        ),
+        _figure(
+            _with_held_out(trainings, "accuracy", scale=100),
+            "Accuracy on masked frames (%)",
+            f"How often the right target is ranked first.{held}",
+            references=accuracies,
+            zero=True,
+        ),
+        *_codebook(trainings),
+    ]
+    return [figure for figure in (*figures, *_optimiser(trainings)) if figure is not None]
+
+
+def finetuning_figures(trainings: Sequence[Training]) -> list[Figure]:
+    """Return dev WER, CTC loss, learning rate and gradient norm of fine-tuning."""
+    if not trainings:
+        return []
+    wers = [
+        Series(
+            training_label(training, trainings),
+            [float(row["step"]) for row in training.valid if dev_wer(row) is not None],
+            [100 * wer for row in training.valid if (wer := dev_wer(row)) is not None],
+            style=index % 4,
+        )
+        for index, training in enumerate(trainings)
+    ]
+    figures = [
+        _figure(wers, "Word error rate on dev (%)", "Word error rate on the dev split, greedy decoding.", zero=True),
+        _figure(
+            _series(trainings, "loss"),
+            "CTC loss (nats per utterance, log scale)",
+            "Training loss, with the noise of augmentation and dropout.",
+            log=True,
+        ),
+        _figure(
+            _series(trainings, "dev_loss", valid=True),
+            "CTC loss on dev (nats per utterance)",
+            "Loss on the dev split, without augmentation; it may rise while the word error rate still falls.",
+        ),
+        _figure(
+            _series(trainings, "blank_fraction", scale=100),
+            "Blank frames (%)",
+            "Share of frames whose best label is the CTC blank. All blank is normal at first, but not for long.",
+        ),
+        *_optimiser(trainings),
+    ]
+    return [figure for figure in figures if figure is not None]
+
+
+def _codebook(trainings: Sequence[Training]) -> list[Figure | None]:
+    figures: list[Figure | None] = []
+    groups = sorted({name for t in trainings for row in t.train for name in row if name.startswith("perplexity_")})
+    groups = groups or [name for name in ("perplexity",) if any(name in row for t in trainings for row in t.train)]
+    series = [
+        Series(
+            f"group {group.rsplit('_', 1)[-1]}" if "_" in group else "all groups",
+            *_points(training, group),
+            style=index % 4,
+        )
+        for training in trainings[:1]
+        for index, group in enumerate(groups)
+    ]
+    settings = trainings[0].config.get("wav2vec2")
+    entries = settings.get("entries") if isinstance(settings, dict) else None
+    caption = "Perplexity of each codebook group: the number of entries in effective use"
+    caption += f", of {entries}. A fall towards 1 is a collapse." if entries else ". A fall towards 1 is a collapse."
+    figures.append(_figure(series, "Codebook perplexity (entries)", caption, zero=True))
+    figures.append(
+        _figure(
+            _series(trainings, "prediction_perplexity"),
+            "Prediction perplexity (units)",
+            "Number of units in effective use among the predictions. A fall towards 1 is a collapse.",
+            zero=True,
+        )
+    )
+    chart = use_chart([(training_label(t, trainings), t.units) for t in trainings if t.units is not None])
+    if chart is not None:
+        figures.append(Figure(chart, "How often each unit is a target: share of the frames, by rank of the unit."))
+    return figures
+
+
+def _optimiser(trainings: Sequence[Training]) -> list[Figure | None]:
+    peak = max((row["lr"] for t in trainings for row in t.train if isinstance(row.get("lr"), int | float)), default=0)
+    power = math.floor(math.log10(peak)) if peak > 0 else 0
+    sign = str(power).replace("-", "⁻").translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    rates = _series(trainings, "lr", scale=10.0**-power)
+    same = len(rates) > 1 and all((other.x, other.y) == (rates[0].x, rates[0].y) for other in rates)
+    return [
+        _figure(
+            rates[:1] if same else rates,
+            f"Learning rate (10{sign})" if power else "Learning rate",
+            "Learning rate, the same in all." if same else "Learning rate.",
+            zero=True,
+            noisy=False,
+        ),
+        _figure(
+            _series(trainings, "grad_norm"),
+            "Gradient norm (log scale)",
+            "Global gradient norm before clipping.",
+            log=True,
+        ),
+    ]
+
+
+def _figure(
+    series: Sequence[Series],
+    y_label: str,
+    caption: str,
+    *,
+    log: bool = False,
+    zero: bool = False,
+    noisy: bool = True,
+    references: Sequence[tuple[str, float]] = (),
+) -> Figure | None:
+    few = all(len(item.x) <= _FEW for item in series)
+    drawing = line_chart(series, x_label=_X, y_label=y_label, log=log, zero=zero, marks=few, references=references)
+    if drawing is None:
+        return None
+    thinned = noisy and any(len(item.x) > LONGEST for item in series)
+    return Figure(drawing, caption + (" Line: mean of neighbouring points; band: their range." if thinned else ""))
+
+
+def _series(trainings: Sequence[Training], name: str, scale: float = 1.0, *, valid: bool = False) -> list[Series]:
+    series = []
+    for index, training in enumerate(trainings):
+        x, y = _points(training, name, valid=valid)
+        series.append(Series(training_label(training, trainings), x, [scale * value for value in y], style=index % 4))
+    return series
+
+
+def _with_held_out(trainings: Sequence[Training], name: str, scale: float = 1.0) -> list[Series]:
+    """Return the curve of each training, and of the same metric on its held-out part where there is one."""
+    known, held = _series(trainings, name, scale), _series(trainings, f"valid_{name}", scale, valid=True)
+    if not any(item.x for item in held):
+        return known
+    series = []
+    for index, pair in enumerate(zip(known, held, strict=True)):
+        names = ("training", "held out") if len(known) == 1 else (pair[0].name, f"{pair[1].name}, held out")
+        series += [replace(item, name=names[i], style=(2 * index + i) % 4) for i, item in enumerate(pair)]
+    return series
+
+
+def _points(training: Training, name: str, *, valid: bool = False) -> tuple[list[float], list[float]]:
+    logged = training.valid if valid else training.train
+    rows = [row for row in logged if isinstance(row.get(name), int | float)]
+    return [float(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def _chances(trainings: Sequence[Training]) -> tuple[list[tuple[str, float]], list[tuple[str, float]], str]:
+    """Return the levels of chance of the loss (nats) and of the accuracy (%), one line where all agree, and a sentence.
+
+    Chance is one of equally likely candidates or, where the units of an iteration were counted, what a model reaches
+    that knows only how frequent each unit is.
+    """
+    losses: list[tuple[str, float]] = []
+    accuracies: list[tuple[str, float]] = []
+    counted = False
+    for index, training in enumerate(trainings):
+        candidates, units = _candidates(training, index), training.units
+        loss = math.log(candidates) if candidates else None
+        accuracy = 100 / candidates if candidates else None
+        if units is not None and units.entropy and units.largest_share:
+            loss, accuracy, counted = units.entropy, 100 * units.largest_share, True
+        label = training_label(training, trainings)
+        if loss is not None and accuracy is not None:
+            losses.append((label, loss))
+            accuracies.append((label, accuracy))
+    told = " Chance: a model that knows only how frequent each unit is." if counted else ""
+    n = len(trainings)
+    return _named(losses, "{:.2f}", n), _named(accuracies, "{:.2g} %", n), told
+
+
+def _named(levels: Sequence[tuple[str, float]], form: str, n: int) -> list[tuple[str, float]]:
+    if len(levels) == n and len({value for _, value in levels}) == 1:
+        return [(f"chance: {form.format(levels[0][1])}", levels[0][1])]
+    return [(f"chance, {name}: {form.format(value)}", value) for name, value in levels]
+
+
+def _candidates(training: Training, index: int) -> int | None:
+    """Return the number of equally likely candidates of the pretext task."""
+    config: dict[str, Any] = training.config
+    objective = config.get("objective")
+    settings = config.get(objective) if isinstance(objective, str) else None
+    if not isinstance(settings, dict):
+        return None
+    if objective == "wav2vec2":
+        negatives = settings.get("negatives")
+        return negatives + 1 if isinstance(negatives, int) and negatives > 0 else None
+    clusters = settings.get("clusters")
+    if isinstance(clusters, list) and index < len(clusters) and isinstance(clusters[index], int):
+        return int(clusters[index])
+    return None

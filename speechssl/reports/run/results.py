@@ -1,0 +1,103 @@
+"""The first section of the report: the word error rate, how sure it is, and against what.
+
+In: a `RunRecord` and its `Facts`. Out: `Html`.
+"""
+
+from pathlib import Path
+
+from speechssl.evaluation.wer.wer import WerReport, greedy_score
+from speechssl.evaluation.wer.wer_text import interval_text, percent
+from speechssl.reports.page.charts import interval_chart
+from speechssl.reports.page.figure import Figure, figure, prose
+from speechssl.reports.page.html import Html, el
+from speechssl.reports.run.collect import Evaluation, RunRecord
+from speechssl.reports.run.facts import Facts
+from speechssl.reports.run.sentences import comparison_sentence, score_sentences
+from speechssl.reports.run.tables import count, score_table
+
+__all__ = ["results"]
+
+
+def results(record: RunRecord, facts: Facts) -> list[Html | None]:
+    """Return the headline with its interval, the comparison, and the table of all systems."""
+    main = facts.main
+    parts: list[Html | None] = []
+    if main is None:
+        if facts.trainings:
+            parts.append(
+                el("p", "Nothing has been scored in this folder, so there is no word error rate.", class_="lead")
+            )
+        return parts
+    wer = main.wer
+    rate, low, high = (wer.cer, wer.cer_ci_low, wer.cer_ci_high) if wer.unspaced else (wer.wer, wer.ci_low, wer.ci_high)
+    what = "Character error rate" if wer.unspaced else "Word error rate"
+    parts.append(
+        el(
+            "div",
+            el("div", el("span", percent(rate, 1), class_="number"), el("span", " %", class_="unit"), class_="big"),
+            el(
+                "div",
+                el("p", what, f" on {_split(main)}" if main.split else "", class_="what"),
+                el(
+                    "p",
+                    f"95 % interval {interval_text(low, high, 1)}\N{NO-BREAK SPACE}%",
+                    class_="interval-text",
+                ),
+                el("p", _size(wer), class_="interval-text"),
+            ),
+            class_="headline",
+        )
+    )
+    if facts.comparison is not None:
+        parts.append(prose(comparison_sentence(facts.comparison), "lead"))
+    names = _names(record)
+    named = [(name, e.wer) for name, e in zip(names, record.evaluations, strict=True)]
+    drawn = [
+        (
+            name,
+            100 * w.wer,
+            None if w.ci_low is None else 100 * w.ci_low,
+            None if w.ci_high is None else 100 * w.ci_high,
+        )
+        for name, w in named
+        if w.wer is not None
+    ]
+    chart = interval_chart(drawn, x_label="Word error rate (%)") if len(drawn) > 1 else None
+    if chart is not None:
+        parts.append(figure(Figure(chart, "Word error rate of each system with its 95 % interval."), wide=True))
+    greedy = [
+        (f"{name}, greedy decoding", score)
+        for name, e in zip(names, record.evaluations, strict=True)
+        if (score := greedy_score(e.rows)) is not None
+    ]
+    parts.append(score_table(named + greedy))
+    parts += [prose(sentence) for sentence in score_sentences(main)]
+    return parts
+
+
+def _size(wer: WerReport) -> str:
+    speakers = f" of {count(wer.speakers)} speaker{'s' * (wer.speakers != 1)}" if wer.speakers else ""
+    utterances = f"{count(wer.utterances)} utterance{'s' * (wer.utterances != 1)}"
+    return f"{count(wer.N)} word{'s' * (wer.N != 1)} in {utterances}{speakers}"
+
+
+def _names(record: RunRecord) -> list[str]:
+    """Return what tells each evaluation apart: arm and split, and the folder where these are not enough."""
+    names = [_arm(evaluation, record) for evaluation in record.evaluations]
+    return [
+        name if names.count(name) == 1 else f"{name}, {Path(evaluation.name).name or record.title}"
+        for name, evaluation in zip(names, record.evaluations, strict=True)
+    ]
+
+
+def _arm(evaluation: Evaluation, record: RunRecord) -> str:
+    if any(other.scratch for other in record.evaluations):
+        arm = "From scratch" if evaluation.scratch else "Pretrained"
+        splits = {other.split for other in record.evaluations}
+        return f"{arm}, {_split(evaluation)}" if len(splits) > 1 else arm
+    return _split(evaluation) or evaluation.name or record.title
+
+
+def _split(evaluation: Evaluation) -> str:
+    """Return the name of what was scored; a list of ids goes by the name of its file."""
+    return ", ".join(Path(part).stem if part.endswith(".txt") else part for part in evaluation.split.split(", "))

@@ -1,1 +1,0 @@
-"""The verbs of the command line, a module for each group; everything heavy is imported inside a verb."""

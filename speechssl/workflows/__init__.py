@@ -1,0 +1,1 @@
+"""The whole way: every stage in order, the demo, learning rates, what a configuration will cost."""

@@ -1,0 +1,347 @@
+"""The CTC model and its objective: against the scalar oracle, under padding, freezing and bad input."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speechssl.asr.ctc import CtcModel, CtcObjective, CtcPrepared, load_recogniser
+from speechssl.asr.decoding.decode import greedy
+from speechssl.asr.recognise import frame_log_probs, recognise
+from speechssl.asr.tokens import Tokens
+from speechssl.config import CtcConfig, EncoderConfig, FrontendConfig, ModelConfig, TokensConfig
+from speechssl.core.errors import DataError
+from speechssl.core.ledger import Entry
+from speechssl.data.batches.batch import Batch
+from speechssl.interop.model_folder import save_model
+from speechssl.models.encoder import SpeechEncoder
+from tests.oracles import ctc as oracle
+
+TOKENS, _ = Tokens.build(["abcd"], TokensConfig())  # blank, |, a, b, c, d
+GROUP = FrontendConfig(conv_layers=((16, 10, 5), (16, 8, 8), (16, 4, 4)), norm="group")
+STEMS = {
+    "group": GROUP,
+    "layer": replace(GROUP, norm="layer"),
+    "logmel": FrontendConfig(kind="logmel", n_mels=16, stack=1),
+}
+PLAIN = CtcConfig(freeze_steps=0, freeze_frontend=False, time_mask_prob=0, channel_mask_prob=0)
+
+
+def tiny(stem: str = "group", *, dropout: float = 0.0, normalize: bool = False) -> ModelConfig:
+    encoder = EncoderConfig(
+        dim=32, layers=2, heads=2, ffn_dim=64, pos_kernel=16, pos_groups=4, dropout=dropout,
+        attention_dropout=dropout, input_dropout=dropout, layer_drop=0.0,
+    )  # fmt: skip
+    return ModelConfig(normalize=normalize, frontend=STEMS[stem], encoder=encoder)
+
+
+def model(stem: str = "group", **options: bool | float) -> CtcModel:
+    torch.manual_seed(0)
+    made = CtcModel(SpeechEncoder(tiny(stem, **options)), TOKENS.size)  # type: ignore[arg-type]
+    torch.nn.init.normal_(made.head.weight, std=0.5)
+    return made
+
+
+def batch(lengths: list[int], texts: list[str], *, weights: list[float] | None = None, names: str = "u") -> Batch:
+    rng = np.random.default_rng(1)
+    waves = torch.zeros(len(lengths), max(lengths))
+    for row, length in enumerate(lengths):
+        waves[row, :length] = torch.from_numpy(rng.normal(size=length).astype(np.float32)) * 0.1
+    labels = [TOKENS.encode(text) for text in texts]
+    targets = torch.zeros(len(labels), max(1, *map(len, labels)), dtype=torch.int64)
+    for row, ids in enumerate(labels):
+        targets[row, : len(ids)] = torch.tensor(ids)
+    return Batch(
+        wave=waves,
+        lengths=torch.tensor(lengths),
+        starts=torch.zeros(len(lengths), dtype=torch.int64),
+        weights=torch.tensor(weights or [1.0] * len(lengths)),
+        ids=tuple(f"{names}{row}" for row in range(len(lengths))),
+        epoch=0,
+        texts=tuple(texts),
+        targets=targets,
+        target_lengths=torch.tensor([len(ids) for ids in labels]),
+    )
+
+
+def row_of(whole: Batch, row: int) -> Batch:
+    length, labels = int(whole.lengths[row]), int(whole.target_lengths[row])  # type: ignore[index]
+    return replace(
+        whole, wave=whole.wave[row : row + 1, :length], lengths=whole.lengths[row : row + 1],
+        starts=whole.starts[row : row + 1], weights=whole.weights[row : row + 1], ids=whole.ids[row : row + 1],
+        texts=whole.texts[row : row + 1], targets=whole.targets[row : row + 1, :labels],  # type: ignore[index]
+        target_lengths=whole.target_lengths[row : row + 1],  # type: ignore[index]
+    )  # fmt: skip
+
+
+def objective(recogniser: CtcModel, cfg: CtcConfig = PLAIN, seed: int = 1) -> CtcObjective:
+    made = CtcObjective(recogniser, cfg, seed=seed)
+    made.train()
+    return made
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_loss_is_the_sum_of_the_oracle_over_utterances(stem: str) -> None:
+    recogniser = model(stem)
+    data = batch([6000, 8000, 3300], ["ab a", "dacc", ""])
+    loss = objective(recogniser)(objective(recogniser).prepare(data))
+    expected = []
+    for row in range(3):
+        log_probs = frame_log_probs(recogniser, row_of(data, row).wave, row_of(data, row).lengths)[0].double()
+        expected.append(oracle.loss(log_probs.tolist(), TOKENS.encode(data.texts[row])))
+    assert loss.n_targets == 3
+    assert loss.sum.item() == pytest.approx(math.fsum(expected), rel=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(700, 9000), min_size=2, max_size=4), st.sampled_from(sorted(STEMS)), st.booleans())
+def test_padding_and_neighbours_change_neither_hypothesis_nor_log_probs(
+    lengths: list[int], stem: str, normalize: bool
+) -> None:
+    recogniser = model(stem, normalize=normalize)
+    data = batch(lengths, ["a"] * len(lengths))
+    together = frame_log_probs(recogniser, data.wave, data.lengths)
+    for row, log_probs in enumerate(together):
+        single = row_of(data, row)
+        (alone,) = frame_log_probs(recogniser, single.wave, single.lengths)
+        assert log_probs.shape == alone.shape
+        torch.testing.assert_close(log_probs, alone, atol=1e-4, rtol=1e-4)
+        assert greedy(log_probs, TOKENS) == greedy(alone, TOKENS)
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_gradient_does_not_depend_on_the_split_into_batches(stem: str) -> None:
+    data = batch([6000, 8000, 3300], ["ab a", "dacc", "d"])
+    data = replace(data, wave=data.wave.double())
+    whole, parts = objective(model(stem).double()), objective(model(stem).double())
+    whole(whole.prepare(data)).sum.backward()
+    for row in range(3):
+        parts(parts.prepare(row_of(data, row))).sum.backward()
+    compared = 0
+    for (name, one), (_, other) in zip(whole.named_parameters(), parts.named_parameters(), strict=True):
+        error = float((one.grad - other.grad).abs().max())  # type: ignore[operator]
+        assert error < 1e-9, f"{name}: {error}"
+        compared += 1
+    assert compared > 20
+
+
+def test_loss_and_gradient_are_bitwise_repeatable_on_a_cpu() -> None:
+    def once() -> list[torch.Tensor]:
+        made = objective(model(), replace(PLAIN, time_mask_prob=0.5, channel_mask_prob=0.3, channel_mask_length=4))
+        loss = made(made.prepare(batch([6000, 8000], ["ab a", "dacc"])))
+        loss.sum.backward()
+        return [loss.sum.detach(), *(p.grad for p in made.parameters() if p.grad is not None)]
+
+    assert all(torch.equal(one, other) for one, other in zip(once(), once(), strict=True))
+
+
+def test_float32_under_autocast() -> None:
+    recogniser = model()
+    data = batch([6000], ["ab"])
+    with torch.autocast("cpu", torch.bfloat16):
+        log_probs, _ = recogniser(data.wave)
+        made = objective(recogniser)
+        loss = made(made.prepare(data))
+    assert log_probs.dtype == loss.sum.dtype == torch.float32
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(log_probs.shape[:2]))
+
+
+def test_stand_ins_count_for_nothing() -> None:
+    made = objective(model())
+    full = batch([6000, 8000], ["ab", "cd"])
+    silent = replace(full, weights=torch.tensor([1.0, 0.0]))
+    loss = made(made.prepare(silent))
+    alone = made(made.prepare(row_of(full, 0)))
+    assert loss.n_targets == 1
+    torch.testing.assert_close(loss.sum, alone.sum, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(loss.metrics["blank_fraction"], alone.metrics["blank_fraction"])
+    nothing = made(made.prepare(replace(full, weights=torch.zeros(2))))
+    assert nothing.n_targets == 0
+    assert nothing.sum.item() == 0
+    nothing.sum.backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+
+
+def test_labels_that_do_not_fit_are_counted_and_harmless() -> None:
+    made = objective(model())
+    frames = int(made.model.encoder.frames(1700))
+    assert frames == 10
+    data = batch([1700, 1700, 6000], ["abcdabcda", "aabbccdda", "ab"])  # 9 labels: 9 and 13 frames needed
+    prepared = made.prepare(data)
+    assert (prepared.n_targets, prepared.infeasible) == (2, 1)
+    loss = made(prepared)
+    loss.sum.backward()
+    assert torch.isfinite(loss.sum)
+    assert float(loss.metrics["infeasible"]) == pytest.approx(1 / 3)
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
+    one_less = made.prepare(batch([1700], ["abcdabcdabc"]))
+    assert (one_less.n_targets, one_less.infeasible) == (0, 1)
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=12).map("".join), st.integers(400, 3000))
+def test_feasibility_is_that_of_the_oracle(text: str, samples: int) -> None:
+    made = objective(SHARED)
+    frames = int(SHARED.encoder.frames(samples))
+    prepared = made.prepare(batch([samples], [text]))
+    assert bool(prepared.infeasible) == (frames < max(1, oracle.frames_needed(TOKENS.encode(text))))
+
+
+SHARED = model()
+
+
+def test_bad_batches_are_refused() -> None:
+    made = objective(SHARED)
+    data = batch([6000, 6000], ["ab", "cd"])
+    with pytest.raises(DataError, match="no targets"):
+        made.prepare(replace(data, targets=None))
+    assert data.targets is not None
+    beyond = data.targets.clone()
+    beyond[1, 0] = TOKENS.size
+    with pytest.raises(DataError, match="u1: label 6 is beyond the vocabulary of 6"):
+        made.prepare(replace(data, targets=beyond))
+
+
+def test_encoder_is_frozen_at_first_and_the_stem_always() -> None:
+    made = objective(model(), replace(PLAIN, freeze_steps=3, freeze_frontend=True))
+    data = batch([6000, 5000], ["ab", "cd"])
+
+    def moved(step: int) -> set[str]:
+        made.zero_grad(set_to_none=True)
+        made(made.prepare(data)).sum.backward()
+        names = {name for name, p in made.named_parameters() if p.grad is not None}
+        assert names == {name for name, p in made.named_parameters() if p.requires_grad}
+        return names
+
+    assert not made.begin_step(0)
+    assert moved(0) == {"model.head.weight", "model.head.bias"}
+    assert made.training
+    assert made.model.encoder.training
+    assert not made.begin_step(2)
+    assert made.begin_step(3)
+    assert not made.begin_step(4)
+    late = moved(3)
+    assert "model.encoder.mask_embedding" in late
+    assert "model.encoder.projection.weight" in late
+    assert not any("frontend" in name for name in late)
+    assert made.begin_step(0)  # a resume may start anywhere
+    assert moved(0) == {"model.head.weight", "model.head.bias"}
+
+
+def test_from_random_weights_the_stem_learns() -> None:
+    made = objective(model())
+    assert all(p.requires_grad for p in made.parameters())
+
+
+def test_head_may_have_its_own_rate() -> None:
+    made = objective(model(), replace(PLAIN, head_lr_scale=10.0, freeze_steps=5))
+    encoder, head = made.param_groups()
+    assert (encoder["lr_scale"], head["lr_scale"]) == (1.0, 10.0)
+    assert {id(p) for group in (encoder, head) for p in group["params"]} == {id(p) for p in made.parameters()}
+
+
+MASKED = replace(PLAIN, time_mask_prob=0.65, time_mask_length=4, channel_mask_prob=0.5, channel_mask_length=4)
+
+
+def test_masks_are_keyed_by_seed_epoch_and_utterance() -> None:
+    data = batch([8000, 6000], ["ab", "cd"])
+    made = objective(SHARED, MASKED)
+    first = made.prepare(data)
+    assert first.mask is not None
+    assert first.channel_mask is not None
+    alone = made.prepare(row_of(data, 1))
+    frames = int(SHARED.encoder.frames(6000))
+    assert torch.equal(first.mask[1, :frames], alone.mask[0])  # type: ignore[index]
+    assert torch.equal(first.channel_mask[1], alone.channel_mask[0])  # type: ignore[index]
+    assert not first.mask[1, frames:].any()
+    for other in (
+        made.prepare(replace(data, epoch=1)),
+        objective(SHARED, MASKED, seed=2).prepare(data),
+        made.prepare(replace(data, ids=("x0", "x1"))),
+    ):
+        assert not torch.equal(first.mask, other.mask)  # type: ignore[arg-type]
+        assert not torch.equal(first.channel_mask, other.channel_mask)  # type: ignore[arg-type]
+
+
+def test_masks_hide_the_expected_share() -> None:
+    made = objective(SHARED, MASKED)
+    total = torch.stack([made.prepare(batch([32_000], ["a"], names=f"n{i}-")).mask.float().mean() for i in range(200)])  # type: ignore[union-attr]
+    # Spans of 4 of 200 frames: 1 - (1 - .65 / 4)^4, a little less at the edges.
+    assert float(total.mean()) == pytest.approx(1 - (1 - 0.65 / 4) ** 4, abs=0.02)
+
+
+def test_masks_change_the_loss_only_in_training() -> None:
+    data = batch([8000], ["ab"])
+    made, plain = objective(SHARED, MASKED), objective(SHARED)
+    assert made(made.prepare(data)).sum.item() != pytest.approx(plain(plain.prepare(data)).sum.item(), rel=1e-6)
+    made.eval()
+    assert made.prepare(data).mask is None
+    assert made(made.prepare(data)).sum.item() == pytest.approx(plain(plain.prepare(data)).sum.item(), rel=1e-6)
+    SHARED.train()
+
+
+def test_prepared_travels_between_devices() -> None:
+    prepared = objective(SHARED, MASKED).prepare(batch([8000, 6000], ["ab", "cd"]))
+    moved = prepared.to("meta")
+    assert isinstance(moved, CtcPrepared)
+    assert {moved.valid.device.type, moved.weights.device.type, moved.batch.wave.device.type} == {"meta"}
+    assert moved.frame_counts == prepared.frame_counts
+
+
+def test_recognise_reports_what_it_could_not_hear() -> None:
+    entry = Entry("evaluate", "u1", "corrupt")
+    data = replace(batch([6000, 5000], ["ab", "cd"], weights=[1.0, 0.0]), rejected=(entry,))
+    reported: list[Entry] = []
+    found = list(recognise(SHARED, [data], rejected=reported.extend))
+    assert [(item.id, item.text, item.samples) for item in found] == [("u0", "ab", 6000)]
+    assert reported == [entry]
+    assert SHARED.training  # left as it was found
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_audio_shorter_than_a_frame_is_heard_as_nothing(stem: str) -> None:
+    recogniser = model(stem)
+    (empty,) = frame_log_probs(recogniser, torch.zeros(1, 30), torch.tensor([30]))
+    assert empty.shape == (0, TOKENS.size)
+    wave = torch.randn(2, 6000)
+    short, long = frame_log_probs(recogniser, wave * torch.tensor([[0.0], [1.0]]), torch.tensor([30, 6000]))
+    assert len(short) == 0
+    assert torch.isfinite(long).all()
+
+
+def test_recogniser_folder_round_trip(tmp_path) -> None:
+    made = model()
+    head = {f"head.{name}": value for name, value in made.head.state_dict().items()}
+    save_model(tmp_path / "model", encoder=made.encoder, extra=head, tokens=TOKENS)
+    loaded, tokens = load_recogniser(tmp_path / "model")
+    assert tokens == TOKENS
+    assert not loaded.training
+    wave = torch.randn(1, 6000)
+    assert torch.equal(loaded(wave)[0], made.eval()(wave)[0])
+
+
+def test_model_without_a_head_says_what_to_do(tmp_path) -> None:
+    made = model()
+    save_model(tmp_path / "plain", encoder=made.encoder)
+    with pytest.raises(DataError, match=r"without a CTC head.*speechssl finetune"):
+        load_recogniser(tmp_path / "plain")
+    head = {"head.weight": torch.zeros(3, 32), "head.bias": torch.zeros(3)}
+    save_model(tmp_path / "other", encoder=made.encoder, extra=head, tokens=TOKENS)
+    with pytest.raises(DataError, match="3 tokens, the vocabulary has 6"):
+        load_recogniser(tmp_path / "other")
+
+
+@pytest.mark.parametrize("stem", sorted(STEMS))
+def test_recognition_in_bfloat16_is_near_float32(stem: str) -> None:
+    recogniser = model(stem)
+    data = batch([9000, 5000], ["a", "a"])
+    exact = frame_log_probs(recogniser, data.wave, data.lengths)
+    rough = frame_log_probs(recogniser, data.wave, data.lengths, bf16=True)
+    for a, b in zip(rough, exact, strict=True):
+        assert a.dtype == torch.float32
+        assert not torch.equal(a, b)
+        torch.testing.assert_close(a, b, atol=0.1, rtol=0.05)
+        torch.testing.assert_close(a.exp().sum(1), torch.ones(len(a)), atol=1e-4, rtol=0)

@@ -1,0 +1,170 @@
+"""Alignment of manifests and of single recordings: times are right, what cannot be aligned says why."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from speechssl.asr.ctc import load_recogniser
+from speechssl.asr.transcription import align as alignments
+from speechssl.asr.transcription.align import Passage, align_all, align_passage, passages
+from speechssl.asr.transcription.inputs import Input
+from speechssl.config import AlignConfig
+from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.ledger import read_ledger
+from speechssl.data.ingest.manifest import write_manifest
+from speechssl.data.ingest.utterance import Utterance
+from tests.oracles.wordfiles import read_ctm, read_textgrid
+from tests.support.tones import speak, trained
+
+SENTENCES = ("abc de", "e da bc", "cab", "bad ace dab")
+
+
+@pytest.fixture(scope="module")
+def model() -> str:
+    return str(trained()[1] / "model")
+
+
+def times(text: str, start: float = 0.1) -> list[tuple[str, float, float]]:
+    """Return the words of ``speak(text)`` with their times."""
+    found = []
+    for word in text.split():
+        end = start + 0.11 * len(word) - 0.03
+        found.append((word, start, end))
+        start = end + 0.18
+    return found
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest whose utterances are parts of one file, and three that cannot be aligned."""
+    folder = tmp_path_factory.mktemp("corpus")
+    waves = [speak(text, text) for text in SENTENCES]
+    soundfile.write(folder / "all.wav", np.concatenate(waves), 16_000)
+    rows, now = [], 0.0
+    for text, wave in zip(SENTENCES, waves, strict=True):
+        seconds = len(wave) / 16_000
+        rows.append(utterance(text.replace(" ", "-"), "all.wav", seconds, text, now))
+        now += seconds
+    rows.append(utterance("too-much", "all.wav", 0.3, "abcde " * 20, 0.0))
+    rows.append(utterance("unknown", "all.wav", 0.5, None, 0.0))
+    rows.append(utterance("unspellable", "all.wav", 0.5, "!? 42", 0.0))
+    rows.append(utterance("gone", "gone.wav", 0.5, "abc", 0.0))
+    write_manifest(folder / "manifest.jsonl", rows)
+    return folder
+
+
+def utterance(name: str, path: str, seconds: float, text: str | None, start: float) -> Utterance:
+    split = "dev" if name == "cab" else "train"
+    return Utterance(
+        id=name, path=path, duration=seconds, sample_rate=16_000, channels=1, text=text, start=start, split=split
+    )
+
+
+def test_a_manifest(model: str, corpus: Path, tmp_path: Path) -> None:
+    cfg = AlignConfig(model=model, output=str(tmp_path / "out"), format="textgrid,ctm", device="cpu")
+    seen: list[tuple[int, int]] = []
+    warned: list[str] = []
+    found = passages([str(corpus)])
+    summary = align_all(found, cfg, warn=warned.append, advance=lambda *at: seen.append(at))
+    assert (summary.done, summary.failed, len(warned)) == (4, 4, 4)
+    assert "4 recordings aligned" in str(summary)
+    assert [entry.reason for entry in read_ledger(tmp_path / "out" / "ledger.jsonl")] == [
+        "ctc_infeasible", "no_transcript", "empty_transcript", "missing_file",
+    ]  # fmt: skip
+    assert len(seen) == 8
+    for text in SENTENCES:
+        name = text.replace(" ", "-")
+        ((_, _, end, intervals),) = read_textgrid((tmp_path / "out" / f"{name}.TextGrid").read_text())
+        assert end == pytest.approx(len(speak(text, text)) / 16_000, abs=0.002)
+        spoken = [interval for interval in intervals if interval[2]]
+        expected = times(text)
+        assert [word for _, _, word in spoken] == [word for word, _, _ in expected]
+        for (start, stop, _), (_, left, right) in zip(spoken, expected, strict=True):
+            assert start == pytest.approx(left, abs=0.12)
+            assert stop == pytest.approx(right, abs=0.12)
+        assert {row[0] for row in read_ctm((tmp_path / "out" / f"{name}.ctm").read_text())} == {name}
+    again = align_all(found, cfg, warn=warned.append)
+    assert (again.done, again.known, again.failed) == (0, 4, 4)
+    other = [replace(p, text="dab") if p.text == "cab" else p for p in found]
+    assert (align_all(other, cfg, warn=warned.append).done) == 1
+
+
+def test_a_long_recording_and_its_text(model: str, corpus: Path, tmp_path: Path) -> None:
+    """Blocks far shorter than the recording, one transcript for all of it."""
+    (tmp_path / "all.txt").write_text("\ufeff" + "\n".join(SENTENCES) + "\n", encoding="utf-8")
+    recogniser, tokens = load_recogniser(Path(model))
+    (passage,) = passages([str(corpus / "all.wav"), str(tmp_path / "all.txt")])
+    found = align_passage(recogniser, tokens, passage, block=50)
+    expected, now = [], 0.0
+    for text in SENTENCES:
+        expected += times(text, now + 0.1)
+        now += len(speak(text, text)) / 16_000
+    assert found.error is None
+    assert [word.word for word in found.words] == [word for word, _, _ in expected]
+    near = [abs(word.start - start) < 0.12 for word, (_, start, _) in zip(found.words, expected, strict=True)]
+    assert np.mean(near) > 0.8
+    words = [str(corpus / "all.wav"), *" ".join(SENTENCES).split()]
+    assert align_passage(recogniser, tokens, passages(words)[0], block=50) == found
+
+
+def test_more_than_can_be_aligned(model: str, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alignments, "MAX_CELLS", 1000)
+    recogniser, tokens = load_recogniser(Path(model))
+    found = align_passage(recogniser, tokens, Passage(Input(corpus / "all.wav", "all"), " ".join(SENTENCES)), block=50)
+    assert found.error is not None
+    assert (found.error.reason, found.text) == ("too_long_to_align", "")
+    assert "cut it into parts of 20 minutes" in str(found.error)
+
+
+def test_standard_output_and_splits(model: str, corpus: Path) -> None:
+    said: list[str] = []
+    cfg = AlignConfig(model=model, format="ctm", splits=("dev",), device="cpu")
+    assert align_all(passages([str(corpus / "manifest.jsonl")], cfg.splits), cfg, say=said.append).done == 1
+    ((name, _, _, _, word, _),) = read_ctm("\n".join(said))
+    assert (name, word) == ("cab", "cab")
+    said.clear()
+    align_all(passages([str(corpus)], ("dev",)), replace(cfg, format="text"), say=said.append)
+    assert said == [f"{corpus / 'all.wav'}\tcab"]
+
+
+def test_clear_errors(corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="usage: speechssl align"):
+        passages([])
+    with pytest.raises(ConfigError, match="no text to align"):
+        passages([str(corpus / "all.wav")])
+    with pytest.raises(DataError, match="no utterance of split test"):
+        passages([str(corpus)], ("test",))
+    (tmp_path / "latin.txt").write_bytes(b"\xe9t\xe9")
+    with pytest.raises(DataError, match="not UTF-8"):
+        passages(["a.wav", str(tmp_path / "latin.txt")])
+    with pytest.raises(ConfigError, match="--model"):
+        align_all(passages(["a.wav", "abc"]), AlignConfig())
+    with pytest.raises(ConfigError, match="give --output"):
+        align_all(passages([str(corpus)]), AlignConfig())
+
+
+def test_words_that_cannot_be_spelled_are_in_every_file_and_in_the_ledger(
+    model: str, corpus: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "said.txt"
+    text.write_text("abc 42 de e da 市場 bc cab bad acé [noise] dab", encoding="utf-8")
+    found = passages([str(corpus / "all.wav"), str(text)])
+    cfg = AlignConfig(model=model, output=str(tmp_path), format="text,ctm,json", device="cpu")
+    warned: list[str] = []
+    assert align_all(found, cfg, note=warned.append).done == 1
+    words = ["abc", "42", "de", "e", "da", "市場", "bc", "cab", "bad", "acé", "dab"]
+    assert (tmp_path / "all.txt").read_text(encoding="utf-8").split() == words
+    assert [row[4] for row in read_ctm((tmp_path / "all.ctm").read_text(encoding="utf-8"))] == words
+    rows = json.loads((tmp_path / "all.json").read_text(encoding="utf-8"))["words"]
+    assert [row["word"] for row in rows if row.get("spelled") is False] == ["42", "市場"]
+    assert all(left["end"] <= right["start"] + 1e-6 for left, right in itertools.pairwise(rows))
+    entries = read_ledger(tmp_path / "ledger.jsonl")
+    assert [entry.reason for entry in entries] == ["unspelled_words", "unspelled_characters", "corpus_tag"]
+    assert "2 of its words cannot be spelled" in entries[0].detail and "'42', '市場'" in warned[0]
+    again = align_all(found, cfg, note=warned.append)
+    assert (again.known, len(read_ledger(tmp_path / "ledger.jsonl"))) == (1, 3)

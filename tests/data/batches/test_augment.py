@@ -1,0 +1,99 @@
+"""Augmentation: keyed, of the right length and level, and nothing when nothing is asked for."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from speechssl.config import AugmentConfig
+from speechssl.core.errors import ConfigError
+from speechssl.data.batches.augment import augmenter, coloured_noise, with_noise, with_speed
+from tests.support.chirps import chirp
+
+ALL = AugmentConfig(speeds=(0.9, 1.0, 1.1), gain_db=6.0, noise_snr_db=(5.0, 15.0), noise_prob=0.5)
+WAVE = chirp(3, 2.0)
+
+
+def test_nothing_asked_for_is_none():
+    assert augmenter(AugmentConfig(), 1) is None
+    assert augmenter(AugmentConfig(speeds=(1.0,)), 1) is None
+    assert augmenter(AugmentConfig(noise_snr_db=(0.0, 1.0), noise_prob=0.0), 1) is None
+
+
+def test_equal_keys_give_equal_audio_and_each_part_of_the_key_matters():
+    augment = augmenter(ALL, 1)
+    first = augment(WAVE, 3, "a")
+    np.testing.assert_array_equal(first, pickle.loads(pickle.dumps(augment))(WAVE, 3, "a"))
+    others = [augment(WAVE, 4, "a"), augment(WAVE, 3, "b"), augmenter(ALL, 2)(WAVE, 3, "a")]
+    assert all(len(other) != len(first) or not np.array_equal(other, first) for other in others)
+    assert first.dtype == np.float32
+    np.testing.assert_array_equal(WAVE, chirp(3, 2.0))
+
+
+def test_every_speed_is_drawn_about_equally():
+    augment = augmenter(AugmentConfig(speeds=(0.9, 1.0, 1.1)), 1)
+    lengths = [len(augment(WAVE[:1600], epoch, "a")) for epoch in range(300)]
+    counts = np.unique(lengths, return_counts=True)
+    assert counts[0].tolist() == pytest.approx([1455, 1600, 1778], abs=1)
+    assert counts[1].min() > 70
+
+
+def test_speed_moves_pitch_and_length():
+    time = np.arange(16_000) / 16_000
+    tone = np.sin(2 * np.pi * 1000 * time).astype(np.float32)
+    faster = with_speed(tone, 1.25)
+    assert len(faster) == 12_800
+    peak = np.abs(np.fft.rfft(faster)).argmax() * 16_000 / len(faster)
+    assert peak == pytest.approx(1250, abs=3)
+
+
+def test_gain_stays_within_its_bounds():
+    augment = augmenter(AugmentConfig(gain_db=6.0), 1)
+    gains = [20 * np.log10(np.abs(augment(WAVE, epoch, "a")).max() / np.abs(WAVE).max()) for epoch in range(200)]
+    assert -6.01 < min(gains) < -5
+    assert 5 < max(gains) < 6.01
+
+
+@pytest.mark.parametrize("snr_db", [0.0, 10.0])
+def test_noise_has_the_asked_level(snr_db):
+    noise = coloured_noise(len(WAVE), 0.5, np.random.Generator(np.random.PCG64(1)))
+    added = with_noise(WAVE, noise, snr_db) - WAVE
+    assert 10 * np.log10(np.mean(WAVE**2) / np.mean(added**2)) == pytest.approx(snr_db, abs=0.01)
+
+
+def test_noise_is_drawn_as_often_and_as_loud_as_asked():
+    augment = augmenter(AugmentConfig(noise_snr_db=(5.0, 15.0), noise_prob=0.5), 1)
+    added = [augment(WAVE, epoch, "a") - WAVE for epoch in range(200)]
+    ratios = [10 * np.log10(np.mean(WAVE**2) / np.mean(noise**2)) for noise in added if noise.any()]
+    assert 70 < len(ratios) < 130
+    assert 4.9 < min(ratios) < 6.5
+    assert 13.5 < max(ratios) < 15.1
+
+
+def test_pink_noise_falls_by_three_decibels_an_octave():
+    noise = coloured_noise(1 << 18, 1.0, np.random.Generator(np.random.PCG64(1)))
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    octaves = [10 * np.log10(power[1 << i : 2 << i].mean()) for i in range(8, 16)]
+    np.testing.assert_allclose(np.diff(octaves), -3.01, atol=0.5)
+    white = np.abs(np.fft.rfft(coloured_noise(1 << 16, 0.0, np.random.Generator(np.random.PCG64(1))))) ** 2
+    assert 10 * np.log10(white[:8192].mean() / white[16384:24576].mean()) == pytest.approx(0, abs=0.3)
+
+
+def test_silence_and_single_samples_stay_finite():
+    augment = augmenter(AugmentConfig(noise_snr_db=(0.0, 0.0), noise_prob=1.0, gain_db=3.0), 1)
+    assert not augment(np.zeros(100, np.float32), 0, "a").any()
+    assert np.isfinite(augment(np.ones(1, np.float32), 0, "a")).all()
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        AugmentConfig(speeds=(0.1,)),
+        AugmentConfig(gain_db=-1.0),
+        AugmentConfig(noise_snr_db=(9.0, 1.0)),
+        AugmentConfig(noise_snr_db=(0.0, 1.0), noise_prob=2.0),
+    ],
+)
+def test_impossible_settings_are_refused(cfg):
+    with pytest.raises(ConfigError, match="augment"):
+        augmenter(cfg, 1)

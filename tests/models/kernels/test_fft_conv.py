@@ -1,0 +1,73 @@
+"""The grouped convolution through the frequency domain against PyTorch's own: values and gradients."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from speechssl.models.kernels.fft_conv import FixedConvolution, convolve_groups
+
+
+def tensors(B, frames, dim, groups, taps, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(taps)
+    x = torch.randn(B, frames, dim, generator=generator, dtype=dtype, requires_grad=True)
+    weight = torch.randn(dim, dim // groups, taps, generator=generator, dtype=dtype, requires_grad=True)
+    return x, weight
+
+
+def reference(x, weight, groups):
+    y = F.conv1d(x.transpose(1, 2), weight, padding=weight.shape[2] // 2, groups=groups)
+    return y[..., : x.shape[1]].transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 13, 12, 3, 8), (2, 5, 8, 2, 16), (4, 9, 6, 1, 7), (2, 8, 6, 1, 7), (1, 1, 4, 4, 4), (5, 11, 4, 2, 1),
+        (1, 40, 4, 1, 2),
+    ],
+)  # fmt: skip
+def test_values_and_gradients_are_those_of_conv1d(shape):
+    """Kernels even and odd, wider than the utterance, of one tap; a whole number of blocks of outputs, and one more."""
+    x, weight = tensors(*shape)
+    groups = shape[3]
+    fast, plain = convolve_groups(x, weight, groups), reference(x, weight, groups)
+    assert torch.allclose(fast, plain, atol=1e-12)
+    towards = torch.randn(plain.shape, dtype=plain.dtype)
+    for a, b in zip(
+        torch.autograd.grad(fast, (x, weight), towards), torch.autograd.grad(plain, (x, weight), towards), strict=True
+    ):
+        assert torch.allclose(a, b, atol=1e-12)
+
+
+def test_a_frozen_input_or_kernel_gets_no_gradient():
+    x, weight = tensors(2, 9, 8, 2, 4)
+    convolve_groups(x.detach(), weight, 2).sum().backward()
+    assert x.grad is None and weight.grad is not None
+    weight.grad = None
+    convolve_groups(x, weight.detach(), 2).sum().backward()
+    assert weight.grad is None and x.grad is not None
+
+
+def test_under_autocast_it_is_as_exact_as_conv1d():
+    """Values and gradients in bfloat16, against the same in float64: at most the error of PyTorch's own."""
+    x, weight = tensors(3, 300, 96, 4, 128, torch.float32)
+    towards = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+
+    def computed(convolution, dtype, *, autocast):
+        given = [t.detach().to(dtype).requires_grad_() for t in (x, weight)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            y = convolution(*given, 4)
+        return [y, *torch.autograd.grad(y, given, towards.to(y.dtype))]
+
+    exact = computed(reference, torch.float64, autocast=False)
+    peer = computed(reference, torch.float32, autocast=True)
+    fast = computed(convolve_groups, torch.float32, autocast=True)
+    assert all(t.dtype == torch.float32 for t in fast)
+    for mine, theirs, true in zip(fast, peer, exact, strict=True):
+        assert (mine - true).norm() < 1.05 * (theirs - true).norm()
+
+
+def test_a_fixed_kernel_gives_the_same():
+    x, weight = tensors(2, 40, 8, 2, 16)
+    fixed = FixedConvolution(weight.detach(), 2, x.dtype)
+    assert torch.allclose(fixed(x.detach()), reference(x, weight, 2), atol=1e-12)

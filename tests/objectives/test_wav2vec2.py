@@ -1,0 +1,253 @@
+"""The contrastive objective against its scalar oracle, its keys, and what must not change it."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from speechssl.config import EncoderConfig, FrontendConfig, MaskConfig, ModelConfig, Wav2Vec2Config
+from speechssl.data.batches.batch import Batch
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.wav2vec2 import Wav2Vec2, contrast
+from tests.oracles import wav2vec2 as oracle
+
+MODEL = ModelConfig(
+    frontend=FrontendConfig(conv_layers=((8, 10, 5), (8, 8, 4), (8, 4, 4), (8, 4, 4)), norm="group"),
+    encoder=EncoderConfig(dim=16, layers=1, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2, layer_drop=0.0),
+)
+CFG = Wav2Vec2Config(final_dim=8, groups=2, entries=5, negatives=7)
+MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
+
+
+def make(cfg=CFG, model=MODEL, mask=MASK, seed=3):
+    torch.manual_seed(0)
+    return Wav2Vec2(SpeechEncoder(model), cfg, mask, seed=seed).double()
+
+
+def make_batch(lengths, ids=None, weights=None, epoch=0, total=None):
+    rng = np.random.default_rng(5)
+    waves = [rng.normal(size=16_000) for _ in range(8)]
+    wave = torch.zeros(len(lengths), total or max(lengths), dtype=torch.float64)
+    ids = ids or tuple(f"u{i}" for i in range(len(lengths)))
+    for row, (item, length) in enumerate(zip(ids, lengths, strict=True)):
+        wave[row, :length] = torch.from_numpy(waves[int(item[1:])][:length])
+    return Batch(
+        wave=wave,
+        lengths=torch.tensor(lengths),
+        starts=torch.zeros(len(lengths), dtype=torch.int64),
+        weights=torch.ones(len(lengths)) if weights is None else torch.tensor(weights),
+        ids=ids,
+        epoch=epoch,
+    )
+
+
+def internals(objective, prepared):
+    """Projected context, targets, probabilities and features, from the objective's parts, in evaluation mode."""
+    output = objective.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask)
+    masked = prepared.mask
+    context = objective.project_context(output.x[masked])
+    latents = objective.encoder.normalise_features(output.features[masked])
+    quantised = objective.quantizer(latents)
+    logits = objective.quantizer.weight_proj(latents).view(len(latents), CFG.groups, CFG.entries)
+    return context, objective.project_targets(quantised.codes_vectors), logits.softmax(-1), output.features
+
+
+def per_row(values, counts):
+    return [part.tolist() for part in values.split(counts.tolist())]
+
+
+def test_loss_equals_the_scalar_oracle():
+    objective = make().eval()
+    prepared = objective.prepare(make_batch([16_000, 16_000, 16_000]))
+    with torch.no_grad():
+        loss = objective(prepared)
+        context, targets, probabilities, features = internals(objective, prepared)
+    rows = list(
+        zip(*(per_row(values, prepared.counts) for values in (context, targets, prepared.negatives)), strict=True)
+    )
+    n = prepared.n_targets
+    total, correct = map(sum, zip(*(oracle.contrastive(*row, CFG.logit_temperature) for row in rows), strict=True))
+    spread, perplexities = oracle.diversity(probabilities.tolist())
+    assert n == len(context) > 60
+    assert loss.metrics["contrastive"] * n == pytest.approx(total, rel=1e-9)
+    assert loss.metrics["accuracy"] * n == pytest.approx(correct, abs=0.5)
+    assert loss.metrics["diversity"] == pytest.approx(spread, rel=1e-9)
+    assert [loss.metrics[f"perplexity_{g}"].item() for g in range(2)] == pytest.approx(perplexities, rel=1e-9)
+    # Each utterance's own mean square, weighted by its own masked frames.
+    counts = prepared.counts.tolist()
+    penalty = sum(c * oracle.feature_penalty([row]) for c, row in zip(counts, features.tolist(), strict=True))
+    assert loss.sum == pytest.approx(total + n * 0.1 * spread + 10.0 * penalty, rel=1e-9)
+    assert loss.metrics["penalty"] * n == pytest.approx(penalty, rel=1e-9)
+
+
+def test_whole_oracle_when_rows_have_equally_many_targets():
+    objective = make().eval()
+    prepared = objective.prepare(make_batch([16_000]))
+    with torch.no_grad():
+        context, targets, probabilities, features = internals(objective, prepared)
+        value = objective(prepared).sum
+    expected = oracle.loss(
+        [(context.tolist(), targets.tolist(), prepared.negatives.tolist())],
+        probabilities.tolist(), features.tolist(),
+        temperature=CFG.logit_temperature, diversity_weight=CFG.diversity_weight, penalty_weight=CFG.penalty_weight,
+    )  # fmt: skip
+    assert value == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_stem_without_weights_is_not_penalised():
+    frontend = FrontendConfig(kind="logmel", n_mels=20, stack=2)
+    objective = make(model=replace(MODEL, frontend=frontend)).eval()
+    loss = objective(objective.prepare(make_batch([16_000])))
+    expected = loss.metrics["contrastive"] + CFG.diversity_weight * loss.metrics["diversity"]
+    assert loss.sum.item() == pytest.approx(loss.n_targets * expected.item(), rel=1e-6)
+    assert "penalty" not in loss.metrics
+
+
+def test_codes_equal_to_the_positive_do_not_count():
+    torch.manual_seed(1)
+    context = torch.randn(6, 4, dtype=torch.float64)
+    book = torch.randn(3, 4, dtype=torch.float64)
+    codes = torch.tensor([0, 1, 0, 2, 2, 1])
+    negatives = torch.tensor([[1, 2, 2], [0, 3, 3], [0, 0, 4], [4, 4, 4], [3, 0, 1], [1, 2, 2]])
+    result = contrast(
+        context, book[codes], codes=codes, negatives=negatives, slots=torch.arange(6), rows=1, width=6, temperature=0.1
+    )
+    expected, _ = oracle.contrastive(context.tolist(), book[codes].tolist(), negatives.tolist(), 0.1)
+    assert result.sum.item() == pytest.approx(expected, rel=1e-12)
+    # Frame 3 has no distractor but its own code: nothing to gain, and no success either.
+    alone = contrast(
+        context[3:5], book[[2, 2]], codes=torch.tensor([2, 2]), negatives=torch.tensor([[1], [0]]),
+        slots=torch.arange(2), rows=1, width=2, temperature=0.1,
+    )  # fmt: skip
+    assert (alone.sum.item(), alone.correct.item()) == (0.0, 0)
+
+
+def test_gathering_the_logits_one_by_one_gives_the_same_loss_and_gradient():
+    torch.manual_seed(2)
+    context = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    targets = torch.randn(9, 4, dtype=torch.float64, requires_grad=True)
+    negatives = torch.randint(0, 8, (9, 20))
+    negatives += negatives >= torch.arange(9)[:, None]
+    result = contrast(
+        context, targets, codes=torch.arange(9), negatives=negatives,
+        slots=torch.arange(9), rows=1, width=9, temperature=0.1,
+    )  # fmt: skip
+    fast = torch.autograd.grad(result.sum, [context, targets])
+    candidates = torch.cat([targets[:, None], targets[negatives]], dim=1)
+    logits = torch.cosine_similarity(context[:, None], candidates, dim=-1) / 0.1
+    slow_sum = torch.nn.functional.cross_entropy(logits, torch.zeros(9, dtype=torch.int64), reduction="sum")
+    slow = torch.autograd.grad(slow_sum, [context, targets])
+    assert result.sum.item() == pytest.approx(slow_sum.item(), rel=1e-12)
+    assert result.correct.item() == int((logits.argmax(1) == 0).sum())
+    for a, b in zip(fast, slow, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("stem", ["group", "layer", "logmel"])
+def test_a_padded_batch_is_the_sum_of_its_utterances(stem):
+    frontend = FrontendConfig(kind="logmel", n_mels=20, stack=2) if stem == "logmel" else replace(
+        MODEL.frontend, norm=stem
+    )  # fmt: skip
+    # Diversity is a statistic of all masked frames of a batch, so it is left out of the comparison.
+    objective = make(replace(CFG, diversity_weight=0.0), replace(MODEL, frontend=frontend)).eval()
+    lengths = [16_000, 12_345, 9_000]
+    together = objective(objective.prepare(make_batch(lengths)))
+    alone = [objective(objective.prepare(make_batch([n], ids=(f"u{i}",)))) for i, n in enumerate(lengths)]
+    padded = objective(objective.prepare(make_batch(lengths, total=20_000)))
+    assert together.n_targets == sum(loss.n_targets for loss in alone)
+    assert together.sum.item() == pytest.approx(sum(loss.sum.item() for loss in alone), rel=1e-5)
+    assert padded.sum.item() == pytest.approx(together.sum.item(), rel=1e-5)
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    gradient = torch.autograd.grad(together.sum, parameters, allow_unused=True)
+    singles = torch.autograd.grad(sum(loss.sum for loss in alone), parameters, allow_unused=True)
+    for a, b in zip(gradient, singles, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_masks_and_negatives_depend_on_seed_epoch_and_id_only():
+    objective = make()
+    alone = objective.prepare(make_batch([16_000], ids=("u1",)))
+    among = objective.prepare(make_batch([16_000, 16_000, 9_000], ids=("u0", "u1", "u2")))
+    assert torch.equal(among.mask[1], alone.mask[0])
+    first = int(among.counts[0])
+    assert torch.equal(among.negatives[first : first + alone.n_targets], alone.negatives)
+    assert not torch.equal(objective.prepare(make_batch([16_000], ids=("u1",), epoch=1)).mask, alone.mask)
+    assert not torch.equal(make(seed=4).prepare(make_batch([16_000], ids=("u1",))).mask, alone.mask)
+    rows = torch.arange(alone.n_targets)[:, None]
+    assert (alone.negatives != rows).all()
+    assert 0 <= int(alone.negatives.min()) <= int(alone.negatives.max()) < alone.n_targets
+
+
+def test_rows_without_weight_or_mask_do_not_count():
+    objective = make(replace(CFG, diversity_weight=0.0)).eval()
+    # Row 1 stands in for unreadable audio; row 2 is too short for a span.
+    both = objective(objective.prepare(make_batch([16_000, 16_000, 900], weights=[1.0, 0.0, 1.0])))
+    alone = objective(objective.prepare(make_batch([16_000])))
+    assert both.n_targets == alone.n_targets
+    assert both.sum.item() == pytest.approx(alone.sum.item(), rel=1e-6)
+
+
+def test_no_target_at_all_still_reaches_every_parameter():
+    objective = make()
+    prepared = objective.prepare(make_batch([16_000, 900], weights=[0.0, 1.0]))
+    loss = objective(prepared)
+    loss.sum.backward()
+    assert (prepared.n_targets, loss.n_targets, loss.sum.item()) == (0, 0, 0.0)
+    assert all(p.grad is not None and not p.grad.any() for p in objective.parameters() if p.requires_grad)
+
+
+def test_every_parameter_learns_and_training_is_reproducible():
+    objective = make().train()
+    prepared = objective.prepare(make_batch([16_000, 14_000]))
+    values = []
+    for _ in range(2):
+        objective.zero_grad()
+        torch.manual_seed(9)
+        loss = objective(prepared)
+        loss.sum.backward()
+        values.append(loss.sum.item())
+    assert values[0] == values[1]
+    still = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+
+
+def test_gumbel_temperature_follows_the_step_alone():
+    objective = make(replace(CFG, gumbel_start=2.0, gumbel_end=0.5, gumbel_decay=0.999))
+    for step, expected in ((1000, 2.0 * 0.999**1000), (0, 2.0), (100_000, 0.5)):
+        assert objective.begin_step(step) is False
+        assert objective.temperature.item() == pytest.approx(expected)
+    assert "temperature" not in objective.state_dict()
+
+
+def test_metrics_and_chance_level():
+    objective = make().train()
+    prepared = objective.prepare(make_batch([16_000, 16_000]))
+    loss = objective(prepared)
+    assert objective.chance["contrastive"] == pytest.approx(math.log(1 + CFG.negatives))
+    assert all(not value.requires_grad and value.ndim == 0 for value in loss.metrics.values())
+    assert loss.metrics["masked_fraction"].item() == pytest.approx(prepared.mask.double().mean().item())
+    assert 0 < loss.metrics["codes_used"].item() <= 1
+    assert loss.metrics["target_variance"].item() > 0
+    with torch.no_grad():
+        objective.quantizer.weight_proj.weight.zero_()
+        objective.quantizer.weight_proj.bias.view(2, 5)[:, 0] = 50.0
+        collapsed = objective(prepared).metrics
+    assert collapsed["target_variance"].item() < 1e-9
+    assert (collapsed["contrastive"].item(), collapsed["accuracy"].item()) == (0.0, 0.0)
+    assert collapsed["codes_used"].item() == pytest.approx(0.2)
+    assert collapsed["perplexity_0"].item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_bfloat16_autocast_stays_close_and_finite():
+    objective = make().float().eval()
+    batch = make_batch([16_000, 16_000])
+    prepared = objective.prepare(replace(batch, wave=batch.wave.float()))
+    exact = objective(prepared).sum
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = objective(prepared)
+    assert loss.sum.dtype == torch.float32
+    assert loss.sum.item() == pytest.approx(exact.item(), rel=0.05)
