@@ -1,7 +1,7 @@
 """A trained encoder from wherever it comes: our own model folder, a Hugging Face folder, a torchaudio state dict.
 
-In: a path. Out: a ``ModelFolder``, so that whoever starts from a model, or takes it as a teacher, need not know who
-wrote it. Heads are kept of our own folders only.
+In: a path. Out: a ``ModelFolder``, so that code that starts from a model, or uses it as a teacher, need not know which
+library wrote it. Heads are kept of our own folders only.
 """
 
 import json

@@ -93,7 +93,9 @@ def local_log_probs(model: CtcModel, blocks: Iterable[Samples], block: int, *, b
     try:
         found = encode_locally(model.encoder, waves, block)
         while True:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # ends before whoever iterates goes on
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=bf16
+            ):  # autocast ends before control returns to the caller
                 x = next(found, None)
             if x is None:
                 return

@@ -205,7 +205,7 @@ def transcribe(
     inputs, passed = find_inputs(paths, output=output)
     check_stream(cfg.format, len(inputs), output)
     recogniser = open_recogniser(cfg)
-    block_frames(recogniser.model, cfg.block_seconds)  # a bad setting is said once, not for each file
+    block_frames(recogniser.model, cfg.block_seconds)  # a bad setting is reported once, not for each file
     captions([], cfg.captions)
     summary = Summary(output=cfg.output)
     clock = _Clock(inputs, advance)
@@ -254,7 +254,9 @@ class _Clock:
     def heard(self, seconds: float) -> None:
         """Take note of the seconds read of the present file."""
         if self.advance is not None:
-            self.lengths[self.index] = max(self.lengths[self.index], seconds)  # a header may not say, or say wrong
+            self.lengths[self.index] = max(
+                self.lengths[self.index], seconds
+            )  # a header may lack the length, or be wrong
             self.advance(round(self.before + seconds), round(sum(self.lengths)))
 
     def finished(self, *, known: bool) -> None:
