@@ -26,7 +26,7 @@ TIERS = (
     {"evaluation", "asr"},
     {"reports"},
     {"workflows"},
-    {"cli", "__main__"},
+    {"api", "cli", "__main__"},
 )
 """Rooms in the order of the arrows: each may import what stands before it, itself, and what ``BESIDE`` names."""
 BESIDE = {"asr": {"evaluation"}, "__main__": {"cli"}}
@@ -80,7 +80,7 @@ def imports(path: Path) -> list[str]:
 def test_imports_go_one_way(path):
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     if parts == ("__init__",):
-        assert not [name for name in imports(path) if name.startswith("speechssl")]
+        assert {name for name in imports(path) if name.startswith("speechssl")} == {"speechssl.api"}  # for its types
         return
     (tier,) = (number for number, rooms in enumerate(TIERS) if parts[0] in rooms)
     allowed = set().union(*TIERS[:tier], {parts[0]}, BESIDE.get(parts[0], set()), {"__version__"})

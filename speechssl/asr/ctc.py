@@ -14,11 +14,12 @@ from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
 from speechssl.core.errors import DataError
+from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective
 
-__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser"]
+__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser", "recogniser_of"]
 
 
 class CtcModel(nn.Module):
@@ -163,9 +164,15 @@ def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[C
     DataError
         The folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
     """
-    from speechssl.interop.model_folder import load_folder
+    model, tokens = recogniser_of(load_folder(Path(folder)), folder)
+    return model.to(device), tokens
 
-    model = load_folder(Path(folder))
+
+def recogniser_of(model: ModelFolder, folder: Path) -> tuple[CtcModel, Tokens]:
+    """Return the recogniser that a model folder holds, in evaluation mode, and its tokens; as :func:`load_recogniser`.
+
+    ``folder`` is where the model was read from, for errors.
+    """
     if model.tokens is None or "head.weight" not in model.state:
         raise DataError(
             f"{folder} holds a model without a CTC head and tokens; fine-tune it first: "
@@ -178,4 +185,4 @@ def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[C
         raise DataError(f"{folder}: the head scores {rows} tokens, the vocabulary has {tokens.size}; export it again")
     recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size)
     recogniser.load_state_dict(state)
-    return recogniser.eval().to(device), tokens
+    return recogniser.eval(), tokens

@@ -33,7 +33,8 @@ from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.text.casing import dotless_i
 from speechssl.data.store.reader import Corpus
 from speechssl.evaluation.wer.rarity import count_words
-from speechssl.interop.model_folder import ModelFolder, load_folder, save_model
+from speechssl.interop.any_model import load_any
+from speechssl.interop.model_folder import ModelFolder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import frame_grid
 from speechssl.training.checkpoints.same_corpus import check_corpus
@@ -201,7 +202,7 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None, allow_cha
 
 def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     labelled = open_labelled(cfg.data, stage="finetune")
-    pretrained = load_folder(Path(cfg.init)) if cfg.init else None
+    pretrained = load_any(Path(cfg.init)) if cfg.init else None
     grid = frame_grid(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
     data = training_set(cfg, labelled, grid.frames)
     check_corpus(run, data.corpus, parallel, texts=dict(zip(data.corpus.ids, data.texts, strict=True)))

@@ -33,7 +33,7 @@ def positional(words: list[str], names: Sequence[str], verb: str, *, optional: i
 
 
 def wants_help(overrides: list[str]) -> bool:
-    """Say whether the settings are asked for."""
+    """Return whether ``--help`` or ``-h`` is given."""
     return "--help" in overrides or "-h" in overrides
 
 

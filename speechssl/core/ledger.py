@@ -51,7 +51,7 @@ class Ledger:
         if self.path is not None and new:
             with self.path.open("ab+") as file:
                 if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
-                    file.write(b"\n")  # a torn last line stays one bad line
+                    file.write(b"\n")  # start a new line after an incomplete last one
                 file.writelines(f"{json.dumps(asdict(entry), ensure_ascii=False)}\n".encode() for entry in new)
 
     def counts(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Which precision matrix products get: the one that was asked for, or bfloat16 where the device computes in it.
+"""The precision of matrix products: the explicit setting, or bfloat16 where the device computes in it.
 
 In: ``auto``, ``bf16`` or ``fp32``, and the kind of device. Out: a ``Choice``, with its reason in one line.
 """
@@ -48,7 +48,7 @@ def choose(
     Parameters
     ----------
     setting
-        What was asked for. It is obeyed; ``auto`` is bfloat16 where the device computes in it, else float32.
+        An explicit setting is obeyed; ``auto`` is bfloat16 where the device computes in it, else float32.
     device
         ``cpu`` or ``cuda``.
     kept

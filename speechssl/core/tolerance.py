@@ -21,7 +21,7 @@ class TooManyBadError(DataError):
     Parameters
     ----------
     entries
-        Bad items that nobody has listed yet: they never reached the caller.
+        Bad items that are not in the ledger yet, because they never reached the caller.
     """
 
     def __init__(self, message: str, entries: Iterable[Entry] = ()) -> None:

@@ -1,7 +1,7 @@
 """A trained encoder from wherever it comes: our own model folder, a Hugging Face folder, a torchaudio state dict.
 
-In: a path. Out: a ``ModelFolder``, so that whoever starts from a model, or takes it as a teacher, need not know who
-wrote it. Heads are kept of our own folders only.
+In: a path. Out: a ``ModelFolder``, so that code that starts from a model, or uses it as a teacher, need not know which
+library wrote it. Heads are kept of our own folders only.
 """
 
 import json
@@ -13,7 +13,7 @@ from speechssl.interop.huggingface import load_huggingface
 from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder
 
-__all__ = ["load_any", "load_any_encoder"]
+__all__ = ["encoder_of", "load_any", "load_any_encoder"]
 
 STATE_DICTS = {".pt", ".pth"}
 
@@ -54,7 +54,11 @@ def load_any_encoder(path: Path, cfg: ModelConfig | None = None) -> SpeechEncode
     cfg
         Configuration to build it with instead of its own, for other dropouts; sizes must agree.
     """
-    loaded = load_any(path)
+    return encoder_of(load_any(path), path, cfg)
+
+
+def encoder_of(loaded: ModelFolder, path: Path, cfg: ModelConfig | None = None) -> SpeechEncoder:
+    """Return the encoder of a model that was read from ``path``; as :func:`load_any_encoder`."""
     encoder = SpeechEncoder(cfg or loaded.cfg)
     try:
         encoder.load_state_dict(loaded.part("encoder"))

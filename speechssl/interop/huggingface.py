@@ -307,7 +307,7 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     names = ["model.safetensors"]
     if not (folder / names[0]).is_file() and index.is_file():
         shards = json.loads(_fetched(index).read_text(encoding="utf-8"))["weight_map"].values()
-        names = sorted({Path(name).name for name in shards})  # a shard lies in the folder, whatever the index says
+        names = sorted({Path(name).name for name in shards})  # names inside the folder only
     state: dict[str, Tensor] = {}
     for name in names:
         state |= load_file(_fetched(folder / name))

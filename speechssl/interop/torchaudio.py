@@ -106,7 +106,7 @@ def load_torchaudio(path: Path) -> SpeechEncoder:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch makes of a foreign file
+    except Exception as error:  # torch raises errors of many types for a foreign file
         raise CheckpointError(f"{path}: not a state dict that torch reads safely: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: not a state dict: expected names and tensors of a torchaudio model")

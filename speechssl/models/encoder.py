@@ -33,7 +33,7 @@ class EncoderOutput:
     """[B, F, D] float32: the last block's output (after the final norm of a pre-norm encoder); [B, W, D] with
     ``positions``."""
     layers: tuple[Tensor, ...] = ()
-    """Input of the first block, then the output of each block; empty unless asked for."""
+    """Input of the first block, then the output of each block; empty unless ``layers`` is set."""
     features: Tensor | None = None
     """[B, F, C]: output of the stem before layer norm, unmasked; zero on padding."""
     frame_lengths: Tensor | None = None

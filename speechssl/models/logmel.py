@@ -72,7 +72,7 @@ class LogMelStem(nn.Module):
     def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Return features [B, F, n_mels * stack]; arguments and errors as in :class:`WaveformStem`."""
         check_wave(wave, self.receptive)
-        with torch.autocast(wave.device.type, enabled=False):  # powers span ten decades: never in bfloat16
+        with torch.autocast(wave.device.type, enabled=False):  # powers span ten decades, too many for bfloat16
             frames = at_least_float32(wave).unfold(1, MEL_WINDOW, MEL_STRIDE) * self.window
             power = torch.fft.rfft(frames, n=FFT).abs().square()
             mel = torch.log(power @ self.filters + LOG_FLOOR)

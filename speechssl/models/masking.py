@@ -4,7 +4,7 @@ In: frame counts and a generator keyed by (seed, epoch, utterance id). Out: bool
 negatives. An utterance's mask depends on nothing but its own length and its own generator, never on its batch
 neighbours.
 
-numpy promises the raw words of PCG64 for good, and may change what the methods of ``Generator`` make of them. So the
+numpy guarantees the raw words of PCG64, but may change what the methods of ``Generator`` make of them. So the
 mappings from words to numbers are here; tests/models/test_masking.py holds their values.
 """
 

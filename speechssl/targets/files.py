@@ -69,7 +69,7 @@ def read_unit_file(path: Path) -> UnitFile:
                 raise DataError(f"{where}: hop = {row['hop']!r}: expected a number of samples at 16 kHz, such as 320")
             hops.add(row["hop"])
         if "id" not in row and "units" not in row and "hop" in row:
-            continue  # a line for the whole file
+            continue  # one ledger line for the whole file
         if not isinstance(row.get("id"), str) or not isinstance(row.get("units"), list):
             raise DataError(
                 f'{where}: expected {{"id": ..., "units": [...]}}, got the fields {", ".join(row) or "none"}'

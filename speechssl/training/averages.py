@@ -1,4 +1,4 @@
-"""The numbers between two log lines, added up on the device and read once (DESIGN, promise 5: no waiting in the loop).
+"""Metrics between two log lines, added up on the device and read once: the loop does not wait (design.md, promise 5).
 
 In: losses and counts of each step. Out: one dictionary, averaged over steps, micro-batches and ranks.
 """

@@ -172,7 +172,7 @@ class Feed(Generic[PreparedT]):
 
 
 class _Thread(Iterator[Any]):
-    """Runs an iterator in a thread, ``AHEAD`` items in front of whoever asks. What it raises comes in its place."""
+    """Runs an iterator in a thread, ``AHEAD`` items ahead of the consumer; an error is raised in its place."""
 
     def __init__(self, items: Iterator[Any]) -> None:
         self._items = items
@@ -184,7 +184,7 @@ class _Thread(Iterator[Any]):
     def __next__(self) -> Any:
         item, error = self._ready.get()
         if error is not None:
-            self._ready.put((None, error))  # the thread has ended: whoever asks again gets the same answer
+            self._ready.put((None, error))  # the thread has ended: a later call gets the same error
             raise error
         return item
 
@@ -203,7 +203,7 @@ class _Thread(Iterator[Any]):
         try:
             while not self._closed.is_set():
                 self._ready.put((next(self._items), None))
-        except BaseException as raised:  # travels to the loop, whatever it is
+        except BaseException as raised:  # every error is raised again in the loop
             error = raised
         if not self._closed.is_set():
             self._ready.put((None, error))

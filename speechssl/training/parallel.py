@@ -136,7 +136,7 @@ def _join(world: int, rank: int, backend: str, timeout: timedelta) -> None:
     """Join a group of ranks that this process may have been in before (fine-tuning, then evaluation).
 
     The store where ranks leave their addresses outlives a group, and torch gives each first group the same name: a rank
-    that is early would find, and call, addresses where nobody listens any more. So each group has a prefix of its own.
+    that is early would connect to addresses of a group that has ended. So each group has a prefix of its own.
 
     Leaving a group must end its threads. Those of gloo let go of the tensors of a collective a little after whoever
     waits for it goes on, and one that does so while the interpreter ends takes the process with it: CPython 3.11 ends a

@@ -43,13 +43,13 @@ def agreed(setting: Setting, parallel: Parallel, *, kept: str = "", verb: str = 
 def settled_run(cfg: RunConfig, stored: Path) -> RunConfig:
     """Return ``cfg`` with the precisions that the run was started with (``stored``), or gets now, and say them.
 
-    All stages get them as if they had been asked for: so a run goes on with its own on another kind of processor.
+    Every stage gets them as explicit settings, so a resumed run keeps its precision on another kind of processor.
     """
     lines: dict[str, None] = {}
 
     def chosen(part: str, setting: Setting, device: Literal["auto", "cpu", "cuda"], *tables: str) -> Precision:
         choice = choose(setting, device_kind(device), kept=_stored(stored, part, *tables))
-        if setting == "auto":  # a precision that was asked for is looked at where it is used
+        if setting == "auto":  # an explicit precision is checked where it is used
             lines[choice.line] = None
         return choice.precision
 

@@ -98,7 +98,7 @@ def measure_speed(cfg: RunConfig) -> Speed:
     )
     encoder = found[0]
     operations = 6.0 * encoder["parameters"] * encoder["rows"] * encoder["samples"] / encoder["hop"]
-    # Synthesis, search and files profit less from wide vectors than products do.
+    # Synthesis, search and files gain less from wide vectors than matrix products do.
     slower = math.sqrt(pretrain / (REFERENCE * operations / 1e10))
     return Speed(pretrain, finetune, slower)
 

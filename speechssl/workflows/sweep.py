@@ -115,8 +115,8 @@ def _check(candidate: Candidate, code: int) -> None:
 def _processes(waiting: list[Candidate], jobs: int, stop: threading.Event | None) -> None:
     """Run candidates, ``jobs`` at a time, until all are done or ``stop`` is set."""
     running: dict[Candidate, subprocess.Popen[bytes]] = {}
-    # The cores are shared out: more threads than cores make every job slower.
-    others = 0 if stop is None else 1  # work ahead runs beside a training in the main process
+    # Divide the cores among the jobs: more threads than cores slow all of them.
+    others = 0 if stop is None else 1  # work done ahead runs beside a training in the main process
     threads = max(1, (os.cpu_count() or 1) // (jobs + others))
     try:
         while (waiting or running) and not (stop is not None and stop.is_set()):

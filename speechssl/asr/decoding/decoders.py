@@ -155,7 +155,7 @@ class _PrefixBeam:
         n_best = _distinct([(one.text, one.score) for one in found])
         if not found[0].ids:
             return Decoded(found[0].text, (), n_best)
-        finite = log_probs.clamp(min=-1e4).contiguous()  # the kernel would index out of bounds
+        finite = log_probs.clamp(min=-1e4).contiguous()  # the kernel does not check bounds
         path, _ = forced_align(finite[None], torch.tensor([found[0].ids], dtype=torch.int32), blank=BLANK)
         words = decoded_words(path[0].numpy().astype(np.int64), log_probs, self.tokens)
         return Decoded(found[0].text, words, n_best)

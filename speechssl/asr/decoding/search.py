@@ -191,7 +191,7 @@ class Search:
         lm_weight: float = 2.0,
         word_score: float = 0.0,
     ) -> None:
-        self.graph = graph  # flashlight refers to its parts and does not own them
+        self.graph = graph  # flashlight keeps references without ownership: keep its parts alive
         self._decoder = graph.decoder(
             beam=beam,
             beam_tokens=beam_tokens,
@@ -229,7 +229,7 @@ class Search:
         self._decoder.decode_end()
         result: list[Spelling] = []
         seen: set[object] = set()
-        for one in self._decoder.get_all_final_hypothesis():  # the best alone comes without its last frames
+        for one in self._decoder.get_all_final_hypothesis():  # a single best result lacks its last frames
             spelling = self._spelling(one, frames)
             key = spelling.words if self.graph.words is not None else self._text(spelling.labels)
             if spelling.score == -np.inf or key in seen:

@@ -120,7 +120,7 @@ def _edges(points: Sequence[Point]) -> Iterator[str]:
         ("lm-weights", best.lm_weight, {point.lm_weight for point in points}),
         ("word-scores", best.word_score, {point.word_score for point in points}),
     ):
-        floor = flag == "lm-weights" and value == 0  # without the language model: nothing lies beyond
+        floor = flag == "lm-weights" and value == 0  # weight 0 is no language model: do not search below it
         if len(tried) > 1 and value in (min(tried), max(tried)) and not floor:
             yield f"the best value of {flag} ({value:g}) is at the edge of what was tried; widen it with --{flag}"
 

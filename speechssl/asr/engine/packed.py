@@ -121,7 +121,7 @@ class _PackedBlock:
         self.heads = attention.heads
         weight, bias = attention.qkv.weight.clone(), attention.qkv.bias.clone()
         dim = weight.shape[1]
-        scale = (dim // self.heads) ** -0.5  # of the scores, in the queries: free
+        scale = (dim // self.heads) ** -0.5  # scale the queries once instead of all scores
         weight[:dim] *= scale
         bias[:dim] *= scale
         self.qkv = Dense(weight, bias, dtype)

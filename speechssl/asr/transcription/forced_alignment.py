@@ -79,9 +79,9 @@ def align(log_probs: torch.Tensor, text: str, tokens: Tokens, *, frame_seconds: 
     if (needed := frames_needed(ids)) > len(log_probs):
         raise AudioError(item, "ctc_infeasible", f"{len(log_probs)} frames, but the transcript needs {needed}")
     values = log_probs.detach().float().cpu().contiguous()
-    if not torch.isfinite(values).all():  # the kernel would index out of bounds
+    if not torch.isfinite(values).all():  # the kernel does not check bounds
         raise AudioError(item, "not_finite", "the model's log-probabilities are not finite")
-    if tokens.size in ids:  # what cannot be spelled is as probable as the best that can, frame by frame
+    if tokens.size in ids:  # unspellable text scores as the most probable token at each frame
         values = torch.cat([values, values.amax(dim=1, keepdim=True)], dim=1)
     path, scores = torchaudio.functional.forced_align(values[None], torch.tensor([ids], dtype=torch.int32), blank=BLANK)
     labels = spans(path[0].numpy().astype("int64"), scores[0].numpy())

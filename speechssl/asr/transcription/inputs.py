@@ -50,7 +50,7 @@ def find_inputs(paths: Sequence[Path], *, output: Path | None = None) -> tuple[l
     prefixes: Counter[str] = Counter()
     for path in paths:
         if not path.is_dir():
-            found.append(Input(path, path.name))  # what is wrong with a file is said when it is read
+            found.append(Input(path, path.name))  # errors of a file are reported when it is read
             continue
         files, passed = list_files(path, skip=output or Path("/nonexistent"), follow_links=True)
         entries += [Entry("transcribe", str(path / e.item), e.reason, e.detail, e.action) for e in passed]

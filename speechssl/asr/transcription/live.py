@@ -29,7 +29,7 @@ __all__ = ["live_words", "pcm_blocks", "sliding_log_probs"]
 _READ_BYTES = 65_536
 _HEAD_BYTES = 4096
 _FRAMES = 3
-_MAYBE = (b"\xff", b"\x47")  # AAC and transport streams are told by frames that follow each other
+_MAYBE = (b"\xff", b"\x47")  # AAC and transport streams are recognised by consecutive frames
 _MPEG_BYTES = 8192  # holds that many frames of any MP3
 _HOW = "send 16-bit mono PCM at 16 kHz: ffmpeg -i INPUT -f s16le -ac 1 -ar 16000 - | speechssl transcribe -"
 
@@ -59,7 +59,7 @@ def pcm_blocks(descriptor: int) -> Iterator[Samples]:
             yield np.frombuffer(pending[:whole], "<i2").astype(np.float32) / 32768.0
             given += whole
         pending = pending[whole:]
-    if head and len(pending) >= 2 and not pending.startswith(b"RIFF"):  # less than any header: raw samples
+    if head and len(pending) >= 2 and not pending.startswith(b"RIFF"):  # shorter than any header: raw samples
         yield np.frombuffer(pending[: len(pending) // 2 * 2], "<i2").astype(np.float32) / 32768.0
         given += len(pending)
     if not given:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from speechssl.asr.ctc import CtcModel
 from speechssl.core.errors import ConfigError
-from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits, mono
+from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits, mono, resampled
 from speechssl.models.chunked import encode_locally
 from speechssl.models.norm import at_least_float32
 
@@ -60,12 +60,7 @@ def read_blocks(
         if rate == SAMPLE_RATE:
             yield from blocks
             return
-        import soxr
-
-        stream = soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
-        for block in blocks:
-            yield stream.resample_chunk(block)
-        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+        yield from resampled(blocks, rate, SAMPLE_RATE)
 
 
 def regroup(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
@@ -98,7 +93,9 @@ def local_log_probs(model: CtcModel, blocks: Iterable[Samples], block: int, *, b
     try:
         found = encode_locally(model.encoder, waves, block)
         while True:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # ends before whoever iterates goes on
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=bf16
+            ):  # autocast ends before control returns to the caller
                 x = next(found, None)
             if x is None:
                 return

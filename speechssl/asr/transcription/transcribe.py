@@ -4,7 +4,7 @@ In: files, folders and ``TranscribeConfig``. Out: one ``Transcript`` a file, in 
 its error and the others go on. Memory does not grow with the length of a file beyond its words.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ __all__ = [
     "model_key",
     "open_recogniser",
     "transcribe",
+    "transcribe_blocks",
     "transcribe_file",
 ]
 
@@ -105,13 +106,39 @@ def open_recogniser(cfg: TranscribeConfig) -> Recogniser:
 def transcribe_file(
     recogniser: Recogniser, path: Path, cfg: TranscribeConfig, heard: Callable[[float], None] | None = None
 ) -> Transcript:
-    """Transcribe one file; ``heard`` is told the seconds of audio as they are read. A bad file is no exception."""
+    """Transcribe one file, as :func:`transcribe_blocks`."""
+    return transcribe_blocks(recogniser, read_blocks(path), cfg, str(path), heard)
+
+
+def transcribe_blocks(
+    recogniser: Recogniser,
+    blocks: Iterable[Samples],
+    cfg: TranscribeConfig,
+    name: str,
+    heard: Callable[[float], None] | None = None,
+) -> Transcript:
+    """Transcribe one recording.
+
+    Parameters
+    ----------
+    recogniser
+        Model, labels and decoder.
+    blocks
+        The recording as float32 samples at 16 kHz, cut anywhere. An AudioError raised by it becomes the transcript's
+        ``error``.
+    cfg
+        ``block_seconds``, ``max_stretch_seconds`` and the kind of decoder are used.
+    name
+        The transcript's ``path``.
+    heard
+        Called with the seconds of audio read so far.
+    """
     model = recogniser.model
     samples = 0
 
     def counted() -> Iterator[Samples]:
         nonlocal samples
-        for block in read_blocks(path):
+        for block in blocks:
             samples += len(block)
             if heard is not None:
                 heard(samples / SAMPLE_RATE)
@@ -123,9 +150,9 @@ def transcribe_file(
     try:
         words = tuple(decode_stream(log_probs, recogniser.decoder, recogniser.tokens, frame_seconds=hop, rule=rule))
     except AudioError as error:
-        return Transcript(str(path), "", error=error)
+        return Transcript(name, "", error=error)
     text = " ".join(word.word for word in words)
-    return Transcript(str(path), text, words, round(samples / SAMPLE_RATE, 3))
+    return Transcript(name, text, words, round(samples / SAMPLE_RATE, 3))
 
 
 def model_key(model: str, precision: Setting, **settings: Any) -> dict[str, Any]:
@@ -178,7 +205,7 @@ def transcribe(
     inputs, passed = find_inputs(paths, output=output)
     check_stream(cfg.format, len(inputs), output)
     recogniser = open_recogniser(cfg)
-    block_frames(recogniser.model, cfg.block_seconds)  # a bad setting is said once, not for each file
+    block_frames(recogniser.model, cfg.block_seconds)  # a bad setting is reported once, not for each file
     captions([], cfg.captions)
     summary = Summary(output=cfg.output)
     clock = _Clock(inputs, advance)
@@ -227,7 +254,9 @@ class _Clock:
     def heard(self, seconds: float) -> None:
         """Take note of the seconds read of the present file."""
         if self.advance is not None:
-            self.lengths[self.index] = max(self.lengths[self.index], seconds)  # a header may not say, or say wrong
+            self.lengths[self.index] = max(
+                self.lengths[self.index], seconds
+            )  # a header may lack the length, or be wrong
             self.advance(round(self.before + seconds), round(sum(self.lengths)))
 
     def finished(self, *, known: bool) -> None:

@@ -142,7 +142,7 @@ def _chunk_claim(file: BinaryIO, kind: str, head: bytes) -> _Claim | None:
     for _ in range(1000):
         header = _read(file, position, header_bytes)
         if len(header) < header_bytes:
-            return None  # no such chunk: the decoder says so itself
+            return None  # no such chunk: the decoder reports it
         claimed = struct.unpack(number, header[name_bytes:])[0] - (header_bytes if inclusive else 0)
         if header[:4] == wanted:
             start, place = position + header_bytes, position + name_bytes
@@ -165,7 +165,7 @@ def _nist_cut_short(head: bytes, size: int) -> str | None:
         samples, channels = int(fields[b"sample_count"]), int(fields.get(b"channel_count", b"1"))
         claimed = samples * channels * int(fields.get(b"sample_n_bytes", b"2"))
     except (KeyError, ValueError, IndexError):
-        return None  # the decoder judges a header it cannot read
+        return None  # the decoder reports a header that it cannot read
     if b"shorten" in fields.get(b"sample_coding", b"") or claimed - (size - start) <= claimed // 100:
         return None
     return f"its header promises {claimed:,} bytes of samples, the file holds {max(size - start, 0):,}"
@@ -176,7 +176,7 @@ def _ogg_cut_short(tail: bytes) -> str | None:
     position = tail.rfind(b"OggS")
     while position >= 0:
         header = tail[position : position + 27]
-        if len(header) < 27 or header[4] == 0:  # version 0; anything else is chance inside a payload
+        if len(header) < 27 or header[4] == 0:  # version 0; other values are payload bytes
             return None if _ogg_page_end(tail, position) <= len(tail) else "its last Ogg page is incomplete"
         position = tail.rfind(b"OggS", 0, position)
     return "its last Ogg page is missing"

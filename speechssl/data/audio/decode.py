@@ -7,7 +7,7 @@ is wrong with the input is an AudioError with a reason code for the ledger (data
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ __all__ = [
     "fit_scale",
     "mono",
     "probe",
+    "resampled",
     "sniff",
     "to_int16",
 ]
@@ -110,7 +111,7 @@ def decode(
         pieces = (mono(block, channels) for block in audio.blocks(round(start * own), frames))
         if own == rate:
             return np.concatenate(list(pieces))
-        return np.concatenate(list(_resampled(pieces, own, rate)))
+        return np.concatenate(list(resampled(pieces, own, rate)))
 
 
 def mono(block: np.ndarray, channels: Literal["mean", "first"] = "mean") -> np.ndarray:
@@ -125,7 +126,11 @@ def mono(block: np.ndarray, channels: Literal["mean", "first"] = "mean") -> np.n
     return first if np.dot(wave, wave) < _CANCELLED * np.dot(first, first) else wave
 
 
-def _resampled(pieces: Iterator[np.ndarray], own: int, rate: int) -> Iterator[np.ndarray]:
+def resampled(pieces: Iterable[np.ndarray], own: int, rate: int) -> Iterator[np.ndarray]:
+    """Yield float32 [n] pieces of one recording at ``rate`` instead of ``own`` samples a second (soxr, high quality).
+
+    How the recording is cut into pieces does not change the samples.
+    """
     import soxr
 
     stream = soxr.ResampleStream(own, rate, 1, dtype="float32", quality="HQ")

@@ -57,7 +57,7 @@ def check_claims(item: str, sample_rate: int, channels: int, frames: int, limits
 
 def check_samples(item: str, block: np.ndarray, limits: AudioLimits) -> None:
     """Raise AudioError when decoded samples are not finite, or far beyond full scale."""
-    peak = float(np.max(np.abs(block), initial=0.0))  # NaN and infinity survive max
+    peak = float(np.max(np.abs(block), initial=0.0))  # max propagates NaN and infinity
     if not np.isfinite(peak):
         raise AudioError(item, "not_finite", "NaN or infinite samples")
     if peak > limits.max_amplitude:

@@ -199,7 +199,7 @@ def mpeg_parts(data: Bytes, start: int) -> list[Part]:
     if not parts:
         return []
     zeros = start > 1 and data[start - 1] == 0 == data[0]
-    hidden = zeros or parts[0].start > start  # from libsndfile, which wants a frame at the beginning
+    hidden = zeros or parts[0].start > start  # libsndfile needs a frame at the beginning
     if len(parts) == 1 and parts[0].counted(len(data)) and not hidden:
         return []
     ends = [part.start for part in parts[1:]] + [len(data)]

@@ -105,8 +105,10 @@ class AudioFile:
             parts = parts_of(self._file, kind, begin)
             self._file.seek(0)
             if isinstance(source, Path) and not parts:
-                os.lseek(self._file.fileno(), 0, os.SEEK_SET)  # Python's buffer hides where the descriptor stands
-            # A descriptor has no name: neither libsndfile nor soundfile can then judge by the extension.
+                os.lseek(
+                    self._file.fileno(), 0, os.SEEK_SET
+                )  # the buffer of a Python file hides the descriptor's position
+            # A descriptor has no name, so the extension cannot mislead libsndfile or soundfile.
             handle = self._file if isinstance(source, bytes) else self._file.fileno()
             with _quiet(kind == "mp3"):
                 sources: list[Any] = [*parts] or [handle]
@@ -277,7 +279,7 @@ def _quiet(wanted: bool) -> Iterator[None]:
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, 2)
                 os.close(nowhere)
-            except OSError:  # standard error is closed: nothing to keep quiet
+            except OSError:  # standard error is closed: nothing to redirect
                 _quiet_saved = -1
     try:
         yield

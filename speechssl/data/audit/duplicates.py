@@ -103,7 +103,7 @@ def _candidates(prints: Sequence[Fingerprint]) -> list[tuple[int, int, list[int]
     if not votes:
         return []
     rows, counts = np.unique(np.concatenate(votes), axis=0, return_counts=True)
-    # A shift by half a hop divides its votes between two neighbouring time differences.
+    # A shift by half a hop splits its votes between two neighbouring time differences.
     near = np.zeros(len(rows), np.int64)
     near[1:] = np.where((rows[1:, 0] == rows[:-1, 0]) & (rows[1:, 1] - rows[:-1, 1] == 1), counts[:-1], 0)
     rows, total = rows[counts + near >= _VOTES], (counts + near)[counts + near >= _VOTES]

@@ -21,7 +21,7 @@ _LOW_HZ, _HIGH_HZ = 200.0, 3_800.0
 """Within what a telephone leaves."""
 _SMOOTH = 8
 _LAG = 4
-_FIRST_BIT = 6  # the lowest bands are one bin wide: their bits flip first, and are no part of a key
+_FIRST_BIT = 6  # the lowest bands are one bin wide and least reliable: keys leave them out
 _KEY_BITS = 24
 _ACTIVE_DB = 30.0
 _EMPTY_DB = -72.0

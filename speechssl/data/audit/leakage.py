@@ -52,7 +52,7 @@ def check_duplicates(pairs: Sequence[Pair], cfg: AuditConfig) -> Iterator[Findin
     for match in matches:
         a, b = kept[match.a][0], kept[match.b][0]
         if a.path == b.path and a.start != b.start:
-            continue  # neighbouring parts of one file share what they share on purpose
+            continue  # adjacent segments of one file may overlap by design
         detail = f"{a.id}, shifted by {match.shift:+.2f} s; {100 * match.errors:.0f} % of the bits differ"
         if match.b not in told:
             told.add(match.b)

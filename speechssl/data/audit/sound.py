@@ -65,7 +65,7 @@ def check_sound(u: Utterance, m: Measurement, cfg: AuditConfig, *, whole: bool, 
     span = loud - sound.quiet_db
     if span < cfg.dynamic_db and m.duration > 1.0:
         yield found("no_speech", span, cfg.dynamic_db, f"{span:.1f} dB between its quiet and its loud moments")
-        return  # every other check supposes speech
+        return  # all other checks assume speech
     for check, seconds in (("leading_silence", sound.leading), ("trailing_silence", sound.trailing)):
         if seconds > cfg.edge_silence:
             yield found(check, seconds, cfg.edge_silence, f"{seconds:.1f} s")
@@ -105,7 +105,7 @@ def _channels(u: Utterance, m: Measurement, cfg: AuditConfig) -> Iterator[Findin
 
 
 def _spectral(u: Utterance, m: Measurement, cfg: AuditConfig) -> Iterator[Finding]:
-    if m.snr_db is not None and m.snr_db < cfg.snr_db and m.duration > 1.0:  # a word alone leaves no moment of noise
+    if m.snr_db is not None and m.snr_db < cfg.snr_db and m.duration > 1.0:  # one word has no pause for noise
         yield Finding("low_snr", u.id, u.path, round(m.snr_db, 1), cfg.snr_db, f"{m.snr_db:.1f} dB")
     if m.bandwidth is not None and m.bandwidth < cfg.bandwidth_hz and m.sample_rate >= _WIDE_RATE:
         detail = f"nothing above {m.bandwidth:,.0f} Hz in a file at {m.sample_rate:,} Hz"

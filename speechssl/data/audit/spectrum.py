@@ -57,7 +57,7 @@ class Activity:
 def activity(power: np.ndarray) -> Activity:
     """Return where a recording is not silent; ``power`` is the mean square of each 20 ms frame, float32 [F]."""
     level = 10 * np.log10(power.astype(np.float64) + 1e-12)
-    rank = min(len(level) // 20, _LOUD_FRAMES) if len(level) >= 40 else 0  # of a word the loudest frame counts
+    rank = min(len(level) // 20, _LOUD_FRAMES) if len(level) >= 40 else 0  # loudest frame of a word
     loud, quiet = float(np.partition(level, -1 - rank)[-1 - rank]), float(np.quantile(level, 0.1))
     peak = float(level.max())
     span = loud - quiet
@@ -85,7 +85,7 @@ def activity(power: np.ndarray) -> Activity:
 def _gaps(level: np.ndarray, loud: float, quiet: float) -> int:
     """Count stretches of nothing inside sound. A gated recording, its own floor nothing, has none."""
     empty = level < _NOTHING_DB
-    if 0 < empty.mean() < 0.3:  # the holes themselves are no noise floor
+    if 0 < empty.mean() < 0.3:  # gaps of digital silence are not part of the noise floor
         quiet = float(np.quantile(level[~empty], 0.1))
     hole = level < min(quiet - 20.0, -90.0, loud - 55.0)
     runs = np.flatnonzero(np.diff(np.concatenate([[False], hole, [False]]).astype(np.int8))).reshape(-1, 2)

@@ -67,11 +67,11 @@ def _outliers(pairs: Sequence[tuple[Utterance, Measurement]], cfg: AuditConfig) 
     found = []
     for (u, rate, words), log in zip(known, logs.tolist(), strict=True):
         bound = max(math.log(cfg.rate_ratio), 3.5 * spread) + 1.0 / math.sqrt(len(u.text or "x"))
-        spelled = len((u.text or "").replace(" ", "")) < 2 * len((u.text or "").split())  # a letter takes a syllable
+        spelled = len((u.text or "").replace(" ", "")) < 2 * len((u.text or "").split())  # letters said as syllables
         if (abs(log - middle) > bound and not (spelled and log < middle)) or rate > cfg.max_chars_per_second:
             found.append((u, rate, words, log - middle, bound))
     for u, rate, words, distance, bound in found:
-        fast = distance > 0 or rate > cfg.max_chars_per_second  # a whole corpus can be too fast
+        fast = distance > 0 or rate > cfg.max_chars_per_second  # the median of the corpus may itself be too fast
         check = "fast_text" if fast else "slow_text"
         limit = min(math.exp(middle + bound), cfg.max_chars_per_second) if fast else math.exp(middle - bound)
         detail = f"{rate:.1f} characters ({words:.1f} words) a second of sound; the median is {math.exp(middle):.1f}"

@@ -50,7 +50,7 @@ def edges_of(values: np.ndarray, counts: np.ndarray, n_buckets: int, *, crop: bo
         groups = np.searchsorted(kept, np.arange(len(values)), side="right" if crop else "left") - (1 if crop else 0)
         counts = np.bincount(groups, weights=counts, minlength=len(kept)).astype(np.int64)
         values = values[kept]
-    if not crop:  # padding to an upper edge is cropping to a lower edge of the negated lengths
+    if not crop:  # padding to an upper edge equals cropping to a lower edge of the negated lengths
         values, counts = -values[::-1], counts[::-1]
     n, k = len(values), min(n_buckets, len(values))
     total = np.concatenate([[0], np.cumsum(counts)])

@@ -41,7 +41,7 @@ class Slots:
             number = self._free.pop()
         except IndexError:
             return None
-        # Not a view of an array: numpy would let views of it refer to the whole memory instead, and forget this one.
+        # Not a view: numpy makes views refer to the base array, so this object would not be kept alive.
         piece = np.frombuffer(memoryview(self._bytes[number]), np.uint8)
         weakref.finalize(piece, self._free.append, number).atexit = False
         return number, piece

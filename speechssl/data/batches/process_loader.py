@@ -120,7 +120,7 @@ class BatchLoader(Generic[Item]):
             return
         workers = list(iterator._workers)
         if any(not worker.is_alive() for worker in workers) or getattr(iterator, "hanging", False):
-            for worker in workers:  # waiting for them politely would take ten seconds
+            for worker in workers:  # joining them would take up to ten seconds
                 worker.kill()
         iterator._shutdown_workers()
         self._sent.clear()
@@ -140,11 +140,11 @@ class BatchLoader(Generic[Item]):
             worker_init_fn=_settle,
             multiprocessing_context=context,
             prefetch_factor=PREFETCH,
-            generator=torch.Generator(),  # its own: the global generator is the model's
+            generator=torch.Generator(),  # a generator of its own: the global one belongs to the model
         )
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Got pickle error")  # the error itself says more
+                warnings.filterwarnings("ignore", "Got pickle error")  # the original error says more
                 iterator = iter(loader)
         except Exception as error:
             raise DataError(

@@ -78,7 +78,7 @@ class Selection:
         return "" if limit is None else f", the limit is {limit:g} s"
 
     def _parts(self, lengths: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
-        """Return who is left out for each reason, bool; nobody for two."""
+        """Return what is left out for each reason, bool; no utterance has two reasons."""
         short = lengths < round(self.shortest * RATE)
         long = np.zeros_like(short) if self.longest is None else lengths > round(self.longest * RATE)
         silent = np.zeros_like(short) if self.labelled is None else ~(short | long | kept)

@@ -105,6 +105,6 @@ def _work(read: Read[Item], tasks: Tasks) -> None:
         if future.set_running_or_notify_cancel():
             try:
                 future.set_result(read(number, piece))
-            except BaseException as error:  # travels to the main thread, whatever it is
+            except BaseException as error:  # every error is raised again in the main thread
                 future.set_exception(error)
-        del piece, future, task  # a thread that waits must not keep the last batch in memory
+        del piece, future, task  # release the last batch while this thread waits

@@ -55,7 +55,7 @@ class AudioIndex:
             return []
         folder = str(PurePosixPath(table).parent)
         exact = self._by_path.get("/".join(parts) if folder == "." else "/".join([nfc(folder), *parts]))
-        if exact:  # of names that differ only in their form of Unicode, the one that was written
+        if exact:  # among names that differ only in Unicode normalisation, prefer the exact one
             return [path for path in exact if path.endswith(key)] or exact
         scope = self.scope(table)
         name = parts[-1]

@@ -38,7 +38,7 @@ def list_files(root: Path, *, skip: Path, follow_links: bool) -> tuple[list[str]
     walk = _Walk(root.resolve(), skip.resolve(), follow_links)
     walk.seen.add(_identity(root))
     files = set(walk.files(root, ""))
-    while walk.links:  # after all files, so that these keep their own names; a folder behind a link may hold more links
+    while walk.links:  # links come last, so that files keep their names; a linked folder may hold more links
         links, walk.links = walk.links, []
         for path, place in links:
             files |= walk.behind(path, place, files)

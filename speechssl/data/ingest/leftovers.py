@@ -1,6 +1,6 @@
 """What lies in a corpus, looks like audio or transcripts, and gave nothing: each is named, with what to do.
 
-In: the names of files that nobody used. Out: ledger entries, one a file; one a folder for annotations of many files.
+In: the names of files that no reader used. Out: ledger entries, one a file; one a folder for annotations of many files.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "end": ("end", "end_time", "stop", "stop_time"),
     "duration": ("duration", "dur"),
     "meta": ("meta",),
-    "": ("sample_rate", "samplerate", "channels", "num_channels"),  # measured, never believed
+    "": ("sample_rate", "samplerate", "channels", "num_channels"),  # measured from the audio, never taken from the row
 }  # fmt: skip
 """Names of columns and JSON fields, in order of preference; the first that is there counts, others stay in ``meta``."""
 

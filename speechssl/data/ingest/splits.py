@@ -38,7 +38,7 @@ class Candidate:
 
     @property
     def piece(self) -> str:
-        """The recording, whoever speaks."""
+        """The recording, regardless of speaker."""
         return f"recording {self.group or self.id}"
 
 

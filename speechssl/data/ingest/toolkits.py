@@ -90,7 +90,7 @@ def _kaldi(folder: str, present: Collection[str], read: Read, result: Toolkits) 
     speakers = {key: rest for _, key, rest in tables.get("utt2spk", [])}
     if not speakers:
         speakers = {key: speaker for _, speaker, rest in tables.get("spk2utt", []) for key in rest.split()}
-    if all(key == speaker for key, speaker in speakers.items()):  # Kaldi's way to say that nobody knows
+    if all(key == speaker for key, speaker in speakers.items()):  # Kaldi's convention for unknown speakers
         speakers = {}
     recordings = _recordings(f"{prefix}wav.scp", tables.get("wav.scp", []), result)
     rows = _segmented(prefix, tables.get("segments", []), recordings, result)

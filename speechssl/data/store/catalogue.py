@@ -1,4 +1,4 @@
-"""Where every utterance of a corpus lies: index rows by number, all in memory or read as they are asked for.
+"""Where every utterance of a corpus lies: index rows by number, all in memory or read on demand.
 
 In: the shards of a listing and which of their utterances to take. Out: rows, ids and lengths by number. ``StoredRows``
 has read every index; ``LazyRows`` knows lengths and splits from ``lengths.bin`` and reads an index when a row of it is

@@ -41,7 +41,7 @@ def decode_flac(payload: bytes | memoryview, *, item: str, samples: int, start: 
     AudioError
         ``undecodable``, or ``length_mismatch`` with ``samples``.
     """
-    # Before a decoder sees it: a header that claims 2^36 samples would make it ask for the memory.
+    # Check first: a header that claims 2^36 samples would make the decoder allocate them.
     claimed = flac_claims(payload)
     if claimed is None:
         raise AudioError(item, "undecodable", "not a FLAC file")
@@ -129,7 +129,7 @@ class _Compiled:
     def decode(self, payload: bytes | memoryview, start: int, out: np.ndarray) -> bool:
         """Write samples as ``decode_flac`` does and return True, or return False: ``out`` is then undefined."""
         if self._frames is None:
-            if self._left > 0:  # threads may miscount, and both load: that does no harm
+            if self._left > 0:  # a race may miscount or load it twice, which is harmless
                 self._left -= len(out)
                 if self._left <= 0:
                     self._frames = _load()
@@ -159,7 +159,7 @@ def _load() -> Frames | None:
         if done == KNOWN and np.array_equal(found, known):
             return decode
         reason = "compiled code gave other samples"
-    except Exception as error:  # whatever a compiler stumbles over costs speed, and nothing else
+    except Exception as error:  # a failed compilation costs speed only: fall back
         reason = str(error)
     log.info("FLAC is not decoded by numba: %s", reason)
     return None

@@ -16,7 +16,7 @@ MOST = 64
 
 
 class _Descriptor:
-    """An open file that closes itself once nobody uses it: evicted does not mean unused by another thread."""
+    """An open file that closes when its last user is done: another thread may use a file that was evicted."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -100,7 +100,7 @@ class LocalFolder:
         return (self.folder / "summary.json").read_bytes()
 
     def local(self, name: str, *, size: int, crc32: int) -> Path:
-        """Return the path; size and checksum are judged by whoever reads it."""
+        """Return the path; the caller checks size and checksum."""
         del size, crc32
         return self.folder / name
 
@@ -204,7 +204,7 @@ def _retry(url: str, use: Callable[[BinaryIO], T], *, method: str = "GET") -> T:
         except (OSError, ValueError, http.client.HTTPException) as error:
             status = error.code if isinstance(error, urllib.error.HTTPError) else None
             if status in {405, 501} and method == "HEAD":
-                return use(io.BytesIO())  # this server does not answer HEAD: the first GET will tell
+                return use(io.BytesIO())  # this server does not answer HEAD: the first GET reports errors
             full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
             if attempt == ATTEMPTS or status in PERMANENT or full:
                 raise DataError(

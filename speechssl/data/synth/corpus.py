@@ -176,7 +176,7 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
     drawn = voices(cfg)
     quotas = [_sentences_needed(voice) for voice in drawn]
     stream = sentences(key("synth-text", cfg.seed))
-    # Slices of one stream of distinct sentences: nothing heard in test was said in training.
+    # Slices of one stream of distinct sentences: no test sentence occurs in training.
     texts = [list(islice(stream, quota)) for quota in quotas]
 
     remove_leftovers(folder.parent, deep=False)

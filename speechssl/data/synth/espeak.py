@@ -54,14 +54,14 @@ class Espeak:
         ]  # fmt: skip
         self._chunks: list[bytes] = []
         signature = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-        self._callback = signature(self._collect)  # kept: the library holds a bare pointer to it
+        self._callback = signature(self._collect)  # kept alive: the library holds a raw pointer to it
         self.rate = int(
             self._espeak.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(data), _INITIALIZE_DONT_EXIT)
         )
         if self.rate <= 0:
             raise DataError(f"espeak-ng could not start with its data in {data}")
         self._espeak.espeak_SetSynthCallback(self._callback)
-        self._espeak.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))  # it seeds itself from the clock
+        self._espeak.espeak_ng_SetRandSeed(ctypes.c_long(_NOISE_SEED))  # by default it seeds itself from the clock
         self._variants = Path(data) / "espeak-ng-data" / "voices" / "!v"
 
     def _collect(self, samples: int | None, count: int, _events: int | None) -> int:
@@ -72,7 +72,7 @@ class Espeak:
     def set_voice(self, name: str, *, rate: int, pitch: int) -> None:
         """Choose a voice (`accent+variant`), its rate in words a minute and its pitch from 0 to 100."""
         variant = name.partition("+")[2]
-        # The library would read an unknown variant as none at all, without a word.
+        # The library silently ignores an unknown variant.
         known = not variant or (self._variants / variant).is_file()
         if not known or self._espeak.espeak_SetVoiceByName(name.encode()) != 0:
             raise DataError(f"espeak-ng has no voice {name!r}")

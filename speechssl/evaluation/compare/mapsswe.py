@@ -102,7 +102,7 @@ def segment_errors(a: Sequence[AlignedPair], b: Sequence[AlignedPair]) -> list[t
     beyond: Slot = (0, None, False)
     for left, right in zip_longest(_slots(a), _slots(b), fillvalue=beyond):
         if left[0] or right[0]:
-            good = 0  # an insertion parts two words
+            good = 0  # an insertion separates two words
         both = left[2] and right[2]
         good = good + 1 if both else 0
         errors_a += left[0] + (left[1] is not None and not left[2])

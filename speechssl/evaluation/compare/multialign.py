@@ -72,7 +72,7 @@ def _inserted(words: Sequence[Sequence[str]]) -> list[Column]:
         merged: list[tuple[str | None, ...]] = []
         done, used = 0, 0
         for column, word in [*_shared(faces, own), (len(faces), len(own))]:
-            apart = max(column - done, word - used)  # between two shared words, others stand one above the other
+            apart = max(column - done, word - used)  # between two shared words, the others are stacked in one column
             for k in range(apart):
                 before = columns[done + k] if done + k < column else (None,) * number
                 merged.append((*before, own[used + k] if used + k < word else None))

@@ -133,7 +133,7 @@ def _guess(path: Path, read_lines: Lines) -> _Guess:
     first = tuple(line.split()[0] for line in lines)
     single = all(len(line.split()) == 1 for line in lines)
     if first and all(map(looks_like_id, first)) and 2 * len(set(first)) > len(first):
-        return _Guess(path, "kaldi", first, single)  # an id that is there twice is an error of its own
+        return _Guess(path, "kaldi", first, single)  # duplicate ids are reported separately
     return _Guess(path, None if first and len(set(first)) == len(first) else "text", first, single)
 
 
@@ -143,7 +143,7 @@ def _together(ref: _Guess, hyp: _Guess) -> Format:
     if 2 * len(shared) < min(len(ref.first), len(hyp.first)) or ref.single_words:
         return "text"
     if [word for word in ref.first if word in shared] != [word for word in hyp.first if word in shared]:
-        return "kaldi"  # spoken words would stand in the same order
+        return "kaldi"  # spoken words would keep their order
     if ref.first != hyp.first:
         return "text"
     if len(ref.first) > 1 and all("-" in word.strip("-") for word in ref.first):

@@ -192,7 +192,7 @@ def _by_edges(
         )
         if part:
             found.append((low, closed if high is None else high - step, part))
-    for digits in (4, 8, 17):  # as few as tell the groups apart
+    for digits in (4, 8, 17):  # the fewest digits that distinguish the groups
         names = [_range_name(low, last, digits) for low, last, _ in found]
         if len(set(names)) == len(names):
             break

@@ -15,7 +15,7 @@ _CHOICE = {"plain": False}
 
 
 def is_plain() -> bool:
-    """Say whether the plain paths are asked for."""
+    """Return whether the plain paths are in use."""
     return _CHOICE["plain"]
 
 

@@ -26,7 +26,7 @@ def keep_mask(x: Tensor, p: float) -> Tensor:
     """
     words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
     bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-    # Compared straight into numbers: a mask of booleans costs ten times as much to apply.
+    # Compare into a floating-point mask: applying a boolean one costs ten times as much.
     kept = torch.empty(x.shape, dtype=x.dtype)
     return torch.ge(bits, min(round(p * _LEVELS), _LEVELS - 1) - _LEVELS // 2, out=kept)
 

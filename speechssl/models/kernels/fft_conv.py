@@ -35,7 +35,7 @@ class _Spectra:
         angles = torch.arange(points, dtype=torch.float64) * (torch.pi / taps)
         forth = torch.cat([angles.cos()[turns], -angles.sin()[turns]])
         share = torch.full((2, self.step), 2.0 / points, dtype=torch.float64)
-        share[:, 0] = share[:, -1] = 1.0 / points  # these two are their own mirror images
+        share[:, 0] = share[:, -1] = 1.0 / points  # these two frequencies are their own conjugates
         self.forth = forth.to(dtype)
         """[2 (K + 1), 2K]: real parts of frequencies 0 to K, then imaginary parts."""
         self.back = (forth * share.view(-1, 1)).t()[: self.step].to(dtype).contiguous()

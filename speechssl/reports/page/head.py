@@ -33,6 +33,6 @@ def document_head(title: str, *sheets: str, style: str = "", sound: bool = True)
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
         el("title", title),
-        el("link", rel="icon", href="data:,"),  # or a browser asks the server for one
+        el("link", rel="icon", href="data:,"),  # otherwise a browser requests one from the server
         Html(f"<style>{rules}{style}</style>"),
     )

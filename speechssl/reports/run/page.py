@@ -157,7 +157,7 @@ def _utterances(record: RunRecord, facts: Facts) -> _Section:
     if facts.samples:
         parts += [el("h3", "Drawn at random"), utterance_list(facts.samples, clips)]
     if facts.worst:
-        shown = {row["id"] for row in facts.samples}  # its sound is above: once is enough
+        shown = {row["id"] for row in facts.samples}  # its audio player is above
         left = Clips({item: html for item, html in clips.media.items() if item not in shown}, clips.problems)
         parts += [el("h3", "Most errors"), utterance_list(facts.worst, left)]
     return "utterances", "Utterances", parts

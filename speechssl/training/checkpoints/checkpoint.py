@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there (DESIGN, promise 4).
+"""Checkpoints that are either whole or not there (docs/design.md, promise 4).
 
 In: a state of tensors, numbers, strings, lists and dicts. Out: ``checkpoints/step-00010000/state.pt``, and
 ``best/state.pt`` for the weights that validated best. A state is written beside its place, flushed to the disk, read
@@ -134,7 +134,7 @@ class Checkpoints:
             raise CheckpointError(f"{file}: {damage}")
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever torch makes of a foreign archive
+        except Exception as error:  # torch raises errors of many types for a foreign archive
             raise CheckpointError(f"{file}: not a checkpoint of speechssl: {error}") from error
         if not isinstance(state, dict) or not isinstance(state.get("step"), int):
             raise CheckpointError(f"{file}: not a checkpoint of speechssl: it holds no step")

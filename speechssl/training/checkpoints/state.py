@@ -1,6 +1,6 @@
 """Everything about a run that changes while it trains, as one checkpoint sees it.
 
-The position in the data and all randomness are functions of the step (DESIGN, promise 2), so neither is here.
+The position in the data and all randomness are functions of the step (docs/design.md, promise 2), so neither is here.
 """
 
 import logging

@@ -67,7 +67,7 @@ class Journal:
             return
         if self.parallel.first:
             self.run.record(self._rejected)
-        else:  # the other ranks are no longer listening
+        else:  # the other ranks no longer take part in collectives
             Ledger(self.run.path / "ledger.jsonl").extend(self._rejected)
         self._rejected = []
 

@@ -99,7 +99,7 @@ def make_corpus(
         return found[0]
 
     settings = cfg.manifest
-    if recipe.official:  # nothing is carved out of splits that other people compare with
+    if recipe.official:  # published splits stay as they are, so that results are comparable
         settings = replace(settings, dev_fraction=0.0, test_fraction=0.0)
     summary = build_manifest(Path(folder), output, settings, progress, source=source)
     there = {utterance.id for utterance in read_manifest(output / "manifest.jsonl")}

@@ -56,7 +56,7 @@ def read_common_voice(tree: Tree, recipe: Recipe) -> Reading:
             name = _join(folder, f"{table}.tsv")
             official = table in _CAUTION
             if name not in files or not (official or table in tree.subsets):
-                continue  # the official tables are always read: they say whose clips the others may use
+                continue  # the official tables are always read: they assign speakers to splits
             for row in _rows(reading, tree, name):
                 clip = _join(folder, "clips", row.key)
                 clip = clip if is_audio(clip) else f"{clip}.mp3"
@@ -173,7 +173,7 @@ def read_tedlium(tree: Tree, recipe: Recipe) -> Reading:
         "dev": 1,
         "train": 2,
         "data": 3,
-    }  # data holds every talk: those of dev and test are taken by then
+    }  # data holds every talk; dev and test were assigned before
     for name, match, release in sorted(found, key=lambda item: (order.get(item[1]["part"], 9), item[0])):
         wanted = release is None or release in tree.subsets
         if not wanted or match["part"] not in order or (release or "", match["talk"]) in read:

@@ -1,4 +1,4 @@
-"""What corpora write into transcripts that nobody spoke: noises, punctuation tags, unknown words, marks of fragments.
+"""Marks in transcripts that are not spoken words: noises, punctuation tags, unknown words, fragments.
 
 In: a transcript. Out: the words, and the tags with what became of each. Conventions of GigaSpeech, Switchboard, Fisher,
 CallHome, TED-LIUM, AMI, BABEL, CMU Sphinx, Kaldi and NIST. Sounds and tags are dropped; where a mark surrounds a spoken
