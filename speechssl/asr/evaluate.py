@@ -1,4 +1,4 @@
-"""Scoring: decode a split with a fine-tuned model and write what its word error rate rests on.
+"""Scoring: decode a split with a fine-tuned model and write the data behind its word error rate.
 
 In: ``EvaluateConfig``. Out: ``hypotheses.jsonl``, ``wer.json``, ``wer.txt`` and a ledger of every utterance that could
 not be scored, so that a rate always says what it is a rate of.

@@ -48,7 +48,7 @@ __all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What the recogniser learns from."""
+    """The training data of a recogniser."""
 
     corpus: Corpus
     texts: tuple[str, ...]

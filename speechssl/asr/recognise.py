@@ -24,7 +24,7 @@ Listener = Callable[[Sequence[Tensor]], list[Tensor]]
 
 @dataclass(frozen=True)
 class Recognised:
-    """What the model says about one utterance."""
+    """The model's output for one utterance."""
 
     id: str
     text: str | None

@@ -1,1 +1,1 @@
-"""What every room rests on: files, and what a process and its machine are. In: nothing of this package but errors."""
+"""What every room uses: files, errors, ledgers, randomness, processes, the machine. Imports no other room."""

@@ -109,4 +109,4 @@ def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.n
 
 
 def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path}: missing or damaged ({error}); delete it and run again to make it anew")
+    return DataError(f"{path}: missing or damaged ({error}); delete it and run again to rebuild it")

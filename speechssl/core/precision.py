@@ -20,7 +20,7 @@ class Choice:
 
     precision: Precision
     device: str
-    """What the device has, for people."""
+    """The device's capabilities, in words."""
     reason: str
     """Empty for a setting that was obeyed."""
     warning: str = ""
@@ -33,7 +33,7 @@ class Choice:
 
     @property
     def line(self) -> str:
-        """What a user is told; empty for a setting that was obeyed and that is right here."""
+        """The message for the user; empty for an explicit setting that is the fast one here."""
         if not self.reason and not self.warning:
             return ""
         warning = f"; warning: {self.warning}" if self.warning else ""

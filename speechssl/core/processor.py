@@ -49,7 +49,7 @@ class Processor:
 
     unit: Unit
     there: Unit
-    """What the processor has; more than ``unit`` where an older one is emulated."""
+    """The vector unit of the processor; newer than ``unit`` where an older one is emulated."""
     machine: str = "x86_64"
 
     @property

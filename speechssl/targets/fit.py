@@ -1,4 +1,4 @@
-"""The k-means of a corpus: a keyed sample that fits in memory starts it, and all that was asked for is seen.
+"""The k-means of a corpus: a keyed sample that fits in memory starts it, and all requested audio is used.
 
 In: a source of features, hours of audio. Out: centroids, and a line that says how much they were fitted on.
 """

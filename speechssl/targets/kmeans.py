@@ -57,7 +57,7 @@ class KMeans:
         """Read centroids; raise DataError when the file is missing or damaged."""
         arrays = map_arrays(path)
         if "centroids" not in arrays:
-            raise DataError(f"{path}: holds no centroids; delete it and run again to make it anew")
+            raise DataError(f"{path}: holds no centroids; delete it and run again to rebuild it")
         hours, frames, sample = arrays.get("fitted", np.zeros(3)).tolist()
         return cls(torch.from_numpy(np.array(arrays["centroids"])), hours, int(frames), int(sample))
 

@@ -223,4 +223,4 @@ def _index(ids: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _not_a_table(path: Path) -> DataError:
-    return DataError(f"{path}: not a table of units; delete it and run again to make it anew")
+    return DataError(f"{path}: not a table of units; delete it and run again to rebuild it")

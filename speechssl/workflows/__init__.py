@@ -1,1 +1,1 @@
-"""The whole way: every stage in order, the demo, learning rates, what a configuration will cost."""
+"""Workflows over all stages: the pipeline, the demo, sweeps of learning rates, cost estimates."""

@@ -20,7 +20,7 @@ from speechssl.core.errors import ConfigError
 __all__ = ["NAMES", "find_lm", "open_graph", "search_with"]
 
 NAMES = ("lm.arpa", "lm.arpa.gz", "lm.bin")
-"""What a language model is called in a model folder."""
+"""File names of a language model in a model folder."""
 
 
 def find_lm(name: str, model: Path | None) -> Path:

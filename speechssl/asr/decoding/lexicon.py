@@ -1,4 +1,4 @@
-"""The words that a search may say: from a file, from a language model, or those of the training transcripts.
+"""The words that a search may produce: from a file, from a language model, or those of the training transcripts.
 
 In: where to look. Out: distinct words that can be spelled with the recogniser's characters. A search cannot produce a
 word outside its lexicon, so the lexicon is part of what a score means.

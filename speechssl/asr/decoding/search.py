@@ -58,7 +58,7 @@ class Spelling:
 
 
 class Graph:
-    """What a search may say: a trie of spelled words and a language model.
+    """The search space: a trie of spelled words, and a language model.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ __all__ = ["Choice", "Point", "search_weights", "tune"]
 
 @dataclass(frozen=True)
 class Point:
-    """One setting and what it gives on dev."""
+    """One setting and its score on dev."""
 
     lm_weight: float
     word_score: float
@@ -127,7 +127,7 @@ def _edges(points: Sequence[Point]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class _Spoken:
-    """A dev utterance: its reference and what the model says of its frames."""
+    """A dev utterance: its reference and the log-probabilities of its frames."""
 
     ref: str
     log_probs: npt.NDArray[np.float32]

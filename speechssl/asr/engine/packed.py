@@ -28,7 +28,7 @@ __all__ = ["PackedRecogniser", "can_pack"]
 PACK_FRAMES = 2_000
 """Frames in one matrix, unless an utterance alone has more: enough that reading the weights costs little."""
 SCORES = 1 << 20
-"""Attention weights in bfloat16 that are in work at a time: 2 MB, what a core's cache holds. All heads of 13 seconds at
+"""Attention weights in bfloat16 computed at a time: 2 MB, which fits a core's cache. All heads of 13 seconds at
 once take two and a half times as long."""
 
 

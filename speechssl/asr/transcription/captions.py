@@ -16,7 +16,7 @@ __all__ = ["Caption", "captions", "clock", "to_srt", "to_vtt"]
 
 @dataclass(frozen=True)
 class Caption:
-    """What is on the screen at one time."""
+    """The text that is on the screen at one time."""
 
     start: int
     """Milliseconds."""

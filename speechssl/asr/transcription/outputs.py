@@ -78,7 +78,7 @@ class Outputs:
                 os.fsync(file.fileno())
 
     def _remove(self, item: Input) -> None:
-        """Take away what an earlier version of a file gave: a transcript beside it must be its own."""
+        """Delete the outputs of an earlier version of a file: outputs must belong to the present version."""
         if self._places.pop(item.name, None) is None:
             return
         for suffix in SUFFIXES.values():

@@ -39,7 +39,7 @@ class CutRule:
 
     @classmethod
     def greedy(cls) -> "CutRule":
-        """A cut between words changes nothing."""
+        """Greedy decoding decides each frame by itself, so a cut between words changes nothing."""
         return cls(5.0, 0.0, 600.0)
 
     @classmethod

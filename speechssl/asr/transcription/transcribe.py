@@ -56,7 +56,7 @@ class Recogniser:
 
 @dataclass
 class Summary:
-    """What a job did."""
+    """Counts of a finished job."""
 
     done: int = 0
     known: int = 0
@@ -158,7 +158,7 @@ def transcribe_blocks(
 def model_key(model: str, precision: Setting, **settings: Any) -> dict[str, Any]:
     """Return what a transcript depends on beside the audio: the model, and settings with the files they name.
 
-    With ``auto`` another kind of processor goes on with what was done.
+    With ``auto`` the results of another kind of processor are kept.
     """
     names = [str(value) for table in settings.values() if isinstance(table, dict) for value in table.values()]
     files = [path for name in names if name and (path := Path(name)).is_file()]

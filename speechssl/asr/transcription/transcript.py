@@ -15,7 +15,7 @@ __all__ = ["Transcript", "from_row", "to_row"]
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was heard in one file."""
+    """The transcription of one file."""
 
     path: str
     text: str

@@ -24,7 +24,7 @@ _NEAR = 2**16
 
 @dataclass(frozen=True)
 class _Claim:
-    """What a container says of its samples."""
+    """A container's claims about its samples."""
 
     start: int
     """First byte of the samples."""
@@ -172,7 +172,7 @@ def _nist_cut_short(head: bytes, size: int) -> str | None:
 
 
 def _ogg_cut_short(tail: bytes) -> str | None:
-    """Look whether the last Ogg page is complete. A file cut exactly between pages cannot be told from a whole one."""
+    """Look whether the last Ogg page is complete. A cut exactly between pages is not detected."""
     position = tail.rfind(b"OggS")
     while position >= 0:
         header = tail[position : position + 27]

@@ -1,4 +1,4 @@
-"""What kind of audio a file is, told from its bytes and never from its name.
+"""The audio format of a file, recognised by its bytes and never by its name.
 
 In: the first bytes of a file. Out: a format name; which formats libsndfile reads, which only ffmpeg.
 """

@@ -1,4 +1,4 @@
-"""What the spectrum of a recording tells: where speech is, how far up it reaches, whether the mains hum behind it.
+"""Properties of a recording's spectrum: where speech is, its bandwidth, and mains hum.
 
 In: power of frames. Out: activity over time, the frequency of a sharp upper edge, the prominence of mains harmonics.
 Speech with little treble falls off gradually; audio that was once at a lower rate ends at a cliff with nothing above.
@@ -83,7 +83,7 @@ def activity(power: np.ndarray) -> Activity:
 
 
 def _gaps(level: np.ndarray, loud: float, quiet: float) -> int:
-    """Count stretches of nothing inside sound. A gated recording, its own floor nothing, has none."""
+    """Count gaps of digital silence inside sound; a gated recording, whose noise floor is digital silence, has none."""
     empty = level < _NOTHING_DB
     if 0 < empty.mean() < 0.3:  # gaps of digital silence are not part of the noise floor
         quiet = float(np.quantile(level[~empty], 0.1))

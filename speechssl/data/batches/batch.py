@@ -21,7 +21,7 @@ FULL_SCALE = 32768
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What is kept of a micro-batch when its tensors are gone."""
+    """What the loop keeps of a micro-batch after its tensors are released."""
 
     ids: tuple[str, ...]
     seconds: float

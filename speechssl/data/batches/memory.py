@@ -1,4 +1,4 @@
-"""Memory for batches, used again and again: fresh memory costs more time than filling it, page by page.
+"""Reused memory for batches: page faults in fresh memory cost more time than filling it.
 
 In: how many batches and how large. Out: a piece of memory for each, which is free again by itself as soon as nothing
 refers to the batch made in it. Loader processes can share it, so that handing a batch over copies nothing.

@@ -34,7 +34,7 @@ from speechssl.data.store.reader import Corpus
 __all__ = ["Stream", "evaluation_batches"]
 
 HELD = 3
-"""Batches that whoever asks keeps at the same time: the one in use, the next, and one on its way to the device."""
+"""Batches that the consumer holds at the same time: the one in use, the next, and one on its way to the device."""
 PREPARED_BYTES = 1
 """Room beside each sample for what is prepared: 100 negatives for each masked frame need 0.6 bytes a sample."""
 
@@ -50,7 +50,7 @@ class BatchReader(Generic[Item]):
     augment: Augment | None = None
     labels: Labels | None = None
     prepare: Callable[[Batch], Item] | None = None
-    """Makes of a batch what the stream gives; None: the batch itself."""
+    """Prepares a batch for the objective; None: the stream yields the batch itself."""
 
     def __call__(self, k: int, piece: np.ndarray | None = None) -> Item:
         """Return micro-batch ``k``, its samples in ``piece`` (uint8) where they fit."""

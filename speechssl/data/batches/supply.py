@@ -19,7 +19,7 @@ PREFETCH = 2
 """Batches that each worker prepares ahead."""
 
 Item = TypeVar("Item", bound=Batch | Prepared)
-"""What a loader gives: batches, or what was prepared of them."""
+"""The items of a loader: batches, or prepared batches."""
 Read = Callable[[int, np.ndarray | None], Item]
 """Builds the item of a number, its samples in the memory given (uint8) where they fit."""
 
@@ -43,7 +43,7 @@ class Supply(Generic[Item]):
     size: int
     """Bytes of the large tensors of a usual batch; what is larger gets memory of its own."""
     held: int
-    """Batches that whoever asks keeps at the same time."""
+    """Batches that the consumer holds at the same time."""
 
     def place(self, i: int) -> str:
         """Say what the ``i``-th batch is read from."""

@@ -115,7 +115,7 @@ def _word(value: Any) -> str | None:
 
 
 def _span(taken: dict[str, Any]) -> tuple[float, float | None] | None:
-    """Return the part of the recording that a line is about; a duration alone describes the whole file.
+    """Return the part of the recording that a line describes; a duration alone describes the whole file.
 
     A start and an end whose distance is a sampling rate times the duration count samples (SpeechBrain's VoxCeleb).
     """

@@ -29,7 +29,7 @@ _CHUNK = 16
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What a worker needs to know."""
+    """The settings of a worker."""
 
     min_seconds: float
     max_seconds: float
@@ -40,7 +40,7 @@ class ScanSettings:
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in one file."""
+    """The result of scanning one file."""
 
     path: str
     info: AudioInfo | None = None

@@ -1,4 +1,4 @@
-"""Who said what in which file: finds the transcripts of a corpus and matches them with its recordings.
+"""Transcripts and speakers of recordings: finds the transcripts of a corpus and matches them with its recordings.
 
 In: the paths of a corpus and the lengths of its recordings. Out: for each recording what is known of it (``Said``), and
 ledger entries for rows without a recording, recordings with two transcripts, and sidecars that are no transcript.

@@ -95,7 +95,7 @@ class LocalFolder:
         if not (self.folder / "manifest.jsonl").exists() or not (self.folder / "summary.json").exists():
             raise DataError(
                 f"{self.folder}: no finished shards here (manifest.jsonl or summary.json is missing); "
-                "run `speechssl shard` again, it goes on where it stopped"
+                "run `speechssl shard` again, it resumes where it stopped"
             )
         return (self.folder / "summary.json").read_bytes()
 

@@ -64,7 +64,7 @@ def scored(row: Mapping[str, Any], where: str = "row") -> Row:
     """
     for name in ("id", "ref", "hyp"):
         if not isinstance(row.get(name), str):
-            raise DataError(f"{where}: {name!r} must be a string; run the evaluation again to write the file anew")
+            raise DataError(f"{where}: {name!r} must be a string; run the evaluation again to write the file again")
     speaker, duration = row.get("speaker"), row.get("duration")
     if speaker is not None and not isinstance(speaker, str):
         raise DataError(f"{where}: 'speaker' must be a string or null, not {speaker!r}")
@@ -122,7 +122,7 @@ def read_hypotheses(path: Path) -> list[Row]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{where}: not JSON ({error.msg}); run the evaluation again to write the file anew"
+                f"{where}: not JSON ({error.msg}); run the evaluation again to write the file again"
             ) from None
         if not isinstance(row, dict):
             raise DataError(f"{where}: must be a JSON object, not {type(row).__name__}")

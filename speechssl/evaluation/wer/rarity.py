@@ -146,7 +146,7 @@ def read_train_words(path: Path) -> dict[str, int] | None:
     try:
         counts = json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not JSON ({error.msg}); run the evaluation again to write it anew") from None
+        raise DataError(f"{path}: not JSON ({error.msg}); run the evaluation again to rewrite it") from None
     if not isinstance(counts, dict):
         raise DataError(f'{path}: must be an object such as {{"word": 3}}, not {type(counts).__name__}')
     for word, count in counts.items():

@@ -123,7 +123,7 @@ def _info(place: Path) -> dict[str, Any]:
     try:
         score = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not JSON ({error}); run the evaluation again to write it anew") from None
+        raise DataError(f"{path}: not JSON ({error}); run the evaluation again to rewrite it") from None
     info = score.get("info") if isinstance(score, dict) else None
     return info if isinstance(info, dict) else {}
 

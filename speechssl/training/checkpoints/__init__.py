@@ -1,1 +1,1 @@
-"""What a run needs to go on as if it had never stopped: weights, state, the same corpus."""
+"""What a run needs to resume exactly: weights, state, and a check of the corpus."""

@@ -1,1 +1,1 @@
-"""What a run says of itself: metrics, health, validation, where its time goes."""
+"""Monitoring of a run: metrics, health, validation, profiling."""

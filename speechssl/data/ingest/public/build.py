@@ -1,4 +1,4 @@
-"""``speechssl corpus NAME FOLDER``: a public corpus, downloaded where that is asked for, made into a manifest.
+"""``speechssl corpus NAME FOLDER``: a public corpus, downloaded on request, made into a manifest.
 
 In: the name of a recipe and a folder. Out: ``manifest.jsonl`` with the corpus' own splits, speakers and transcripts, a
 ledger of what is missing, and ``ids/*.txt`` for the lists that the corpus publishes.
@@ -50,7 +50,7 @@ READERS: dict[str, Callable[[Tree, Recipe], Reading]] = {
 def make_corpus(
     name: str, folder: Path, cfg: CorpusConfig, progress: Callable[[int, int], None] | None = None
 ) -> ManifestSummary:
-    """Fetch what is asked for, then write the manifest of a public corpus.
+    """Download on request, then write the manifest of a public corpus.
 
     Parameters
     ----------

@@ -42,7 +42,7 @@ def read_librispeech(tree: Tree, recipe: Recipe) -> Reading:
 
 
 class _Transcripts:
-    """The ``.trans.txt`` beside each recording, and the rows of them that no recording has asked for."""
+    """The ``.trans.txt`` beside each recording, and their rows that no recording has used yet."""
 
     def __init__(self, tree: Tree, reading: Reading) -> None:
         self.tree, self.reading = tree, reading

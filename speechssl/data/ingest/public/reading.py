@@ -53,7 +53,7 @@ class Tree:
 
 @dataclass
 class Reading:
-    """What is known of the recordings that are wanted; others are not looked at."""
+    """Facts about the wanted recordings; other recordings are ignored."""
 
     language: str | None = None
     official: bool = True

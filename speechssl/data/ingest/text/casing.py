@@ -29,7 +29,7 @@ def language_code(name: str | None) -> str:
 
 
 def dotless_i(language: str) -> bool:
-    """Tell a language whose I is the capital of ı (Turkish, Azerbaijani, Crimean Tatar, Gagauz)."""
+    """Return whether I is the capital of ı in a language (Turkish, Azerbaijani, Crimean Tatar, Gagauz)."""
     return language_code(language) in _DOTLESS
 
 

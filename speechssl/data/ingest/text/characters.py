@@ -46,14 +46,14 @@ def visible(text: str) -> str:
 
 
 def _unseen(char: str) -> bool:
-    """Tell what is dropped wherever it stands."""
+    """Return whether a character is dropped in any context."""
     if char in JOINERS or char == _ZERO_WIDTH_SPACE:
         return False
     return unicodedata.category(char) == "Cf" or char in _DROPPED or _within(char, _SELECTORS)
 
 
 def _in_place(chars: list[str], place: int) -> str:
-    """Return what a character is between its neighbours."""
+    """Return what a character becomes, given its neighbours."""
     char = chars[place]
     if char == _ZERO_WIDTH_SPACE:
         beside = (_beside(chars, place, -1), _beside(chars, place, 1))

@@ -70,7 +70,7 @@ def find_tags(text: str) -> list[tuple[str, bool]]:
 
 
 def only_tags(text: str) -> bool:
-    """Tell a transcript that holds tags and no word: it does not say what was spoken."""
+    """Return whether a transcript holds tags but no word: it then does not say what was spoken."""
     return any(not kept for _, kept in find_tags(text)) and not any(char.isalnum() for char in untag(text))
 
 
@@ -102,7 +102,7 @@ def _rewritten(text: str, note: Note) -> str:
 
 
 def _replaced(match: re.Match[str], note: Note) -> str:
-    """Return what stands in the place of one tag."""
+    """Return the replacement of one tag."""
     whole, kind = match.group(), match.lastgroup
     inner = match[kind] if kind else ""
     if kind in ("variant", "pronounced"):
@@ -116,7 +116,7 @@ def _replaced(match: re.Match[str], note: Note) -> str:
 
 
 def _is_spoken(kind: str | None, inner: str) -> bool:
-    """Tell whether what a tag surrounds is a spoken word."""
+    """Return whether the text inside a tag is a spoken word."""
     if kind in ("begun", "ended", "spoken", "first"):
         return True
     if kind == "square":
