@@ -16,8 +16,7 @@ from speechssl.config import PretrainConfig
 from speechssl.config.load import load_config
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.hubert import Hubert
-from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.objectives.build import build_objective
 
 __all__ = ["SMALL", "UNITS", "RandomUnits", "batch_of", "hugging_face", "ours", "torchaudio_hubert"]
 
@@ -61,11 +60,7 @@ def ours(
     cfg = load_config(PretrainConfig, "hubert-base" if hubert else "wav2vec2-base")
     encoder = replace(cfg.model.encoder, attention_dropout=attention_dropout, layers=layers, **(SMALL if small else {}))
     model = SpeechEncoder(replace(cfg.model, encoder=encoder))
-    task: Any
-    if hubert:
-        task = Hubert(model, cfg.hubert, cfg.mask, RandomUnits(), UNITS, seed=1)
-    else:
-        task = Wav2Vec2(model, cfg.wav2vec2, cfg.mask, seed=1)
+    task: Any = build_objective(cfg.objective, model, RandomUnits() if hubert else None, 1)
     task.train()
     batch = batch_of(rows, samples)
 

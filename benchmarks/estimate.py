@@ -26,6 +26,7 @@ import soundfile
 from benchmarks.machine import RESULTS, ROOT, write
 from speechssl.config import FinetuneConfig, PretrainConfig, ShardConfig
 from speechssl.config.load import from_dict, load_config, to_dict
+from speechssl.config.objectives import offline_targets
 from speechssl.data.ingest.manifest import Utterance, write_manifest
 from speechssl.data.store.writer import shard_manifest
 from speechssl.workflows.estimate import estimate
@@ -76,7 +77,10 @@ def configuration(case: Case, shards: Path, output: Path, steps: int) -> Any:
     if isinstance(cfg, FinetuneConfig):
         return replace(cfg, augment=replace(cfg.augment, speeds=()), ctc=replace(cfg.ctc, freeze_steps=0))
     # One iteration of HuBERT on clusters of MFCC: making units is another program than training.
-    return replace(cfg, hubert=replace(cfg.hubert, steps=(steps,), clusters=cfg.hubert.clusters[:1], layers=(0,)))
+    if (targets := offline_targets(cfg.objective)) is None:
+        return cfg
+    targets = replace(targets, steps=(steps,), clusters=targets.clusters[:1], layers=(0,))
+    return replace(cfg, objective=replace(cfg.objective, targets=targets))
 
 
 def make_shards(case: Case, folder: Path) -> None:

@@ -215,7 +215,7 @@ def end_to_end(device: torch.device, encoding: str, *, steps: int, seconds: floa
         encoder = replace(cfg.model.encoder, attention_dropout=0.0)
         data = DataConfig(shards=str(folder / "shards"), batch_seconds=seconds, workers=workers, max_seconds=12.0)
         training = replace(cfg.training, steps=steps, log_every=max(1, steps // 3), save_every=10**6)
-        cfg = replace(cfg, output=str(folder / "run"), data=data, training=training, objective="wav2vec2")
+        cfg = replace(cfg, output=str(folder / "run"), data=data, training=training)
         pretrain(replace(cfg, model=replace(cfg.model, encoder=encoder)))
         last = [line for line in read_metrics(folder / "run" / "metrics.jsonl") if line.get("phase") == "train"][-1]
     return {"hours_a_second": float(last["throughput"]) / 3600, "loader_wait": float(last["loader_wait"])}

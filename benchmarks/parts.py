@@ -60,10 +60,10 @@ def head(who: str, rows: int, samples: int) -> Part:
     labels = torch.zeros(mask.shape, dtype=torch.long)
     labels[mask] = prepared.units
     if who == "ours":
-        frames, units = prepared.frames, prepared.units
+        units = prepared.units
 
         def forward() -> tuple[Any, Any]:
-            logits = task.logits(context.flatten(0, 1).index_select(0, frames))
+            logits = task.logits(prepared.masked.pick(context))
             return logits, functional.cross_entropy(logits, units)
 
         return Part(forward, {"context": context, "embeddings": task.embeddings} | named(task.projection))

@@ -97,6 +97,30 @@ def test_imports_go_one_way(path):
             assert pieces[2] in inner[parts[1]] | {parts[1]}, f"{parts[0]}/{parts[1]} must not import {name}"
 
 
+NAMES_OF_OBJECTIVES = re.compile(r"hubert|wav2vec2", re.IGNORECASE)
+MAY_NAME_OBJECTIVES = (
+    "objectives/",
+    "config/",
+    "interop/",  # architectures and prefixes of weights in the formats of other libraries
+)
+
+
+def test_nothing_else_names_an_objective():
+    """In code: prose may say which paper a number comes from."""
+    for path in FILES:
+        name = path.relative_to(PACKAGE).as_posix()
+        if name.startswith(MAY_NAME_OBJECTIVES):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+        for node in ast.walk(tree):
+            text = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name", ast.ImportFrom: "module"}.get(type(node))
+            found = str(getattr(node, text)) if text else ""
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+                found = node.value
+            assert not NAMES_OF_OBJECTIVES.search(found), f"{name}: {found!r} names an objective"
+
+
 def test_exceptions_are_needed():
     for file, name in EXCEPTIONS:
         assert name in imports(PACKAGE / file)

@@ -34,7 +34,7 @@ usage: speechssl VERB ... [--a.b value ...]
   verify SHARDS                     check shards against their index and checksums
   audit MANIFEST|FOLDER [CONFIG]    hours, duplicates, leaks, faults of sound and text: a page, and an exit code for CI
   estimate CONFIG                   what a configuration will cost here: memory, time; what to change
-  pretrain [CONFIG]                 self-supervised pretraining (wav2vec 2.0, HuBERT); under torchrun on many devices
+  pretrain [CONFIG]                 self-supervised pretraining (--objective.kind); under torchrun on many devices
   finetune [CONFIG]                 CTC fine-tuning on transcripts
   lm TEXT|MANIFEST|SHARDS OUTPUT    n-gram language model (Kneser-Ney) as an ARPA file, for decoding
   tune [CONFIG]                     choose the decoder's weights on dev; writes the settings for evaluate

@@ -8,12 +8,12 @@ from speechssl.config.comparing import CompareConfig
 from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
-from speechssl.config.model import (
-    EncoderConfig,
-    FrontendConfig,
+from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
+from speechssl.config.objectives import (
     HubertConfig,
     MaskConfig,
-    ModelConfig,
+    ObjectiveConfig,
+    TargetsConfig,
     TeacherConfig,
     Wav2Vec2Config,
 )
@@ -50,11 +50,13 @@ __all__ = [
     "ManifestConfig",
     "MaskConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimConfig",
     "PretrainConfig",
     "RunConfig",
     "ScoreConfig",
     "ShardConfig",
+    "TargetsConfig",
     "TeacherConfig",
     "TokensConfig",
     "TrainingConfig",

@@ -10,7 +10,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
@@ -18,18 +18,37 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 from speechssl.core.errors import ConfigError
 from speechssl.core.files import write_atomic
 
-__all__ = ["find_config", "from_dict", "load_config", "presets", "read_toml", "to_dict", "to_toml", "write_toml"]
+__all__ = [
+    "find_config",
+    "from_dict",
+    "load_config",
+    "presets",
+    "read_toml",
+    "tagged",
+    "to_dict",
+    "to_toml",
+    "toml_lines",
+    "write_toml",
+]
 
 T = TypeVar("T")
 
 
-def _convert(value: Any, kind: Any, where: str) -> Any:
-    """Return ``value`` as the annotated type ``kind``, or raise ConfigError naming the key."""
+def _convert(value: Any, kind: Any, where: str, base: Any = None) -> Any:
+    """Return ``value`` as the annotated type ``kind``, or raise ConfigError naming the key.
+
+    ``base`` has the fields that a table does not name.
+    """
     origin, args = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type):
         if not isinstance(value, dict):
             raise ConfigError(f"{where}: expected a table, got {value!r}")
-        return from_dict(kind, value, where=where)
+        return from_dict(kind, value, where=where, base=base)
+    if members := tagged(kind):
+        if not isinstance(value, dict) or "kind" not in value:
+            raise ConfigError(f"{where}: expected a table with kind = {' or '.join(map(json.dumps, members))}")
+        member = members[_convert(value["kind"], Literal[tuple(members)], f"{where}.kind")]
+        return from_dict(member, value, where=where, base=base if isinstance(base, member) else None)
     if origin is Literal:
         if value in args:
             return value
@@ -69,14 +88,27 @@ def _refuse_nan(value: Any, where: str) -> None:
             _refuse_nan(item, where)
 
 
-def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "") -> T:
+def tagged(kind: Any) -> dict[str, Any]:
+    """Return the dataclasses of a union by their ``kind``; empty for every other type."""
+    args = get_args(kind) if get_origin(kind) in (typing.Union, types.UnionType) else ()
+    members = [arg for arg in args if is_dataclass(arg)]
+    return {str(next(item.default for item in fields(arg) if item.name == "kind")): arg for arg in members}
+
+
+def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "", base: T | None = None) -> T:
     """Build the dataclass ``cls`` from nested dictionaries.
+
+    A table changes only the keys that it names: the others are those of ``base``, or of the defaults of their place,
+    which may differ from those of the table's class.
 
     Raises
     ------
     ConfigError
         A key is unknown (the message names the nearest match) or a value has the wrong type.
     """
+    check = getattr(cls, "check_form", None)
+    if check is not None:
+        check(data, where)
     hints = typing.get_type_hints(cls)
     known = {item.name: item for item in fields(cls)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}
@@ -86,22 +118,13 @@ def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "") -> T:
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(known)}"
             raise ConfigError(f"unknown key {path!r}{hint}")
-        kind = hints[name]
         factory = known[name].default_factory
-        if isinstance(value, dict) and is_dataclass(kind) and factory is not MISSING:
-            # A nested table changes only the keys it names: fields may have defaults of their own.
-            value = _merge(asdict(factory()), value)
-        values[name] = _convert(value, kind, path)
-    return cls(**values)
-
-
-def _merge(base: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the leaves of ``new`` laid over it."""
-    merged = dict(base)
-    for name, value in new.items():
-        old = merged.get(name)
-        merged[name] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        if base is not None:
+            default = getattr(base, name)
+        else:
+            default = factory() if isinstance(value, dict) and factory is not MISSING else None
+        values[name] = _convert(value, hints[name], path, default)
+    return cls(**values) if base is None else replace(base, **values)  # type: ignore[type-var]
 
 
 def to_dict(cfg: Any) -> dict[str, Any]:
@@ -123,17 +146,16 @@ def _value(value: Any) -> str:
 
 def to_toml(cfg: Any) -> str:
     """Return a configuration as TOML text; ``from_dict(type(cfg), tomllib.loads(text)) == cfg``."""
-    lines: list[str] = []
+    return "\n".join(toml_lines(asdict(cfg))) + "\n"
 
-    def table(data: dict[str, Any], prefix: str) -> None:
-        lines.extend(f"{name} = {_value(value)}" for name, value in data.items() if not isinstance(value, dict))
-        for name, value in data.items():
-            if isinstance(value, dict):
-                lines.extend(["", f"[{prefix}{name}]"])
-                table(value, f"{prefix}{name}.")
 
-    table(asdict(cfg), "")
-    return "\n".join(lines) + "\n"
+def toml_lines(data: dict[str, Any], prefix: str = "") -> list[str]:
+    """Return nested dictionaries as lines of TOML; ``prefix`` stands before the names of tables."""
+    lines = [f"{name} = {_value(value)}" for name, value in data.items() if not isinstance(value, dict)]
+    for name, value in data.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{prefix}{name}]", *toml_lines(value, f"{prefix}{name}.")]
+    return lines
 
 
 def write_toml(cfg: Any, path: Path) -> None:
@@ -200,9 +222,45 @@ def load_config(cls: type[T], name: str | None = None, overrides: Sequence[str] 
         The file, a key or a value cannot be used.
     """
     base = read_toml(cls, find_config(name)) if name else cls()
+    base, words = _choose(base, list(overrides))
     import tyro  # after the file is read, so that a bad file is reported without waiting for it
 
     # tyro prints its own message, with the nearest match, and leaves with code 2.
-    cfg = tyro.cli(cls, args=list(overrides), default=base, prog=prog)
+    cfg = tyro.cli(cls, args=words, default=base, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     _refuse_nan(cfg, "")
     return cfg
+
+
+def _choose(base: Any, words: list[str], prefix: str = "") -> tuple[Any, list[str]]:
+    """Apply ``--a.kind NAME`` to the tagged unions of a configuration; return it and the words that are left.
+
+    Another kind starts from its own defaults: fields of one kind mean nothing in another.
+    """
+    check = getattr(base, "check_overrides", None)
+    if check is not None:
+        check(words, prefix)
+    hints = typing.get_type_hints(type(base))
+    for item in fields(base):
+        value, path = getattr(base, item.name), f"{prefix}{item.name}"
+        if tagged(hints[item.name]):
+            kind, words = _take(f"--{path}.kind", words)
+            if kind not in (None, value.kind):
+                value = _convert({"kind": kind}, hints[item.name], path)
+        elif is_dataclass(value):
+            value, words = _choose(value, words, f"{path}.")
+        base = replace(base, **{item.name: value})
+    return base, words
+
+
+def _take(name: str, words: list[str]) -> tuple[str | None, list[str]]:
+    """Return the value of an option, None without it, and the other words; the last of several values counts."""
+    value, left = None, []
+    rest = iter(words)
+    for word in rest:
+        if word == name:
+            value = next(rest, "")
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+        else:
+            left.append(word)
+    return value, left

@@ -4,7 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from speechssl.config.data import AugmentConfig, DataConfig
-from speechssl.config.model import HubertConfig, MaskConfig, ModelConfig, TeacherConfig, Wav2Vec2Config
+from speechssl.config.model import ModelConfig
+from speechssl.config.objectives import ObjectiveConfig, Wav2Vec2Config
+from speechssl.config.old_form import refuse_old_form, refuse_old_overrides
 from speechssl.config.validation import ValidationConfig
 
 __all__ = ["CtcConfig", "FinetuneConfig", "OptimConfig", "PretrainConfig", "TokensConfig", "TrainingConfig"]
@@ -80,21 +82,16 @@ class PretrainConfig:
     dict (.pt, .pth); empty for random ones. Its sizes must be those of ``[model]``."""
     model_from_init: bool = False
     """Take the sizes from ``init``; the dropouts and the gradient scale stay those of ``[model]``."""
-    units: str = ""
-    """HuBERT: targets of the first iteration that were made elsewhere. An .npz file with an integer array for each
-    utterance id, or JSON lines with ``id`` and ``units``."""
-    units_hop: int = 0
-    """Samples at 16 kHz from one of these units to the next, where the file does not say (``hop``)."""
-    objective: Literal["wav2vec2", "hubert"] = "wav2vec2"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    mask: MaskConfig = field(default_factory=MaskConfig)
-    wav2vec2: Wav2Vec2Config = field(default_factory=Wav2Vec2Config)
-    hubert: HubertConfig = field(default_factory=HubertConfig)
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    objective: ObjectiveConfig = field(default_factory=Wav2Vec2Config)
+    """What is learnt: a table with ``kind`` and the settings of that objective."""
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    check_form = staticmethod(refuse_old_form)
+    check_overrides = staticmethod(refuse_old_overrides)
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class GumbelQuantizer(nn.Module):
         if groups < 1 or entries < 1 or dim_out < 1 or dim_out % groups:
             raise ConfigError(
                 f"quantiser: {dim_out} dimensions cannot be split into {groups} groups of {entries} entries; "
-                "make wav2vec2.final_dim a multiple of wav2vec2.groups"
+                "make objective.final_dim a multiple of objective.groups"
             )
         self.groups = groups
         self.entries = entries

@@ -6,13 +6,14 @@ micro-batches and ranks.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+import numpy as np
 from torch import Tensor, nn
 
 from speechssl.data.batches.batch import Batch, Prepared
 
-__all__ = ["Loss", "Objective", "Prepared", "PreparedT", "Preparer", "Rule"]
+__all__ = ["Curve", "Loss", "Objective", "OfflineTargets", "Prepared", "PreparedT", "Preparer", "Rule"]
 
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
@@ -55,6 +56,56 @@ class Rule:
     """What that means, and what to try."""
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A figure of the report: one metric over the updates. reports/run/curves.py draws it where it was logged."""
+
+    metric: str
+    """Name of the metric."""
+    axis: str
+    """What the y axis shows, with its unit."""
+    caption: str
+    """Whole sentences. ``{most}`` stands for the largest possible value, where ``most`` names it."""
+    chance: Literal["", "loss", "accuracy"] = ""
+    """Level of chance to draw: that of a loss in nats, or of an accuracy (``Objective.candidates``)."""
+    scale: float = 1.0
+    """Factor from the metric to the unit of the axis."""
+    zero: bool = False
+    """The axis begins at 0."""
+    held_out: bool = False
+    """The metric is also measured on held-out audio, as ``valid_NAME``."""
+    groups: bool = False
+    """The metric is logged for each group, as ``NAME_0``, ``NAME_1`` ...; each is a line."""
+    most: str = ""
+    """Setting of the objective that is the largest possible value."""
+
+
+class OfflineTargets(Protocol):
+    """Units that were made before training, on the frame grid of the encoder (``targets.table.UnitTable``)."""
+
+    @property
+    def hop(self) -> int:
+        """Samples from one unit to the next."""
+        ...
+
+    @property
+    def n_units(self) -> int:
+        """Number of different units."""
+        ...
+
+    def get(self, item: str, start: int = 0, frames: int | None = None) -> np.ndarray | None:
+        """Return the units of a stretch of an utterance, None when it has none."""
+        ...
+
+    def entropy(self) -> float:
+        """Return the entropy of the unit distribution, in nats."""
+        ...
+
+    def largest_share(self) -> float:
+        """Return the share of the most frequent unit."""
+        ...
+
+
 class Preparer(Protocol[Prepared_co]):
     """Draws masks and targets for a CPU batch, whose samples may be int16. Rows of weight 0 get no targets.
 
@@ -70,6 +121,10 @@ class Preparer(Protocol[Prepared_co]):
 class Objective(nn.Module, Generic[PreparedT]):
     """Base of pretext tasks and of CTC fine-tuning."""
 
+    title: ClassVar[str] = ""
+    """What reports call it."""
+    curves: ClassVar[tuple[Curve, ...]] = ()
+    """What the report draws, its loss first."""
     rules: ClassVar[tuple[Rule, ...]] = ()
     """What tells a collapse of this objective, each with its own advice."""
     chance: dict[str, float]
@@ -80,6 +135,15 @@ class Objective(nn.Module, Generic[PreparedT]):
     def __init__(self) -> None:
         super().__init__()
         self.chance = {}
+
+    @staticmethod
+    def candidates(cfg: Any, iteration: int) -> int | None:
+        """Return among how many equally likely targets an objective of these settings chooses, where that is known.
+
+        ``iteration`` counts from 0. It gives the chance level that a report draws, from ``config.toml`` alone.
+        """
+        del cfg, iteration
+        return None
 
     def preparer(self, seed: int | None = None) -> Preparer[PreparedT]:
         """Return what prepares batches for this objective, as it is set now.

@@ -8,7 +8,6 @@ With ``unmasked_weight`` the other frames have targets too: their weighted cross
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,7 +19,8 @@ from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.kernels.linear import Linear
-from speechssl.objectives.base import Loss, Objective, Rule
+from speechssl.objectives.base import Curve, Loss, Objective, OfflineTargets, Rule
+from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
     MaskedPrepared,
     cosine_rows,
@@ -28,37 +28,10 @@ from speechssl.objectives.masked import (
     empty_loss,
     feature_penalty,
     frame_counts,
-    pack_targets,
     penalty_weight,
 )
 
-__all__ = ["Hubert", "HubertPrepared", "HubertPreparer", "Units"]
-
-
-class Units(Protocol):
-    """What the objective asks of a table of units (``targets.units.UnitTable``)."""
-
-    @property
-    def hop(self) -> int:
-        """Samples from one unit to the next."""
-        ...
-
-    @property
-    def n_units(self) -> int:
-        """Number of different units."""
-        ...
-
-    def get(self, item: str, start: int = 0, frames: int | None = None) -> np.ndarray | None:
-        """Return the units of a stretch of an utterance, None when it has none."""
-        ...
-
-    def entropy(self) -> float:
-        """Return the entropy of the unit distribution, in nats."""
-        ...
-
-    def largest_share(self) -> float:
-        """Return the share of the most frequent unit."""
-        ...
+__all__ = ["Hubert", "HubertPrepared", "HubertPreparer"]
 
 
 @dataclass(frozen=True)
@@ -67,12 +40,10 @@ class HubertPrepared(MaskedPrepared):
 
     units: Tensor
     """[N] int64, units of the masked frames."""
-    other_frames: Tensor
-    """[M] int64, positions in ``[B * F]`` of frames that are not masked; empty unless ``unmasked_weight`` is set."""
+    others: FrameSelection
+    """M frames that are not masked; none unless ``unmasked_weight`` is set. ``n_targets`` is N + M."""
     other_units: Tensor
     """[M] int64, their units."""
-    row_targets: Tensor
-    """[B] int64, targets of both kinds in each row (they sum to N + M, which is ``n_targets``)."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +56,7 @@ class HubertPreparer:
 
     grid: FrameGrid
     mask: MaskConfig
-    units: Units
+    units: OfflineTargets
     everywhere: bool
     """Frames that are not masked are targets, too."""
     seed: int
@@ -99,18 +70,16 @@ class HubertPreparer:
         mask &= known.any(axis=1, keepdims=True)
         masked = mask & known
         others = ~mask & known if self.everywhere else np.zeros_like(known)
-        other = np.flatnonzero(others)
         return HubertPrepared(
             batch=batch,
-            n_targets=int(masked.sum()) + len(other),
+            n_targets=int(masked.sum()) + int(others.sum()),
             mask=torch.from_numpy(mask),
             lengths=batch.lengths if batch.padded else None,
             frame_lengths=torch.tensor(rows) if batch.padded else None,
             units=torch.from_numpy(labels[masked]),
-            other_frames=torch.from_numpy(other),
-            other_units=torch.from_numpy(labels.ravel()[other]),
-            row_targets=torch.from_numpy((masked | others).sum(axis=1)),
-            **pack_targets(masked),
+            masked=FrameSelection.of(masked),
+            others=FrameSelection.of(others),
+            other_units=torch.from_numpy(labels[others]),
         )
 
     def _labels(self, batch: Batch, rows: list[int], width: int) -> np.ndarray:
@@ -134,22 +103,43 @@ class Hubert(Objective[HubertPrepared]):
     encoder
         Stem and context network.
     cfg
-        Projection, temperature and weights.
-    mask
-        Span masking.
+        Projection, masks, temperature and weights.
     units
         Units of whole utterances on the encoder's frame grid. An utterance that is not in it gets no targets.
-    n_units
-        Number of clusters.
     seed
         Key of the masks.
 
     Raises
     ------
     ValueError
-        When the table was made for another frame grid or holds units beyond ``n_units``.
+        When the table was made for another frame grid.
     """
 
+    title = "HuBERT"
+    curves = (
+        Curve(
+            "masked_loss",
+            "Masked prediction loss (nats per masked frame)",
+            "Masked prediction loss; lower is better.",
+            chance="loss",
+            held_out=True,
+        ),
+        Curve(
+            "accuracy",
+            "Accuracy on masked frames (%)",
+            "How often the right target is ranked first.",
+            chance="accuracy",
+            scale=100.0,
+            zero=True,
+            held_out=True,
+        ),
+        Curve(
+            "prediction_perplexity",
+            "Prediction perplexity (units)",
+            "Number of units in effective use among the predictions. A fall towards 1 is a collapse.",
+            zero=True,
+        ),
+    )
     # Random weights predict all units alike and learning makes the perplexity fall, so only its end is watched.
     rules = (
         Rule(
@@ -158,34 +148,34 @@ class Hubert(Objective[HubertPrepared]):
             dead=2.0,
             meaning="the same unit is predicted for practically every frame",
             advice="Try a lower optim.lr or a longer warmup; look at units/units.json: if one unit has nearly all "
-            "frames, use more audio for the k-means (hubert.kmeans_hours) or another layer, and check that the audio "
-            "is not silent",
+            "frames, use more audio for the k-means (objective.targets.kmeans_hours) or another layer, and check "
+            "that the audio is not silent",
         ),
     )
 
-    def __init__(
-        self, encoder: SpeechEncoder, cfg: HubertConfig, mask: MaskConfig, units: Units, n_units: int, *, seed: int
-    ) -> None:
+    def __init__(self, encoder: SpeechEncoder, cfg: HubertConfig, units: OfflineTargets, *, seed: int) -> None:
         super().__init__()
         if units.hop != encoder.hop:
             raise ValueError(f"the units lie {units.hop} samples apart, the encoder's frames {encoder.hop}")
-        if units.n_units > n_units:
-            raise ValueError(f"the table has {units.n_units} units, the objective {n_units}")
         self.encoder = encoder
         self.cfg = cfg
-        self.mask = mask
         self.units = units
         self.seed = seed
         self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
         self.projection = Linear(encoder.dim, cfg.final_dim)
-        self.embeddings = nn.Parameter(torch.empty(n_units, cfg.final_dim).uniform_())
+        self.embeddings = nn.Parameter(torch.empty(units.n_units, cfg.final_dim).uniform_())
         # Predicting how often each unit occurs is the best that a model which ignores its input can do.
         self.chance = {"masked_loss": units.entropy(), "accuracy": units.largest_share()}
+
+    @staticmethod
+    def candidates(cfg: HubertConfig, iteration: int) -> int | None:
+        """Return the number of units of an iteration."""
+        return dict(enumerate(cfg.targets.clusters)).get(iteration)
 
     def preparer(self, seed: int | None = None) -> HubertPreparer:
         """Return what draws masks and looks units up."""
         grid, key = self.encoder.frontend.grid, self.seed if seed is None else seed
-        return HubertPreparer(grid, self.mask, self.units, everywhere=self.cfg.unmasked_weight > 0, seed=key)
+        return HubertPreparer(grid, self.cfg.mask, self.units, everywhere=self.cfg.unmasked_weight > 0, seed=key)
 
     def logits(self, context: Tensor) -> Tensor:
         """Return [N, units] cosine logits of [N, D] context vectors, in at least float32."""
@@ -197,16 +187,16 @@ class Hubert(Objective[HubertPrepared]):
         """Return cross-entropy over masked frames (and, weighted, the others) plus the weighted feature penalty."""
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
+        masked_frames, others = prepared.masked, prepared.others
         n = max(1, len(prepared.units))  # masked frames, which the metrics are means over
         everywhere = self.cfg.unmasked_weight > 0
         output = self.encoder(
             prepared.batch.wave,
             prepared.lengths,
             mask=prepared.mask,
-            positions=None if everywhere else prepared.positions,
+            positions=None if everywhere else masked_frames.positions,
         )
-        frames = output.x.flatten(0, 1)
-        logits = self.logits(frames.index_select(0, prepared.frames if everywhere else prepared.slots))
+        logits = self.logits(masked_frames.pick(output.x) if everywhere else masked_frames.gather(output.x))
         masked = total = functional.cross_entropy(logits, prepared.units, reduction="sum")
         metrics = {
             "masked_loss": masked / n,
@@ -215,12 +205,13 @@ class Hubert(Objective[HubertPrepared]):
             "prediction_perplexity": _perplexity(logits.detach()),
         }
         if self.penalty_weight > 0:
-            penalty = feature_penalty(output.features, prepared, counts=prepared.row_targets)
+            penalty = feature_penalty(output.features, prepared, counts=masked_frames.counts + others.counts)
             total = total + self.penalty_weight * penalty
             metrics["penalty"] = penalty / prepared.n_targets
         if everywhere:
-            others = self.logits(frames.index_select(0, prepared.other_frames))
-            unmasked = functional.cross_entropy(others, prepared.other_units, reduction="sum")
+            unmasked = functional.cross_entropy(
+                self.logits(others.pick(output.x)), prepared.other_units, reduction="sum"
+            )
             total = total + self.cfg.unmasked_weight * unmasked
             metrics["unmasked_loss"] = unmasked / max(1, len(prepared.other_units))
         return Loss(

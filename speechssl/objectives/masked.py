@@ -1,7 +1,7 @@
 """What masked pretext tasks share: whose frames are masked, where they lie, and the pieces of a loss that is a sum.
 
-In: a CPU batch and a mask configuration. Out: the mask and the flat positions of the masked frames, drawn for each
-utterance by its own key, so that neither batch neighbours nor ranks nor workers can change them (DESIGN, promise 2).
+In: a CPU batch and a mask configuration. Out: the mask and the `FrameSelection` of the masked frames, drawn for each
+utterance by its own key, so that neither batch neighbours nor ranks nor workers can change them.
 """
 
 from collections.abc import Iterable
@@ -19,6 +19,7 @@ from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
 from speechssl.objectives.base import Loss, Prepared
+from speechssl.objectives.frames import FrameSelection
 
 __all__ = [
     "MaskedPrepared",
@@ -27,7 +28,6 @@ __all__ = [
     "empty_loss",
     "feature_penalty",
     "frame_counts",
-    "pack_targets",
     "penalty_weight",
 ]
 
@@ -38,14 +38,8 @@ class MaskedPrepared(Prepared):
 
     mask: Tensor
     """[B, F] bool, frames that the context network does not see."""
-    frames: Tensor
-    """[N] int64, masked frames that carry a target, as positions in ``[B * F]``, row by row."""
-    counts: Tensor
-    """[B] int64, targets in each row (they sum to N)."""
-    positions: Tensor
-    """[B, W] int64, the same frames row by row, counted within the row and padded with 0 to the longest row."""
-    slots: Tensor
-    """[N] int64, places of the N targets in ``[B * W]``."""
+    masked: FrameSelection
+    """The masked frames that carry a target."""
     lengths: Tensor | None
     """[B] int64 samples in each row, or None when no row is padded (then the encoder builds no masks)."""
     frame_lengths: Tensor | None
@@ -80,23 +74,6 @@ def draw_masks(batch: Batch, rows: list[int], frames: int, cfg: MaskConfig, seed
     return mask_batch(counted, frames, cfg, (generator("mask", seed, batch.epoch, item) for item in batch.ids))
 
 
-def pack_targets(targets: np.ndarray) -> dict[str, Tensor]:
-    """Return ``frames``, ``counts``, ``positions`` and ``slots`` of ``MaskedPrepared`` for targets [B, F] (bool)."""
-    rows, columns = np.nonzero(targets)
-    counts = targets.sum(axis=1)
-    width = int(counts.max(initial=0))
-    places = np.concatenate([np.arange(count) for count in counts]) if len(counts) else np.zeros(0, dtype=np.int64)
-    slots = rows * width + places
-    positions = np.zeros(len(targets) * width, dtype=np.int64)
-    positions[slots] = columns
-    return {
-        "frames": torch.from_numpy(rows * targets.shape[1] + columns),
-        "counts": torch.from_numpy(counts),
-        "positions": torch.from_numpy(positions.reshape(len(targets), width)),
-        "slots": torch.from_numpy(slots),
-    }
-
-
 def penalty_weight(encoder: SpeechEncoder, weight: float) -> float:
     """Return the weight of the feature penalty: none for a stem that has nothing to learn (log-mel, or frozen)."""
     return weight if any(parameter.requires_grad for parameter in encoder.frontend.parameters()) else 0.0
@@ -122,7 +99,7 @@ def feature_penalty(features: Tensor, prepared: MaskedPrepared, *, counts: Tenso
     else:
         valid = frame_mask(prepared.frame_lengths, squares.shape[1])
         means = squares.masked_fill(~valid, 0.0).sum(dim=1) / prepared.frame_lengths.clamp(min=1)
-    return (means * (prepared.counts if counts is None else counts)).sum()
+    return (means * (prepared.masked.counts if counts is None else counts)).sum()
 
 
 def cosine_rows(x: Tensor) -> Tensor:

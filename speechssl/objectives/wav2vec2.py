@@ -21,7 +21,8 @@ from speechssl.models.kernels.dropout import dropout
 from speechssl.models.kernels.linear import Linear
 from speechssl.models.masking import sample_negatives
 from speechssl.models.quantizer import GumbelQuantizer
-from speechssl.objectives.base import Loss, Objective, Rule
+from speechssl.objectives.base import Curve, Loss, Objective, Rule
+from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
     MaskedPrepared,
     cosine_rows,
@@ -29,7 +30,6 @@ from speechssl.objectives.masked import (
     empty_loss,
     feature_penalty,
     frame_counts,
-    pack_targets,
     penalty_weight,
 )
 
@@ -75,7 +75,7 @@ class Wav2Vec2Preparer:
             lengths=batch.lengths if batch.padded else None,
             frame_lengths=torch.tensor(rows) if batch.padded else None,
             negatives=torch.from_numpy(drawn),
-            **pack_targets(mask),
+            masked=FrameSelection.of(mask),
         )
 
 
@@ -95,9 +95,7 @@ def contrast(
     *,
     codes: Tensor,
     negatives: Tensor,
-    slots: Tensor,
-    rows: int,
-    width: int,
+    masked: FrameSelection,
     temperature: float,
 ) -> Contrast:
     """Contrastive loss (wav2vec 2.0, equation 3) of all masked frames of a batch.
@@ -114,25 +112,19 @@ def contrast(
         [N] one integer for each distinct code vector; a distractor with the code of the true latent does not count.
     negatives
         [N, K] distractors as positions among the masked frames of the same utterance.
-    slots
-        [N] places of the frames in ``[rows * width]``.
-    rows, width
-        Utterances of the batch, and masked frames of the one that has most.
+    masked
+        Where the N frames lie: which of them are of one utterance.
     temperature
         Cosines are divided by it.
     """
-
-    def spread(x: Tensor) -> Tensor:
-        """[N, ...] -> [rows, width, ...], zeros in unused places."""
-        placed = x.new_zeros((rows * width, *x.shape[1:])).index_copy(0, slots, x)
-        return placed.view(rows, width, *x.shape[1:])
-
-    similarity = torch.bmm(spread(cosine_rows(context)), spread(cosine_rows(targets)).transpose(1, 2)) / temperature
+    rows, width = masked.rows, masked.width
+    own, other = masked.spread(cosine_rows(context)), masked.spread(cosine_rows(targets))
+    similarity = torch.bmm(own, other.transpose(1, 2)) / temperature
     with torch.no_grad():
         drawn = similarity.new_zeros(rows * width * width)
-        pairs = (slots[:, None] * width + negatives).flatten()
+        pairs = (masked.slots[:, None] * width + negatives).flatten()
         drawn = drawn.scatter_add(0, pairs, torch.ones_like(pairs, dtype=drawn.dtype)).view(rows, width, width)
-        code = spread(codes)
+        code = masked.spread(codes)
         drawn = drawn.masked_fill(code[:, :, None] == code[:, None, :], 0.0)
         distractors = drawn > 0
         drawn.diagonal(dim1=1, dim2=2).fill_(1.0)  # the true latent; an unused place then has a loss of exactly 0
@@ -153,13 +145,39 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
     encoder
         Stem and context network.
     cfg
-        Codebook, negatives, temperatures and weights.
-    mask
-        Span masking.
+        Codebook, negatives, masks, temperatures and weights.
     seed
         Key of masks and negatives.
     """
 
+    title = "wav2vec 2.0"
+    curves = (
+        Curve(
+            "contrastive",
+            "Contrastive loss (nats per masked frame)",
+            "Contrastive loss; lower is better.",
+            chance="loss",
+            held_out=True,
+        ),
+        Curve(
+            "accuracy",
+            "Accuracy on masked frames (%)",
+            "How often the right target is ranked first.",
+            chance="accuracy",
+            scale=100.0,
+            zero=True,
+            held_out=True,
+        ),
+        Curve(
+            "perplexity",
+            "Codebook perplexity (entries)",
+            "Perplexity of each codebook group: the number of entries in effective use{most}. A fall towards 1 is a "
+            "collapse.",
+            zero=True,
+            groups=True,
+            most="entries",
+        ),
+    )
     rules = (
         Rule(
             metric="perplexity",
@@ -175,11 +193,10 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
     )
     temperature: Tensor
 
-    def __init__(self, encoder: SpeechEncoder, cfg: Wav2Vec2Config, mask: MaskConfig, *, seed: int) -> None:
+    def __init__(self, encoder: SpeechEncoder, cfg: Wav2Vec2Config, *, seed: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.cfg = cfg
-        self.mask = mask
         self.seed = seed
         self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
         self.quantizer = GumbelQuantizer(encoder.frontend.dim, cfg.groups, cfg.entries, cfg.final_dim)
@@ -187,6 +204,12 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
         self.project_context = Linear(encoder.dim, cfg.final_dim)
         self.register_buffer("temperature", torch.tensor(float(cfg.gumbel_start)), persistent=False)
         self.chance = {"contrastive": math.log(1 + cfg.negatives), "accuracy": 1 / (1 + cfg.negatives)}
+
+    @staticmethod
+    def candidates(cfg: Wav2Vec2Config, iteration: int) -> int:
+        """Return how many latents are compared: the true one and the distractors."""
+        del iteration
+        return 1 + cfg.negatives
 
     def begin_step(self, step: int) -> bool:
         """Set the Gumbel temperature: ``max(end, start * decay ** step)``."""
@@ -197,17 +220,18 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
     def preparer(self, seed: int | None = None) -> Wav2Vec2Preparer:
         """Return what draws masks and negatives."""
         grid, key = self.encoder.frontend.grid, self.seed if seed is None else seed
-        return Wav2Vec2Preparer(grid, self.mask, self.cfg.negatives, key)
+        return Wav2Vec2Preparer(grid, self.cfg.mask, self.cfg.negatives, key)
 
     def forward(self, prepared: Wav2Vec2Prepared) -> Loss:
         """Return contrastive + weighted diversity and penalty, summed over the masked frames (equation 2)."""
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
         cfg, n = self.cfg, prepared.n_targets
-        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask, positions=prepared.positions)
+        masked = prepared.masked
+        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask, positions=masked.positions)
         features = output.features
-        context = self.project_context(output.x.flatten(0, 1).index_select(0, prepared.slots))
-        latents = self.encoder.normalise_features(features.flatten(0, 1).index_select(0, prepared.frames))
+        context = self.project_context(masked.gather(output.x))
+        latents = self.encoder.normalise_features(masked.pick(features))
         latents = dropout(latents, cfg.feature_dropout, training=self.training)
         quantised = self.quantizer(latents, self.temperature)
         targets = self.project_targets(quantised.codes_vectors)
@@ -220,9 +244,7 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
                 targets,
                 codes=codes,
                 negatives=prepared.negatives,
-                slots=prepared.slots,
-                rows=prepared.positions.shape[0],
-                width=prepared.positions.shape[1],
+                masked=masked,
                 temperature=cfg.logit_temperature,
             )
             size = cfg.groups * cfg.entries

@@ -123,7 +123,8 @@ def fit_units(
     largest = max((int(units.max()) for units in fit.kept.values() if len(units)), default=0)
     if largest >= clusters:
         raise DataError(
-            f"{found.path}: unit {largest} occurs, but hubert.clusters[0] = {clusters}: set it to {largest + 1} or more"
+            f"{found.path}: unit {largest} occurs, but objective.targets.clusters[0] = {clusters}: set it to "
+            f"{largest + 1} or more"
         )
     if not fit.kept or len(fit.entries) > max_bad_fraction * len(rows):
         raise DataError(_too_few(found, fit, len(rows), corpus))

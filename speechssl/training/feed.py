@@ -11,14 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from speechssl.core.errors import RunError
-from speechssl.data.batches.batch import Batch, BatchSummary
+from speechssl.data.batches.batch import BatchSummary, each_tensor, with_tensors
 from speechssl.objectives.base import Prepared, PreparedT
 
 __all__ = ["AHEAD", "Batches", "Copier", "CudaCopier", "Delivered", "Feed", "PlainCopier"]
@@ -28,7 +28,6 @@ AHEAD = 1
 PATIENCE = 5.0
 """Seconds that ``close`` waits for the thread. It is a daemon: a disk that hangs does not keep the program alive."""
 
-Record = TypeVar("Record", bound=Prepared | Batch)
 Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
 
 
@@ -84,13 +83,13 @@ class CudaCopier:
     def start(self, item: PreparedT) -> PreparedT:
         """Pin and begin to copy; what is pinned is kept until it has been copied (by PyTorch's allocator)."""
         with torch.cuda.stream(self._side):
-            return _pinned(item).to(self._device)
+            return with_tensors(item, Tensor.pin_memory).to(self._device)
 
     def finish(self, item: PreparedT) -> PreparedT:
         """Let the computing stream wait for the copy, and the memory for the computing stream."""
         computing = torch.cuda.current_stream(self._device)
         computing.wait_stream(self._side)
-        for tensor in _tensors(item):
+        for tensor in each_tensor(item):
             tensor.record_stream(computing)
         return item
 
@@ -207,25 +206,3 @@ class _Thread(Iterator[Any]):
             error = raised
         if not self._closed.is_set():
             self._ready.put((None, error))
-
-
-def _pinned(record: Record) -> Record:
-    """Return a copy of a record with every tensor, of the records in it too, in pinned memory."""
-    changed: dict[str, Any] = {}
-    for item in fields(record):
-        value = getattr(record, item.name)
-        if isinstance(value, Tensor):
-            changed[item.name] = value.pin_memory()
-        elif isinstance(value, Batch):
-            changed[item.name] = _pinned(value)
-    return replace(record, **changed)
-
-
-def _tensors(record: Prepared | Batch) -> Iterator[Tensor]:
-    """Yield every tensor of a record and of the records in it."""
-    for item in fields(record):
-        value = getattr(record, item.name)
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Batch):
-            yield from _tensors(value)

@@ -46,7 +46,7 @@ def with_initial_sizes(cfg: PretrainConfig) -> PretrainConfig:
             f"init = {cfg.init}: it gives weights only, and this model has other sizes than [model]:\n  "
             + "\n  ".join(differences)
             + "\nWrite these sizes, or give --model-from-init to take all of them from there. To learn from the units "
-            "of that model with the sizes of [model], give it as --teacher.model with --teacher.layer instead"
+            "of that model with the sizes of [model], give it as --objective.targets.teacher.model instead"
         )
     return cfg
 
@@ -96,7 +96,7 @@ def take_heads(objective: Objective, cfg: PretrainConfig, strange: Mapping[str, 
     for name, value in objective.exported().items():
         heads.setdefault(name.split(".")[0], {})[name] = value
     trained = source.info.get("objective")
-    if trained != cfg.objective:
+    if trained != cfg.objective.kind:
         why = (
             f"it was trained with {trained}" if trained else f"it comes from {source.info.get('library', 'elsewhere')}"
         )
@@ -124,7 +124,7 @@ def _misfit(tensors: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:
 
 
 def strange_labels(cfg: PretrainConfig, identity: str) -> dict[str, str]:
-    """Return HuBERT's label embeddings, with the reason, where ``init`` learnt other units than those of ``identity``.
+    """Return label embeddings, with the reason, where ``init`` learnt other units than those of ``identity``.
 
     A unit is a number: embedding 7 of one k-means says nothing about cluster 7 of another.
     """

@@ -1,4 +1,4 @@
-"""The units of one HuBERT iteration: rank 0 fits the k-means, every rank labels its share of the corpus.
+"""The units of one iteration: rank 0 fits the k-means, every rank labels its share of the corpus.
 
 In: the configuration, a corpus, and the model whose layer is clustered (none for MFCC). Out: the table of units, from
 ``units/`` in the iteration's run folder when it is there already.
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from speechssl.config import PretrainConfig
+from speechssl.config import PretrainConfig, TargetsConfig
 from speechssl.core.errors import DataError, InterruptedRun, RunError
 from speechssl.core.files import write_atomic
 from speechssl.core.precision import uses_bf16
@@ -41,6 +41,7 @@ POLL_SECONDS = 0.5
 
 def iteration_units(
     cfg: PretrainConfig,
+    targets: TargetsConfig,
     index: int,
     *,
     corpus: Corpus,
@@ -56,6 +57,8 @@ def iteration_units(
 
     Parameters
     ----------
+    targets
+        How they are made.
     index
         Iteration, counted from 0.
     rows
@@ -83,7 +86,7 @@ def iteration_units(
         for left in folder.glob("failed*"):
             left.unlink()
     features = _features(cfg, encoder, teacher, layer, parallel)
-    if cfg.hubert.units_normalise:
+    if targets.units_normalise:
         features = NormalisedFeatures(features)
     source = Source(corpus, features, sorted([*rows, *held]), frozenset(held))
     if problem := parallel.gather(_stale(folder / "units.npz", source, run) if parallel.first else "")[0]:
@@ -98,8 +101,8 @@ def iteration_units(
         share = Share(parallel.rank, parallel.world, lambda path: _wait(path, folder, check))
         try:
             if parallel.first and index == 0:
-                place_clusters(cfg, folder, features)
-            table = _make(cfg, index, replace(source, check=check), run, share)
+                place_clusters(targets, folder, features)
+            table = _make(cfg, targets, index, source=replace(source, check=check), run=run, share=share)
         except BaseException as error:
             write_atomic(folder / f"failed-{parallel.rank}", str(error) or type(error).__name__)
             raise
@@ -140,14 +143,16 @@ def _wait(path: Path, folder: Path, check: Callable[[], None]) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _make(cfg: PretrainConfig, index: int, source: Source, run: RunFolder, share: Share) -> UnitTable:
+def _make(
+    cfg: PretrainConfig, targets: TargetsConfig, index: int, *, source: Source, run: RunFolder, share: Share
+) -> UnitTable:
     start = time.monotonic()
     table = make_units(
         replace(source, batch_seconds=cfg.data.batch_seconds, threads=max(1, cfg.data.workers)),
         run.path / "units",
-        clusters=cfg.hubert.clusters[index],
-        hours=cfg.hubert.kmeans_hours,
-        starts=cfg.hubert.kmeans_starts,
+        clusters=targets.clusters[index],
+        hours=targets.kmeans_hours,
+        starts=targets.kmeans_starts,
         seed=key("units", cfg.seed, index),
         max_bad_fraction=cfg.data.max_bad_fraction,
         record=run.record,

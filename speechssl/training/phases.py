@@ -1,4 +1,4 @@
-"""One training from start to model folder: all of wav2vec 2.0, or one iteration of HuBERT.
+"""One training from start to model folder: all of a pretraining, or one of its iterations.
 
 In: the configuration, a corpus, a run folder. Out: ``model/`` in that run folder. Nothing here knows which objective it
 trains.
@@ -25,19 +25,20 @@ from speechssl.data.store.reader import Corpus
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.base import Objective
+from speechssl.objectives.base import Objective, OfflineTargets
+from speechssl.objectives.build import build_objective
 from speechssl.training.initialisation import take_heads
 from speechssl.training.loop import autocast, train
 from speechssl.training.monitoring.validation import HeldOut, validation_interval
 from speechssl.training.parallel import Parallel
 from speechssl.training.run_folder import RunFolder
 
-__all__ = ["Phase", "open_phase", "say", "train_phase"]
+__all__ = ["Phase", "build_heads", "open_phase", "say", "train_phase"]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One training from start to model folder: all of wav2vec 2.0, or one iteration of HuBERT."""
+    """One training from start to model folder: all of a pretraining, or one of its iterations."""
 
     cfg: PretrainConfig
     """With the steps of this phase in ``training.steps``."""
@@ -88,6 +89,12 @@ def open_phase(
     return Phase(cfg, title, seed, init, encoder, corpus, plan, held, run, parallel)
 
 
+def build_heads(phase: Phase, targets: OfflineTargets | None) -> Objective[Any]:
+    """Return the objective around the encoder of a phase; its random weights are keyed by the seed alone."""
+    torch.manual_seed(key("heads", phase.seed))  # making the targets may or may not have drawn numbers
+    return build_objective(phase.cfg.objective, phase.encoder, targets, phase.seed)
+
+
 def _unlabelled(corpus: Corpus, labelled: Iterable[str] | None) -> np.ndarray:
     """Return the rows that have no targets, int64, increasing; they are in the ledger already."""
     if labelled is None:
@@ -133,7 +140,7 @@ def train_phase(
     target = phase.run.path / "model"
     if parallel.first:
         facts = {
-            "objective": cfg.objective,
+            "objective": cfg.objective.kind,
             "step": result.step,
             "seed": cfg.seed,
             "init": phase.init,

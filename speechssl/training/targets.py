@@ -1,4 +1,4 @@
-"""What the first iteration of HuBERT learns from when that is no k-means of MFCC: a teacher, or units made elsewhere.
+"""What the first iteration learns from when that is no k-means of MFCC: a teacher, or units made elsewhere.
 
 In: the configuration, and a corpus for the units. Out: an error before anything is made, or the units of a file,
 checked and kept in the run folder.
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechssl.config import ModelConfig, PretrainConfig
+from speechssl.config import ModelConfig, PretrainConfig, TargetsConfig
+from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import write_json
 from speechssl.data.audio.decode import SAMPLE_RATE
@@ -38,7 +39,7 @@ def check_grid(teacher: Path, hop: int, wanted: int) -> None:
 
 
 def check_targets(cfg: PretrainConfig) -> None:
-    """Check, before anything is made, what the first iteration of HuBERT learns from.
+    """Check, before anything is made, what the first iteration learns from.
 
     Raises
     ------
@@ -49,33 +50,35 @@ def check_targets(cfg: PretrainConfig) -> None:
     CheckpointError
         The teacher cannot be read.
     """
-    teacher = cfg.teacher
-    if cfg.objective != "hubert":
-        if teacher.model or teacher.kmeans or cfg.units:
-            raise ConfigError(
-                f"teacher and units are the targets of HuBERT; objective = {cfg.objective!r} has none: set "
-                'objective = "hubert", or leave them out'
-            )
+    targets = offline_targets(cfg.objective)
+    if targets is None:
         return
+    teacher = targets.teacher
     if teacher.kmeans and not Path(teacher.kmeans).is_file():
-        raise DataError(f"teacher.kmeans = {teacher.kmeans}: no such file; it is units/kmeans.npz of a run's iteration")
-    if cfg.units:
+        raise DataError(
+            f"objective.targets.teacher.kmeans = {teacher.kmeans}: no such file; it is units/kmeans.npz of a "
+            "run's iteration"
+        )
+    if targets.units:
         if teacher.model or teacher.kmeans:
             raise ConfigError("units and teacher both say what the first iteration learns from: give one of them")
-        if not Path(cfg.units).is_file():
-            raise DataError(f"units = {cfg.units}: no such file")
+        if not Path(targets.units).is_file():
+            raise DataError(f"objective.targets.units = {targets.units}: no such file")
         return
     if not teacher.model:
         if teacher.layer:
             raise ConfigError(
-                f"teacher.layer = {teacher.layer}, but teacher.model is empty: give --teacher.model FOLDER (for HuBERT "
-                "LARGE a BASE model), or units made elsewhere (--units FILE), or teacher.layer = 0 for MFCC"
+                f"objective.targets.teacher.layer = {teacher.layer}, but teacher.model is empty: give "
+                "--objective.targets.teacher.model FOLDER (for a LARGE model a BASE one), or units made elsewhere "
+                "(--objective.targets.units FILE), or teacher.layer = 0 for MFCC"
             )
         return
     model = load_any_encoder(Path(teacher.model))
     layers = model.cfg.encoder.layers
     if not 1 <= teacher.layer <= layers:
-        raise ConfigError(f"teacher.layer = {teacher.layer}: {teacher.model} has layers 1 to {layers}")
+        raise ConfigError(
+            f"objective.targets.teacher.layer = {teacher.layer}: {teacher.model} has layers 1 to {layers}"
+        )
     check_grid(Path(teacher.model), model.hop, _stem_of(cfg.model).hop)
 
 
@@ -85,31 +88,33 @@ def _stem_of(cfg: ModelConfig) -> Any:
         return build_frontend(cfg.frontend)
 
 
-def place_clusters(cfg: PretrainConfig, folder: Path, features: UnitFeatures) -> None:
+def place_clusters(targets: TargetsConfig, folder: Path, features: UnitFeatures) -> None:
     """Put the clusters of an earlier run (``teacher.kmeans``) where those of the first iteration would be fitted.
 
     Raises
     ------
     ConfigError
-        There are not ``hubert.clusters[0]`` of them, or they lie among features of another size.
+        There are not ``clusters[0]`` of them, or they lie among features of another size.
     DataError
         The file is missing or damaged.
     """
     target = folder / "kmeans.npz"
-    if not cfg.teacher.kmeans or target.exists():
+    if not targets.teacher.kmeans or target.exists():
         return
-    kmeans = KMeans.load(Path(cfg.teacher.kmeans))
+    kmeans = KMeans.load(Path(targets.teacher.kmeans))
     clusters, dim = kmeans.centroids.shape
-    if (clusters, dim) != (cfg.hubert.clusters[0], features.dim):
+    if (clusters, dim) != (targets.clusters[0], features.dim):
         raise ConfigError(
-            f"{cfg.teacher.kmeans}: {clusters} clusters of {dim} dimensions, but hubert.clusters[0] = "
-            f"{cfg.hubert.clusters[0]} and the features ({features.name}) have {features.dim}"
+            f"{targets.teacher.kmeans}: {clusters} clusters of {dim} dimensions, but objective.targets.clusters[0] = "
+            f"{targets.clusters[0]} and the features ({features.name}) have {features.dim}"
         )
     kmeans.save(target)
 
 
-def given_units(cfg: PretrainConfig, *, corpus: Corpus, run: RunFolder, parallel: Parallel) -> UnitTable:
-    """Return the units of ``cfg.units`` on the encoder's frames, checked and kept in ``units/`` (a collective).
+def given_units(
+    cfg: PretrainConfig, targets: TargetsConfig, *, corpus: Corpus, run: RunFolder, parallel: Parallel
+) -> UnitTable:
+    """Return the units of ``targets.units`` on the encoder's frames, checked and kept in ``units/`` (a collective).
 
     Raises
     ------
@@ -119,7 +124,7 @@ def given_units(cfg: PretrainConfig, *, corpus: Corpus, run: RunFolder, parallel
     folder, problem = run.path / "units", ""
     if parallel.first:
         try:
-            _keep_given(cfg, corpus, folder, run)
+            _keep_given(cfg, targets, corpus, folder, run)
         except (ConfigError, DataError) as error:
             problem = str(error)
     if problem := parallel.gather(problem)[0]:
@@ -127,8 +132,8 @@ def given_units(cfg: PretrainConfig, *, corpus: Corpus, run: RunFolder, parallel
     return UnitTable.load(folder / "units.npz")
 
 
-def _keep_given(cfg: PretrainConfig, corpus: Corpus, folder: Path, run: RunFolder) -> None:
-    source, stem = Path(cfg.units), _stem_of(cfg.model)
+def _keep_given(cfg: PretrainConfig, targets: TargetsConfig, corpus: Corpus, folder: Path, run: RunFolder) -> None:
+    source, stem = Path(targets.units), _stem_of(cfg.model)
     with source.open("rb") as file:
         identity = hashlib.file_digest(file, "sha256").hexdigest()
     if (folder / "units.npz").exists():
@@ -143,9 +148,9 @@ def _keep_given(cfg: PretrainConfig, corpus: Corpus, folder: Path, run: RunFolde
         corpus,
         np.flatnonzero(corpus.samples >= shortest).tolist(),
         hop=stem.hop,
-        given_hop=cfg.units_hop,
+        given_hop=targets.units_hop,
         frames=lambda samples: int(stem.frames(samples)),
-        clusters=cfg.hubert.clusters[0],
+        clusters=targets.clusters[0],
         max_bad_fraction=cfg.data.max_bad_fraction,
     )
     run.record(entries)

@@ -22,13 +22,13 @@ from speechssl.asr.ctc import CtcObjective
 from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import from_dict
+from speechssl.config.objectives import offline_targets
 from speechssl.core.precision import uses_bf16
 from speechssl.data.batches.batch import Batch
 from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
-from speechssl.objectives.hubert import Hubert
-from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.objectives.build import build_objective
 from speechssl.targets.features import MfccFeatures
 from speechssl.targets.kmeans import fit_kmeans
 from speechssl.training.allocator import keep_freed_memory
@@ -70,7 +70,7 @@ class Probe:
 
 
 class _RandomUnits:
-    """A table of units for any utterance (``objectives.hubert.Units``)."""
+    """A table of units for any utterance (``objectives.base.OfflineTargets``)."""
 
     def __init__(self, hop: int, n_units: int) -> None:
         self.hop, self.n_units = hop, n_units
@@ -98,13 +98,12 @@ def _objective(cfg: PretrainConfig | FinetuneConfig, *, memory: bool) -> Objecti
         model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
         return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
     cfg = resolved(cfg)
-    encoder_ = SpeechEncoder(cfg.model)
-    if cfg.objective == "hubert":
-        units = cfg.hubert.clusters[-1]
-        if memory:
-            _make_units(encoder_, units)
-        return Hubert(encoder_, cfg.hubert, cfg.mask, _RandomUnits(encoder_.hop, units), units, seed=0)
-    return Wav2Vec2(encoder_, cfg.wav2vec2, cfg.mask, seed=0)
+    encoder = SpeechEncoder(cfg.model)
+    targets = offline_targets(cfg.objective)
+    units = None if targets is None else _RandomUnits(encoder.hop, targets.clusters[-1])
+    if units is not None and memory:
+        _make_units(encoder, units.n_units)
+    return build_objective(cfg.objective, encoder, units, 0)
 
 
 def _make_units(encoder: SpeechEncoder, clusters: int) -> None:

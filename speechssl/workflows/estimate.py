@@ -16,6 +16,7 @@ from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import to_dict
+from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.precision import Choice, choose, device_kind
 from speechssl.data.audio.decode import SAMPLE_RATE
@@ -87,9 +88,8 @@ def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimat
     update = min(probe["update_seconds"] for probe in probes)
     accumulated = cfg.data.batches_per_step // world
     step_seconds = accumulated * micro(rows) + update
-    steps = cfg.training.steps
-    if isinstance(cfg, PretrainConfig) and cfg.objective == "hubert":
-        steps = sum(cfg.hubert.steps)
+    targets = offline_targets(cfg.objective) if isinstance(cfg, PretrainConfig) else None
+    steps = cfg.training.steps if targets is None else sum(targets.steps)
     peak = round(memory(rows))
     largest = _bisect(lambda n: memory(n) <= ROOM * available, most=4096)
     audio = rows * samples / SAMPLE_RATE * cfg.data.batches_per_step

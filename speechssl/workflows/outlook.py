@@ -16,6 +16,7 @@ from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
 from speechssl.config.load import to_dict
+from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import RunError
 
 __all__ = ["Hours", "Speed", "cores", "expected_seconds", "measure_speed", "tuning_updates"]
@@ -157,10 +158,14 @@ def expected_seconds(cfg: RunConfig, hours: Hours, speed: Speed, *, corpus: bool
     """
     there = cores()
     other = speed.slower
-    pretraining = START + sum(
-        steps * speed.pretrain + other * (UNITS[0] * hours.train + UNITS[1] * clusters / 100)
-        for steps, clusters in zip(cfg.pretrain.hubert.steps, cfg.pretrain.hubert.clusters, strict=True)
-    )
+    targets = offline_targets(cfg.pretrain.objective)
+    if targets is None:
+        pretraining = START + cfg.pretrain.training.steps * speed.pretrain
+    else:
+        pretraining = START + sum(
+            steps * speed.pretrain + other * (UNITS[0] * hours.train + UNITS[1] * clusters / 100)
+            for steps, clusters in zip(targets.steps, targets.clusters, strict=True)
+        )
     arm = _arm_seconds(cfg, hours, speed)
     jobs = min(cfg.jobs, len(cfg.learning_rates) or 1)
     score = 1.0 + other * EVALUATION * hours.test

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from speechssl import config
 from speechssl.config.load import find_config, from_dict, load_config, presets, read_toml, to_toml, write_toml
+from speechssl.config.old_form import in_new_form
 from speechssl.core.errors import ConfigError
 
 CLASSES = [
@@ -55,18 +56,88 @@ def test_nested_table_keeps_the_defaults_of_its_place():
     [
         ({"optim": {"lrr": 1}}, "unknown key 'optim.lrr'; did you mean 'lr'"),
         ({"zzzzzz": 1}, "unknown key 'zzzzzz'; known keys: name"),
-        ({"objective": "huber"}, "did you mean 'hubert'"),
-        ({"objective": "qqq"}, "is not one of 'wav2vec2', 'hubert'"),
+        ({"objective": {"kind": "huber"}}, "did you mean 'hubert'"),
+        ({"objective": {"kind": "qqq"}}, "objective.kind: 'qqq' is not one of 'wav2vec2', 'hubert'"),
+        ({"objective": {"entries": 9}}, 'objective: expected a table with kind = "wav2vec2" or "hubert"'),
+        ({"objective": {"kind": "hubert", "entries": 9}}, "unknown key 'objective.entries'"),
         ({"optim": {"lr": "fast"}}, "optim.lr: expected float, got 'fast'"),
         ({"optim": {"betas": [0.9]}}, "optim.betas: expected 2 items, got 1"),
         ({"optim": 3}, "optim: expected a table"),
         ({"seed": True}, "seed: expected int, got True"),
-        ({"hubert": {"steps": 5}}, "hubert.steps: expected a list"),
+        ({"objective": {"kind": "hubert", "targets": {"steps": 5}}}, "objective.targets.steps: expected a list"),
     ],
 )
 def test_wrong_settings_are_named(data, message):
     with pytest.raises(ConfigError, match=message):
         from_dict(config.PretrainConfig, data)
+
+
+OLD = {
+    "objective": "hubert",
+    "mask": {"prob": 0.5},
+    "hubert": {"steps": [3], "final_dim": 4},
+    "wav2vec2": {"entries": 7},
+    "teacher": {"layer": 9},
+    "optim": {"lr": 1.0},
+}
+NEW = """\
+[objective]
+kind = "hubert"
+final_dim = 4
+
+[objective.mask]
+prob = 0.5
+
+[objective.targets]
+steps = [3]
+
+[objective.targets.teacher]
+layer = 9
+"""
+
+
+def test_the_old_form_of_an_objective_is_refused_and_the_new_one_shown():
+    assert in_new_form(OLD) == tomllib.loads(NEW) | {"optim": {"lr": 1.0}}
+    for data in (OLD, {"mask": {"length": 4}}, {"units": "file.npz", "objective": {"kind": "hubert"}}):
+        new = from_dict(config.PretrainConfig, in_new_form(data))
+        assert from_dict(config.PretrainConfig, in_new_form(tomllib.loads(to_toml(new)))) == new
+        with pytest.raises(ConfigError, match="cannot be resumed"):
+            from_dict(config.PretrainConfig, data)
+    with pytest.raises(ConfigError) as caught:
+        from_dict(config.PretrainConfig, OLD)
+    assert NEW in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        from_dict(config.RunConfig, {"pretrain": OLD})
+    assert NEW.replace("[objective", "[pretrain.objective") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "new"),
+    [
+        ("--pretrain.objective", "--pretrain.objective.kind"),
+        ("--pretrain.mask.prob=0.5", "--pretrain.objective.mask.prob"),
+        ("--pretrain.hubert.kmeans-hours", "--pretrain.objective.targets.kmeans-hours"),
+        ("--pretrain.hubert.final-dim", "--pretrain.objective.final-dim"),
+        ("--pretrain.wav2vec2.entries", "--pretrain.objective.entries"),
+        ("--pretrain.teacher.model", "--pretrain.objective.targets.teacher.model"),
+        ("--pretrain.units-hop", "--pretrain.objective.targets.units-hop"),
+    ],
+)
+def test_the_old_form_of_an_option_names_the_new_one(word, new):
+    with pytest.raises(ConfigError, match=f"this setting is {new} now"):
+        load_config(config.RunConfig, None, [word, "1"])
+
+
+def test_the_kind_of_an_objective_is_chosen_on_the_command_line():
+    words = ["--pretrain.objective.kind", "hubert", "--pretrain.objective.targets.clusters", "9"]
+    preset = read_toml(config.RunConfig, find_config("run-tiny")).pretrain.objective
+    cfg = load_config(config.RunConfig, "run-tiny", words)  # the kind it has: its other settings stay
+    assert cfg.pretrain.objective == replace(preset, targets=replace(preset.targets, clusters=(9,)))
+    cfg = load_config(config.RunConfig, "run-tiny", ["--pretrain.objective.kind=wav2vec2"])
+    assert cfg.pretrain.objective == config.Wav2Vec2Config()
+    assert "targets" not in to_toml(cfg.pretrain)
+    with pytest.raises(ConfigError, match=r"pretrain\.objective\.kind: 'huber' is not one of"):
+        load_config(config.RunConfig, None, ["--pretrain.objective.kind", "huber"])
 
 
 def test_file_errors_name_the_file(tmp_path):
@@ -91,8 +162,8 @@ def test_presets_are_found_by_name_and_near_misses_are_suggested():
 def test_overrides_lie_over_the_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("[optim]\nlr = 0.25\n[data]\nbatch_seconds = 7.5", encoding="utf-8")
-    cfg = load_config(config.PretrainConfig, str(path), ["--optim.lr", "0.5", "--hubert.steps", "10", "20"])
-    assert (cfg.optim.lr, cfg.data.batch_seconds, cfg.hubert.steps) == (0.5, 7.5, (10, 20))
+    cfg = load_config(config.PretrainConfig, str(path), ["--optim.lr", "0.5", "--objective.entries", "10"])
+    assert (cfg.optim.lr, cfg.data.batch_seconds, cfg.objective.entries) == (0.5, 7.5, 10)
 
 
 def test_unknown_override_leaves_with_the_nearest_match(capsys):

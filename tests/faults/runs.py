@@ -24,6 +24,7 @@ from speechssl.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
+    TargetsConfig,
     TrainingConfig,
     Wav2Vec2Config,
 )
@@ -55,11 +56,14 @@ def config(kind: str, shards: Path, output: Path, *, workers: int = 0, steps: in
             ctc=CtcConfig(time_mask_prob=0.3, time_mask_length=2, channel_mask_prob=0.2, channel_mask_length=4),
             optim=replace(optim, schedule="tri-stage", final_scale=0.1), training=replace(loop, validate_every=6),
         )  # fmt: skip
+    mask = MaskConfig(prob=0.5, length=3)
+    targets = TargetsConfig(steps=(steps // 2, steps // 2), clusters=(8, 6), layers=(0, 1))
+    objectives = {
+        "wav2vec2": Wav2Vec2Config(final_dim=16, entries=8, negatives=10, mask=mask),
+        "hubert": HubertConfig(final_dim=16, mask=mask, targets=targets),
+    }
     return PretrainConfig(
-        output=str(output), objective=kind, data=data, model=MODEL, optim=optim, training=loop,
-        mask=MaskConfig(prob=0.5, length=3),
-        wav2vec2=Wav2Vec2Config(final_dim=16, entries=8, negatives=10),
-        hubert=HubertConfig(steps=(steps // 2, steps // 2), clusters=(8, 6), layers=(0, 1), final_dim=16),
+        output=str(output), objective=objectives[kind], data=data, model=MODEL, optim=optim, training=loop,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig, PretrainConfig
 from speechssl.config.load import find_config, read_toml
+from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import normalise_waveform, weight_norm
@@ -284,8 +285,9 @@ def test_presets_have_the_published_sizes(preset, parameters):
     with torch.device("meta"):
         encoder = SpeechEncoder(cfg.model)
     assert sum(parameter.numel() for parameter in encoder.parameters()) == parameters
-    assert len(encoder.blocks) >= max(cfg.hubert.layers)
-    spans = cfg.mask.prob * encoder.frames(int(cfg.data.min_seconds * 16_000)) / cfg.mask.length
+    if targets := offline_targets(cfg.objective):
+        assert len(encoder.blocks) >= max(targets.layers)
+    spans = cfg.objective.mask.prob * encoder.frames(int(cfg.data.min_seconds * 16_000)) / cfg.objective.mask.length
     assert spans >= 2  # the shortest utterance still has a mask worth its name
 
 

@@ -32,10 +32,12 @@ def graphs(objective, *, labelled):
 
 
 def pretraining_graphs(kind, stem):
-    options = ["--objective", kind, "--model.encoder.layers", "1", "--model.frontend.kind", stem]
+    options = ["--model.encoder.layers", "1", "--model.frontend.kind", stem]
     options += ["--model.encoder.dropout", "0.1", "--model.encoder.attention-dropout", "0.1"]
-    options += ["--wav2vec2.feature-dropout", "0.1"] if kind == "wav2vec2" else []
-    objective = cost_probe._objective(load_config(PretrainConfig, "tiny", options), memory=False).train()
+    options += ["--objective.feature-dropout", "0.1"] if kind == "wav2vec2" else []
+    objective = cost_probe._objective(
+        load_config(PretrainConfig, {"wav2vec2": "tiny", "hubert": "hubert-tiny"}[kind], options), memory=False
+    ).train()
     return graphs(objective, labelled=False)
 
 

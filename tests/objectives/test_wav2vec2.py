@@ -10,6 +10,7 @@ import torch
 from speechssl.config import EncoderConfig, FrontendConfig, MaskConfig, ModelConfig, Wav2Vec2Config
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.wav2vec2 import Wav2Vec2, contrast
 from tests.oracles import wav2vec2 as oracle
 
@@ -17,13 +18,13 @@ MODEL = ModelConfig(
     frontend=FrontendConfig(conv_layers=((8, 10, 5), (8, 8, 4), (8, 4, 4), (8, 4, 4)), norm="group"),
     encoder=EncoderConfig(dim=16, layers=1, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2, layer_drop=0.0),
 )
-CFG = Wav2Vec2Config(final_dim=8, groups=2, entries=5, negatives=7)
 MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
+CFG = Wav2Vec2Config(final_dim=8, groups=2, entries=5, negatives=7, mask=MASK)
 
 
-def make(cfg=CFG, model=MODEL, mask=MASK, seed=3):
+def make(cfg=CFG, model=MODEL, seed=3):
     torch.manual_seed(0)
-    return Wav2Vec2(SpeechEncoder(model), cfg, mask, seed=seed).double()
+    return Wav2Vec2(SpeechEncoder(model), cfg, seed=seed).double()
 
 
 def make_batch(lengths, ids=None, weights=None, epoch=0, total=None):
@@ -54,6 +55,10 @@ def internals(objective, prepared):
     return context, objective.project_targets(quantised.codes_vectors), logits.softmax(-1), output.features
 
 
+def one_row(n):
+    return FrameSelection.of(np.ones((1, n), dtype=bool))
+
+
 def per_row(values, counts):
     return [part.tolist() for part in values.split(counts.tolist())]
 
@@ -65,7 +70,9 @@ def test_loss_equals_the_scalar_oracle():
         loss = objective(prepared)
         context, targets, probabilities, features = internals(objective, prepared)
     rows = list(
-        zip(*(per_row(values, prepared.counts) for values in (context, targets, prepared.negatives)), strict=True)
+        zip(
+            *(per_row(values, prepared.masked.counts) for values in (context, targets, prepared.negatives)), strict=True
+        )
     )
     n = prepared.n_targets
     total, correct = map(sum, zip(*(oracle.contrastive(*row, CFG.logit_temperature) for row in rows), strict=True))
@@ -76,7 +83,7 @@ def test_loss_equals_the_scalar_oracle():
     assert loss.metrics["diversity"] == pytest.approx(spread, rel=1e-9)
     assert [loss.metrics[f"perplexity_{g}"].item() for g in range(2)] == pytest.approx(perplexities, rel=1e-9)
     # Each utterance's own mean square, weighted by its own masked frames.
-    counts = prepared.counts.tolist()
+    counts = prepared.masked.counts.tolist()
     penalty = sum(c * oracle.feature_penalty([row]) for c, row in zip(counts, features.tolist(), strict=True))
     assert loss.sum == pytest.approx(total + n * 0.1 * spread + 10.0 * penalty, rel=1e-9)
     assert loss.metrics["penalty"] * n == pytest.approx(penalty, rel=1e-9)
@@ -111,15 +118,13 @@ def test_codes_equal_to_the_positive_do_not_count():
     book = torch.randn(3, 4, dtype=torch.float64)
     codes = torch.tensor([0, 1, 0, 2, 2, 1])
     negatives = torch.tensor([[1, 2, 2], [0, 3, 3], [0, 0, 4], [4, 4, 4], [3, 0, 1], [1, 2, 2]])
-    result = contrast(
-        context, book[codes], codes=codes, negatives=negatives, slots=torch.arange(6), rows=1, width=6, temperature=0.1
-    )
+    result = contrast(context, book[codes], codes=codes, negatives=negatives, masked=one_row(6), temperature=0.1)
     expected, _ = oracle.contrastive(context.tolist(), book[codes].tolist(), negatives.tolist(), 0.1)
     assert result.sum.item() == pytest.approx(expected, rel=1e-12)
     # Frame 3 has no distractor but its own code: nothing to gain, and no success either.
     alone = contrast(
         context[3:5], book[[2, 2]], codes=torch.tensor([2, 2]), negatives=torch.tensor([[1], [0]]),
-        slots=torch.arange(2), rows=1, width=2, temperature=0.1,
+        masked=one_row(2), temperature=0.1,
     )  # fmt: skip
     assert (alone.sum.item(), alone.correct.item()) == (0.0, 0)
 
@@ -132,7 +137,7 @@ def test_gathering_the_logits_one_by_one_gives_the_same_loss_and_gradient():
     negatives += negatives >= torch.arange(9)[:, None]
     result = contrast(
         context, targets, codes=torch.arange(9), negatives=negatives,
-        slots=torch.arange(9), rows=1, width=9, temperature=0.1,
+        masked=one_row(9), temperature=0.1,
     )  # fmt: skip
     fast = torch.autograd.grad(result.sum, [context, targets])
     candidates = torch.cat([targets[:, None], targets[negatives]], dim=1)
@@ -173,7 +178,7 @@ def test_masks_and_negatives_depend_on_seed_epoch_and_id_only():
     alone = objective.prepare(make_batch([16_000], ids=("u1",)))
     among = objective.prepare(make_batch([16_000, 16_000, 9_000], ids=("u0", "u1", "u2")))
     assert torch.equal(among.mask[1], alone.mask[0])
-    first = int(among.counts[0])
+    first = int(among.masked.counts[0])
     assert torch.equal(among.negatives[first : first + alone.n_targets], alone.negatives)
     assert not torch.equal(objective.prepare(make_batch([16_000], ids=("u1",), epoch=1)).mask, alone.mask)
     assert not torch.equal(make(seed=4).prepare(make_batch([16_000], ids=("u1",))).mask, alone.mask)

@@ -18,6 +18,7 @@ from speechssl.config import (
     PretrainConfig,
     RunConfig,
     ShardConfig,
+    TargetsConfig,
     TrainingConfig,
 )
 from tests.support.tones import MODEL, make_sentence, speak
@@ -51,10 +52,12 @@ def settings(output: Path, *, steps: int = 4, **changes: object) -> RunConfig:
         manifest=ManifestConfig(workers=1),
         shard=ShardConfig(workers=1),
         pretrain=PretrainConfig(
-            objective="hubert", data=data, model=MODEL, mask=MaskConfig(prob=0.5, length=3),
-            hubert=HubertConfig(
-                steps=(steps, steps), clusters=(6, 6), layers=(0, 1), final_dim=16, kmeans_hours=0.1, kmeans_starts=1,
-                penalty_weight=0.0,
+            data=data, model=MODEL,
+            objective=HubertConfig(
+                final_dim=16, penalty_weight=0.0, mask=MaskConfig(prob=0.5, length=3),
+                targets=TargetsConfig(
+                    steps=(steps, steps), clusters=(6, 6), layers=(0, 1), kmeans_hours=0.1, kmeans_starts=1
+                ),
             ),
             optim=OptimConfig(lr=1e-3), training=loop,
         ),

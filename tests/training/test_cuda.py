@@ -14,6 +14,7 @@ from speechssl.config.load import load_config
 from speechssl.models.kernels.choice import exact_float32
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain
+from tests.support.objectives import with_targets
 
 pytestmark = [
     pytest.mark.gpu,
@@ -33,11 +34,11 @@ def run(kind: str, shards: Path, output: Path, **training) -> Path:
             replace(cfg, data=data, dev=dev, ctc=ctc, output=str(output), training=replace(cfg.training, **options))
         )
         return output
-    cfg = load_config(PretrainConfig, "tiny", ["--objective", kind])
+    cfg = load_config(PretrainConfig, {"wav2vec2": "tiny", "hubert": "hubert-tiny"}[kind])
     data = replace(cfg.data, shards=str(shards), min_seconds=0.3, batch_seconds=6.0, workers=0)
-    hubert = replace(cfg.hubert, steps=(8,), clusters=(6,), layers=(0,))
+    cfg = with_targets(cfg, steps=(8,), clusters=(6,), layers=(0,)) if kind == "hubert" else cfg
     training = replace(cfg.training, **options)
-    pretrain(replace(cfg, data=data, hubert=hubert, output=str(output), training=training))
+    pretrain(replace(cfg, data=data, output=str(output), training=training))
     return output
 
 

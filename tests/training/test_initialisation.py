@@ -18,6 +18,7 @@ from speechssl.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
+    TargetsConfig,
     TeacherConfig,
     TrainingConfig,
     ValidationConfig,
@@ -37,6 +38,7 @@ from speechssl.training.initialisation import size_differences
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain, resolved
 from speechssl.training.targets import check_targets
+from tests.support.objectives import with_targets
 
 SMALL = ModelConfig(
     frontend=FrontendConfig(kind="logmel", n_mels=20, stack=2),
@@ -46,19 +48,21 @@ WIDE = replace(SMALL, encoder=replace(SMALL.encoder, dim=24, layers=3))
 WAVEFORM = replace(SMALL, frontend=FrontendConfig(conv_layers=((16, 10, 5), (16, 8, 8), (16, 8, 8))))
 """Frames as far apart as those of SMALL."""
 
+MASK = MaskConfig(length=4)
+CONTRASTIVE = Wav2Vec2Config(final_dim=8, entries=8, negatives=10, mask=MASK)
+
 
 @pytest.fixture
 def cfg(tone_corpus, tmp_path) -> PretrainConfig:
     return PretrainConfig(
         output=str(tmp_path / "run"),
-        objective="hubert",
         data=DataConfig(
             shards=str(tone_corpus.shards), min_seconds=0.3, batch_seconds=6.0, buckets=3, workers=0, batches_per_step=2
         ),
         model=SMALL,
-        mask=MaskConfig(length=4),
-        wav2vec2=Wav2Vec2Config(final_dim=8, entries=8, negatives=10),
-        hubert=HubertConfig(steps=(2,), clusters=(6,), layers=(0,), final_dim=8, kmeans_starts=2),
+        objective=HubertConfig(
+            final_dim=8, mask=MASK, targets=TargetsConfig(steps=(2,), clusters=(6,), layers=(0,), kmeans_starts=2)
+        ),
         validation=ValidationConfig(share=0.1),
         optim=OptimConfig(lr=1e-12, warmup=0.2),
         training=TrainingConfig(steps=2, device="cpu", precision="fp32", log_every=1, save_every=2, keep=2),
@@ -83,7 +87,7 @@ def test_H2_a_preset_with_an_init_of_other_sizes_is_refused_and_says_what_to_wri
         "model.encoder.dim = 16 (here 1024)",
         "model.encoder.layers = 2 (here 24)",
         "--model-from-init",
-        "--teacher.model",
+        "--objective.targets.teacher.model",
     ):
         assert line in text
     assert "dropout" not in text
@@ -118,7 +122,7 @@ def test_H2_sizes_are_taken_from_init_when_that_is_asked_for(cfg, tmp_path):
 
 def test_H2_a_teacher_of_another_size_gives_the_units_and_not_the_weights(cfg, tmp_path):
     teacher = folder_of(WIDE, tmp_path / "teacher")
-    model = pretrain(replace(cfg, teacher=TeacherConfig(teacher, 3)))
+    model = pretrain(with_targets(cfg, teacher=TeacherConfig(teacher, 3)))
     units = tmp_path / "run" / "iteration-1" / "units"
     assert json.loads((units / "units.json").read_text())["features"] == "layer 3"
     kmeans = KMeans.load(units / "kmeans.npz")
@@ -136,17 +140,18 @@ def test_H2_a_teacher_of_another_size_gives_the_units_and_not_the_weights(cfg, t
 
 def test_H2_the_second_iteration_learns_from_the_first_and_not_from_the_teacher(cfg, tmp_path):
     teacher = folder_of(WIDE, tmp_path / "teacher")
-    two = HubertConfig(steps=(1, 1), clusters=(6, 7), layers=(0, 1), final_dim=8, kmeans_starts=2)
-    pretrain(replace(cfg, teacher=TeacherConfig(teacher, 3), hubert=two))
+    two = {"steps": (1, 1), "clusters": (6, 7), "layers": (0, 1)}
+    pretrain(with_targets(cfg, teacher=TeacherConfig(teacher, 3), **two))
     sizes = [KMeans.load(tmp_path / "run" / f"iteration-{n}" / "units" / "kmeans.npz").centroids.shape for n in (1, 2)]
     assert sizes == [(6, 24), (7, 16)]
 
 
 def test_H2_the_old_form_is_refused_and_the_new_one_shown(cfg, tmp_path):
     init = folder_of(WIDE, tmp_path / "wide")
-    old = replace(cfg, init=init, hubert=HubertConfig(steps=(1, 1), clusters=(6, 6), layers=(2, 1)))
+    old = with_targets(replace(cfg, init=init), steps=(1, 1), clusters=(6, 6), layers=(2, 1))
     with pytest.raises(
-        ConfigError, match=r'\[teacher\] with model = ".*wide" and layer = 2, and hubert\.layers = \[0, 1\]'
+        ConfigError,
+        match=r'\[objective\.targets\.teacher\] with model = ".*wide" and layer = 2, and .*layers = \[0, 1\]',
     ):
         pretrain(old)
 
@@ -159,8 +164,6 @@ def test_H2_the_old_form_is_refused_and_the_new_one_shown(cfg, tmp_path):
         ({"teacher": TeacherConfig("", 9)}, "teacher.layer = 9, but teacher.model is empty"),
         ({"teacher": TeacherConfig("COARSE", 1)}, "its frames lie 640 samples apart, those of the new model 320"),
         ({"teacher": TeacherConfig("TEACHER", 1), "units": "units.npz"}, "give one of them"),
-        ({"teacher": TeacherConfig("TEACHER", 1), "objective": "wav2vec2"}, "targets of HuBERT"),
-        ({"units": "units.npz", "objective": "wav2vec2"}, "targets of HuBERT"),
     ],
 )
 def test_H2_contradictions_are_found_before_anything_is_made(cfg, tmp_path, changes, message):
@@ -169,18 +172,19 @@ def test_H2_contradictions_are_found_before_anything_is_made(cfg, tmp_path, chan
     if "teacher" in changes and changes["teacher"].model:
         changes = {**changes, "teacher": replace(changes["teacher"], model=str(tmp_path / changes["teacher"].model))}
     with pytest.raises(ConfigError, match=message):
-        pretrain(replace(cfg, **changes))
+        pretrain(with_targets(cfg, **changes))
     with pytest.raises(DataError, match=r"nowhere\.npz: no such file"):
-        pretrain(replace(cfg, units="nowhere.npz"))
+        pretrain(with_targets(cfg, units="nowhere.npz"))
     assert not (tmp_path / "run").exists()
 
 
 def test_H2_the_large_preset_has_the_published_shape():
     large = read_toml(PretrainConfig, find_config("hubert-large"))
-    assert (large.hubert.steps, large.hubert.clusters, large.hubert.layers) == ((400_000,), (500,), (0,))
-    assert large.teacher.layer == 9
+    targets = large.objective.targets
+    assert (targets.steps, targets.clusters, targets.layers) == ((400_000,), (500,), (0,))
+    assert targets.teacher.layer == 9
     assert resolved(large).training.steps == 400_000  # `estimate` needs no teacher
-    with pytest.raises(ConfigError, match=r"for HuBERT LARGE a BASE model"):
+    with pytest.raises(ConfigError, match=r"for a LARGE model a BASE one"):
         check_targets(large)
 
 
@@ -204,7 +208,7 @@ def test_H2_units_of_a_file_are_what_is_predicted(cfg, tmp_path, capsys):
     missing = sorted(labels)[3]
     units = labels.pop(missing)
     tolerant = replace(cfg.data, max_bad_fraction=0.1)
-    given = replace(cfg, units=write_units(tmp_path / "units.jsonl", labels), data=tolerant)
+    given = with_targets(replace(cfg, data=tolerant), units=write_units(tmp_path / "units.jsonl", labels))
     model = pretrain(given)
     run = tmp_path / "run" / "iteration-1"
     table = UnitTable.load(run / "units" / "units.npz")
@@ -227,10 +231,10 @@ def test_H2_a_folder_of_hugging_face_is_a_teacher_and_an_init(cfg, tmp_path):
     torch.manual_seed(4)
     encoder = SpeechEncoder(WAVEFORM).eval()
     save_huggingface(tmp_path / "hf", encoder, "hubert")
-    pretrain(replace(cfg, teacher=TeacherConfig(str(tmp_path / "hf"), 2)))
+    pretrain(with_targets(cfg, teacher=TeacherConfig(str(tmp_path / "hf"), 2)))
     assert KMeans.load(tmp_path / "run" / "iteration-1" / "units" / "kmeans.npz").centroids.shape == (6, 16)
     started = pretrain(
-        replace(cfg, objective="wav2vec2", init=str(tmp_path / "hf"), model=WAVEFORM, output=str(tmp_path / "b"))
+        replace(cfg, objective=CONTRASTIVE, init=str(tmp_path / "hf"), model=WAVEFORM, output=str(tmp_path / "b"))
     )
     for name, value in load_folder(started).part("encoder").items():
         torch.testing.assert_close(value, encoder.state_dict()[name], rtol=0, atol=1e-7)
@@ -298,7 +302,7 @@ def test_H2_what_is_no_model_is_named(tmp_path):
 
 
 def contrastive(cfg, path: Path, **changes) -> PretrainConfig:
-    return replace(cfg, objective="wav2vec2", output=str(path), **changes)
+    return replace(cfg, **{"objective": CONTRASTIVE, "output": str(path), **changes})
 
 
 def last_valid(folder: Path) -> dict:
@@ -322,8 +326,8 @@ def test_H3_a_continued_pretraining_takes_its_heads_back_and_goes_on_where_the_f
 
 def test_H3_a_head_of_another_shape_is_new_as_a_whole_and_said(cfg, tmp_path, capsys):
     first = pretrain(contrastive(cfg, tmp_path / "a"))
-    wider = Wav2Vec2Config(final_dim=8, groups=1, entries=16, negatives=10)  # as many rows in quantizer.weight_proj
-    second = pretrain(contrastive(cfg, tmp_path / "b", init=str(first), wav2vec2=wider, seed=9))
+    wider = replace(CONTRASTIVE, groups=1, entries=16)  # as many rows in quantizer.weight_proj
+    second = pretrain(contrastive(cfg, tmp_path / "b", init=str(first), objective=wider, seed=9))
     said = capsys.readouterr().err
     assert "new: quantizer (quantizer.codebooks is [2, 8, 4] there, [1, 16, 8] here)" in said
     before, after = load_folder(first).state, load_folder(second).state
@@ -334,12 +338,13 @@ def test_H3_a_head_of_another_shape_is_new_as_a_whole_and_said(cfg, tmp_path, ca
 
 def test_H3_label_embeddings_are_taken_back_only_for_the_same_units(cfg, tmp_path, capsys):
     labels = labels_of(cfg)
-    given = replace(cfg, units=write_units(tmp_path / "units.jsonl", labels))
+    given = with_targets(cfg, units=write_units(tmp_path / "units.jsonl", labels))
     first = pretrain(replace(given, output=str(tmp_path / "a")))
     same = pretrain(replace(given, init=str(first), seed=9, output=str(tmp_path / "b")))
     assert "taken: encoder, embeddings, projection; new: nothing" in capsys.readouterr().err
     shifted = {name: [(unit + 1) % 6 for unit in units] for name, units in labels.items()}
-    other = replace(cfg, units=write_units(tmp_path / "shifted.jsonl", shifted), init=str(first), seed=9)
+    shifted_units = write_units(tmp_path / "shifted.jsonl", shifted)
+    other = replace(with_targets(cfg, units=shifted_units), init=str(first), seed=9)
     others = [
         pretrain(replace(other, output=str(tmp_path / "c"))),
         pretrain(replace(cfg, init=str(first), seed=9, output=str(tmp_path / "d"))),
@@ -357,17 +362,17 @@ def test_H3_clusters_of_an_earlier_run_keep_the_meaning_of_units_on_another_corp
     first = pretrain(replace(cfg, output=str(tmp_path / "a")))
     kmeans = tmp_path / "a" / "iteration-1" / "units" / "kmeans.npz"
     dev = replace(cfg, data=replace(cfg.data, splits=("dev",)), init=str(first), seed=9, output=str(tmp_path / "b"))
-    pretrain(replace(dev, teacher=TeacherConfig(kmeans=str(kmeans))))
+    pretrain(with_targets(dev, teacher=TeacherConfig(kmeans=str(kmeans))))
     assert "taken: encoder, embeddings, projection; new: nothing" in capsys.readouterr().err
     kept = KMeans.load(tmp_path / "b" / "iteration-1" / "units" / "kmeans.npz").centroids
     assert np.array_equal(kept, KMeans.load(kmeans).centroids)
     pretrain(replace(dev, output=str(tmp_path / "c")))
     assert "new: embeddings (other units)" in capsys.readouterr().err
-    five = replace(dev, hubert=replace(cfg.hubert, clusters=(5,)), output=str(tmp_path / "d"))
-    with pytest.raises(ConfigError, match=r"6 clusters of 39 dimensions, but hubert\.clusters\[0\] = 5"):
-        pretrain(replace(five, teacher=TeacherConfig(kmeans=str(kmeans))))
+    five = with_targets(replace(dev, output=str(tmp_path / "d")), clusters=(5,))
+    with pytest.raises(ConfigError, match=r"6 clusters of 39 dimensions, but objective\.targets\.clusters\[0\] = 5"):
+        pretrain(with_targets(five, teacher=TeacherConfig(kmeans=str(kmeans))))
     with pytest.raises(DataError, match=r"teacher\.kmeans = gone\.npz: no such file"):
-        pretrain(replace(five, teacher=TeacherConfig(kmeans="gone.npz")))
+        pretrain(with_targets(five, teacher=TeacherConfig(kmeans="gone.npz")))
 
 
 def test_H3_heads_of_another_objective_or_library_are_new(cfg, tmp_path, capsys):
@@ -380,8 +385,7 @@ def test_H3_heads_of_another_objective_or_library_are_new(cfg, tmp_path, capsys)
 
 
 def test_H3_an_iteration_that_carries_over_has_new_heads_for_its_new_units(cfg, tmp_path, capsys):
-    two = HubertConfig(steps=(1, 1), clusters=(6, 6), layers=(0, 1), final_dim=8, kmeans_starts=2, carry_over=True)
-    pretrain(replace(cfg, hubert=two))
+    pretrain(with_targets(cfg, steps=(1, 1), clusters=(6, 6), layers=(0, 1), carry_over=True))
     first, second = (load_folder(tmp_path / "run" / f"iteration-{n}" / "model").state for n in (1, 2))
     assert not torch.allclose(first["projection.weight"], second["projection.weight"])
     assert "taken:" not in capsys.readouterr().err

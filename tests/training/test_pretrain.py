@@ -23,6 +23,7 @@ from speechssl.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
+    TargetsConfig,
     TeacherConfig,
     TrainingConfig,
     Wav2Vec2Config,
@@ -35,19 +36,21 @@ from speechssl.data.store.reader import open_corpus
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.targets.units import UnitTable
-from speechssl.training import iteration_units, phases
-from speechssl.training import pretrain as pretrain_module
+from speechssl.training import iteration_units, iterations, phases
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
 from speechssl.training.pretrain import pretrain, resolved
+from tests.support.objectives import with_objective, with_targets
+
+MASK = MaskConfig(length=4)
+CONTRASTIVE = Wav2Vec2Config(final_dim=8, entries=8, negatives=10, mask=MASK)
 
 
 @pytest.fixture
 def cfg(tone_corpus, tmp_path) -> PretrainConfig:
-    """Two HuBERT iterations, or a few wav2vec 2.0 steps, of a very small model."""
+    """Two HuBERT iterations of a very small model."""
     return PretrainConfig(
         output=str(tmp_path / "run"),
-        objective="hubert",
         data=DataConfig(
             shards=str(tone_corpus.shards), min_seconds=0.3, batch_seconds=6.0, buckets=3, workers=0, batches_per_step=2
         ),
@@ -55,9 +58,11 @@ def cfg(tone_corpus, tmp_path) -> PretrainConfig:
             frontend=FrontendConfig(kind="logmel", n_mels=20, stack=2),
             encoder=EncoderConfig(dim=16, layers=2, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2),
         ),
-        mask=MaskConfig(length=4),
-        wav2vec2=Wav2Vec2Config(final_dim=8, entries=8, negatives=10),
-        hubert=HubertConfig(steps=(4, 5), clusters=(6, 8), layers=(0, 1), final_dim=8, kmeans_starts=2),
+        objective=HubertConfig(
+            final_dim=8,
+            mask=MASK,
+            targets=TargetsConfig(steps=(4, 5), clusters=(6, 8), layers=(0, 1), kmeans_starts=2),
+        ),
         optim=OptimConfig(lr=1e-3, warmup=0.2),
         training=TrainingConfig(device="cpu", precision="fp32", log_every=1, save_every=2, keep=2),
     )
@@ -77,7 +82,7 @@ def at(cfg, folder) -> PretrainConfig:
 
 
 def test_wav2vec2_makes_a_model_folder_once(cfg, tmp_path, capsys):
-    cfg = replace(cfg, objective="wav2vec2", training=replace(cfg.training, steps=5))
+    cfg = replace(cfg, objective=CONTRASTIVE, training=replace(cfg.training, steps=5))
     cfg = replace(cfg, data=replace(cfg.data, min_seconds=1.0))
     model = pretrain(cfg)
     assert model == tmp_path / "run" / "model"
@@ -152,7 +157,7 @@ def test_resumed_anywhere_gives_the_same_bits(cfg, tmp_path, monkeypatch, where,
         case "export of 1":
             stop_at_call(phases, "save_model", 1)
         case "publishing":
-            stop_at_call(pretrain_module, "_publish", 1)
+            stop_at_call(iterations, "_publish", 1)
     with pytest.raises(Stopped):
         pretrain(cfg)
     assert not (tmp_path / "run" / "model").exists()
@@ -179,7 +184,7 @@ def test_carry_over_starts_from_the_iteration_before(cfg, tmp_path):
     still = replace(cfg, optim=replace(cfg.optim, lr=1e-12))
     for carry_over in (True, False):
         run = tmp_path / f"carry-{carry_over}"
-        pretrain(at(replace(still, hubert=replace(cfg.hubert, carry_over=carry_over)), run))
+        pretrain(at(with_targets(still, carry_over=carry_over), run))
         first, second = (weights(run / f"iteration-{n}" / "model") for n in (1, 2))
         names = [name for name in first if name.startswith("encoder.blocks") and name.endswith("weight")]
         assert len(names) > 4
@@ -188,14 +193,10 @@ def test_carry_over_starts_from_the_iteration_before(cfg, tmp_path):
 
 
 def test_continued_pretraining_keeps_sizes_and_weights(cfg, tmp_path):
-    first = pretrain(
-        at(replace(cfg, hubert=replace(cfg.hubert, steps=(3,), clusters=(6,), layers=(0,))), tmp_path / "a")
-    )
+    first = pretrain(at(with_targets(cfg, steps=(3,), clusters=(6,), layers=(0,)), tmp_path / "a"))
     other = ModelConfig(encoder=EncoderConfig(dropout=0.0, layer_drop=0.0))
-    again = replace(
-        cfg, init=str(first), model_from_init=True, model=other, optim=replace(cfg.optim, lr=1e-12),
-        hubert=replace(cfg.hubert, steps=(2,), clusters=(7,), layers=(0,)), teacher=TeacherConfig(str(first), 2),
-    )  # fmt: skip
+    again = with_targets(cfg, steps=(2,), clusters=(7,), layers=(0,), teacher=TeacherConfig(str(first), 2))
+    again = replace(again, init=str(first), model_from_init=True, model=other, optim=replace(cfg.optim, lr=1e-12))
     model = pretrain(at(again, tmp_path / "b"))
     before, after = load_folder(first), load_folder(model)
     assert (after.cfg.encoder.dim, after.cfg.encoder.dropout, after.cfg.frontend.kind) == (16, 0.0, "logmel")
@@ -221,7 +222,7 @@ def test_continued_pretraining_keeps_sizes_and_weights(cfg, tmp_path):
 )
 def test_contradictions_are_found_before_anything_is_made(cfg, tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):
-        pretrain(replace(cfg, hubert=replace(cfg.hubert, **changes)))
+        pretrain(with_targets(cfg, **changes))
     assert not (tmp_path / "run").exists()
 
 
@@ -232,14 +233,14 @@ def test_steps_are_the_sum_over_iterations(cfg):
 def test_missing_shards_and_changed_settings_are_refused(cfg, tmp_path):
     with pytest.raises(ConfigError, match=r"data\.shards is empty"):
         pretrain(at(replace(cfg, data=replace(cfg.data, shards="")), tmp_path / "other"))
-    one = replace(cfg, hubert=replace(cfg.hubert, steps=(2,), clusters=(6,), layers=(0,)))
+    one = with_targets(cfg, steps=(2,), clusters=(6,), layers=(0,))
     pretrain(one)
     with pytest.raises(RunError, match=r"mask\.prob"):
-        pretrain(replace(one, mask=replace(cfg.mask, prob=0.5)))
+        pretrain(with_objective(one, mask=MaskConfig(prob=0.5)))
 
 
 def test_a_model_with_another_frame_grid_gives_no_units(cfg, tmp_path):
-    one = replace(cfg, hubert=replace(cfg.hubert, steps=(2,), clusters=(6,), layers=(0,)))
+    one = with_targets(cfg, steps=(2,), clusters=(6,), layers=(0,))
     first = pretrain(at(one, tmp_path / "a"))
     encoder = SpeechEncoder(replace(cfg.model, frontend=replace(cfg.model.frontend, stack=3)))
     with pytest.raises(ConfigError, match="320 samples apart, those of the new model 480"):
@@ -255,7 +256,7 @@ def test_damaged_audio_is_listed_and_left_out(cfg, tone_corpus, tmp_path):
     data[row.offset + row.size // 2] ^= 0xFF
     tar.write_bytes(data)
     cfg = replace(cfg, data=replace(cfg.data, shards=str(shards), max_bad_fraction=0.2))
-    cfg = replace(cfg, hubert=replace(cfg.hubert, steps=(12,), clusters=(6,), layers=(0,)))
+    cfg = with_targets(cfg, steps=(12,), clusters=(6,), layers=(0,))
     pretrain(cfg)
     run = tmp_path / "run" / "iteration-1"
     assert row.id not in UnitTable.load(run / "units" / "units.npz")
@@ -283,7 +284,7 @@ def torchrun(cfg, path, ranks=2):
 
 @pytest.mark.slow
 def test_two_ranks_make_the_same_units_and_the_same_model_as_one(cfg, tmp_path):
-    cfg = replace(cfg, hubert=replace(cfg.hubert, steps=(4,), clusters=(6,), layers=(0,)))
+    cfg = with_targets(cfg, steps=(4,), clusters=(6,), layers=(0,))
     done = torchrun(at(cfg, tmp_path / "two"), tmp_path / "two.toml")
     assert done.returncode == 0, done.stderr
     one = pretrain(at(cfg, tmp_path / "one"))
@@ -315,7 +316,7 @@ def test_ranks_wait_for_what_another_makes(tmp_path, monkeypatch):
 
 
 def test_a_failure_of_rank_0_is_left_for_the_others_to_read(cfg, tmp_path):
-    bad = replace(cfg, hubert=replace(cfg.hubert, clusters=(60_000, 8)))
+    bad = with_targets(cfg, clusters=(60_000, 8))
     with pytest.raises(DataError):
         pretrain(bad)
     failed = tmp_path / "run" / "iteration-1" / "units" / "failed-0"
@@ -329,7 +330,7 @@ def test_a_failure_of_rank_0_is_left_for_the_others_to_read(cfg, tmp_path):
 def test_listed_ids_that_are_not_in_the_shards_are_in_the_ledger_and_said(cfg, tmp_path, capsys):
     ids = tmp_path / "ids.txt"
     ids.write_text("\n".join([*open_corpus(cfg.data.shards, splits=("train",)).ids[:8], "absent-1"]))
-    cfg = replace(cfg, objective="wav2vec2", training=replace(cfg.training, steps=1))
+    cfg = replace(cfg, objective=CONTRASTIVE, training=replace(cfg.training, steps=1))
     pretrain(replace(cfg, data=replace(cfg.data, ids=(str(ids),))))
     assert "1 listed ids are not in the corpus: absent-1" in capsys.readouterr().err
     entries = [e for e in read_ledger(tmp_path / "run" / "ledger.jsonl") if e.reason == "id_not_in_corpus"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.config import DataConfig, OptimConfig, PretrainConfig, TrainingConfig
+from speechssl.config import DataConfig, HubertConfig, OptimConfig, PretrainConfig, TrainingConfig
 from speechssl.config.load import read_toml
 from speechssl.core.errors import RunError
 from speechssl.core.ledger import Entry, read_ledger
@@ -36,7 +36,7 @@ def test_the_resolved_configuration_is_stored(tmp_path):
     ("change", "line"),
     [
         ({"seed": 2}, "seed: 1 -> 2"),
-        ({"objective": "hubert"}, 'objective: "wav2vec2" -> "hubert"'),
+        ({"objective": HubertConfig()}, 'objective.kind: "wav2vec2" -> "hubert"'),
         ({"optim": OptimConfig(lr=1.0)}, "optim.lr: 0.0005 -> 1.0"),
         ({"data": DataConfig(splits=("train", "dev"))}, r'data.splits: \["train"\] -> \["train", "dev"\]'),
         ({"training": TrainingConfig(steps=5)}, "training.steps: 400000 -> 5"),
@@ -184,3 +184,15 @@ def test_leftovers_of_a_save_are_removed_at_start(tmp_path):
     (tmp_path / "checkpoints" / "step-00000002.tmp").mkdir(parents=True)
     with open_run(tmp_path):
         assert list(Path(tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_run_of_the_old_form_of_an_objective_is_not_resumed(tmp_path):
+    with open_run(tmp_path):
+        pass
+    stored = tmp_path / "config.toml"
+    stored.write_text('objective = "hubert"\n[hubert]\nfinal_dim = 9\n')
+    message = (
+        r'\[objective\]\nkind = "hubert"\nfinal_dim = 9\nA run that was started with the old form cannot be resumed'
+    )
+    with pytest.raises(RunError, match=message), open_run(tmp_path):
+        pass

@@ -51,7 +51,7 @@ def test_updates_that_take_twice_as_long_double_the_training(monkeypatch):
     once, twice = (
         expected_seconds(cfg, HOURS, Speed(factor * 0.1, factor * 0.05, 1.0), corpus=True) for factor in (1, 2)
     )
-    steps = sum(cfg.pretrain.hubert.steps)
+    steps = sum(cfg.pretrain.objective.targets.steps)
     assert twice["pretrain"] - once["pretrain"] == pytest.approx(0.1 * steps)
     assert twice["evaluate"] == once["evaluate"]
 

@@ -18,6 +18,7 @@ from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.manifest import read_manifest
 from speechssl.evaluation.wer.wer import read_hypotheses
 from speechssl.workflows.pipeline import Stage, _train_stages, run, run_stages
+from tests.support.objectives import with_targets
 from tests.support.tones import make_sentence
 from tests.support.whole import settings, write_folder
 
@@ -256,9 +257,9 @@ def test_real_recordings_as_found(shared_data, tmp_path):
     """Files of every kind, as real folders hold them: what is broken is listed, all else goes through to a score."""
     raw = shared_data / "raw_mixed"
     tiny = load_config(RunConfig, "run-tiny", ["--output", str(tmp_path / "run")])
-    hubert = replace(tiny.pretrain.hubert, steps=(2, 2), kmeans_hours=0.02)
+    pretraining = with_targets(tiny.pretrain, steps=(2, 2), kmeans_hours=0.02)
     finetune = replace(tiny.finetune, training=replace(tiny.finetune.training, steps=2, validate_every=2))
-    run(raw, replace(tiny, pretrain=replace(tiny.pretrain, hubert=hubert), finetune=finetune))
+    run(raw, replace(tiny, pretrain=pretraining, finetune=finetune))
     rejected = {entry.item for entry in read_ledger(tmp_path / "run" / "manifest" / "ledger.jsonl")}
     used = {Path(u.path) for u in read_manifest(tmp_path / "run" / "manifest" / "manifest.jsonl")}
     broken = {"broken/awful.wav", "broken/bad.wav", "broken/evil.wav", "broken/null.wav"}

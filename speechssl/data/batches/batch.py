@@ -6,15 +6,18 @@ Samples stay the 16-bit integers that the shards hold until they are on the devi
 between processes and to copy.
 """
 
-from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from speechssl.core.ledger import Entry
 
-__all__ = ["Batch", "BatchSummary", "Prepared", "batch_of", "full_scale"]
+__all__ = ["Batch", "BatchSummary", "Prepared", "batch_of", "each_tensor", "full_scale", "with_tensors"]
+
+Record = TypeVar("Record")
 
 FULL_SCALE = 32768
 
@@ -70,29 +73,43 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """Return the batch with every tensor on ``device``, the samples as float32 (converted there)."""
-        moved: dict[str, Any] = {
-            field.name: value.to(device, non_blocking=True)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved | {"wave": full_scale(moved["wave"])})
+        moved = with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, wave=full_scale(moved.wave))
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A batch with everything random already drawn. Objectives subclass it and add tensors (or None)."""
+    """A batch with everything random already drawn. Objectives subclass it and add tensors, or records of tensors."""
 
     batch: Batch
     n_targets: int
 
     def to(self, device: torch.device | str) -> Self:
         """Return a copy with every tensor, and the batch, on ``device``."""
-        moved: dict[str, Any] = {
-            item.name: value.to(device, non_blocking=True)
-            for item in fields(self)
-            if isinstance(value := getattr(self, item.name), Tensor)
-        }
-        return replace(self, batch=self.batch.to(device), **moved)
+        moved = with_tensors(self, lambda tensor: tensor.to(device, non_blocking=True))
+        return replace(moved, batch=replace(moved.batch, wave=full_scale(moved.batch.wave)))
+
+
+def with_tensors(record: Record, change: Callable[[Tensor], Tensor]) -> Record:
+    """Return a copy of a record with every tensor changed, of the records in it too."""
+    changed: dict[str, Any] = {}
+    for item in fields(record):  # type: ignore[arg-type]
+        value = getattr(record, item.name)
+        if isinstance(value, Tensor):
+            changed[item.name] = change(value)
+        elif is_dataclass(value) and not isinstance(value, type):
+            changed[item.name] = with_tensors(value, change)
+    return replace(record, **changed)  # type: ignore[type-var]
+
+
+def each_tensor(record: Any) -> Iterator[Tensor]:
+    """Yield every tensor of a record and of the records in it."""
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if isinstance(value, Tensor):
+            yield value
+        elif is_dataclass(value) and not isinstance(value, type):
+            yield from each_tensor(value)
 
 
 def batch_of(item: Batch | Prepared) -> Batch:

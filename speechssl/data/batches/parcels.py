@@ -5,13 +5,14 @@ parcel, and from it the same record on the other side. Large tensors lie in the 
 find no room travel by value. No tensor travels as torch would send it: that costs a file descriptor each.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from speechssl.data.batches.batch import each_tensor
 
 __all__ = ["Parcel", "packed", "unpacked"]
 
@@ -42,7 +43,8 @@ class _Room:
 
     def __init__(self, piece: np.ndarray, record: object) -> None:
         self._piece = piece
-        ends = [place.offset + array.nbytes for array in _arrays(record) if (place := self.place_of(array))]
+        arrays = [tensor.numpy() for tensor in each_tensor(record)]
+        ends = [place.offset + array.nbytes for array in arrays if (place := self.place_of(array))]
         self._used = max(ends, default=0)
 
     def place_of(self, array: np.ndarray) -> _Place | None:
@@ -97,14 +99,4 @@ def _packed(record: Any, room: _Room) -> Parcel:
 
 
 def _holds_tensors(value: object) -> bool:
-    return is_dataclass(value) and not isinstance(value, type) and any(True for _ in _arrays(value))
-
-
-def _arrays(record: Any) -> Iterator[np.ndarray]:
-    """Yield every tensor of a record, and of the records in it, as an array."""
-    for item in fields(record):
-        value = getattr(record, item.name)
-        if isinstance(value, Tensor):
-            yield value.numpy()
-        elif is_dataclass(value) and not isinstance(value, type):
-            yield from _arrays(value)
+    return is_dataclass(value) and not isinstance(value, type) and any(True for _ in each_tensor(value))

@@ -41,7 +41,7 @@ class Training:
     valid: list[dict[str, Any]]
     health: list[dict[str, Any]]
     units: UnitUse | None = None
-    """The discrete targets of a HuBERT iteration."""
+    """The discrete targets of an iteration."""
 
 
 @dataclass(frozen=True)

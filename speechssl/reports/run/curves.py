@@ -7,13 +7,14 @@ says what they are, because a loss means nothing without them.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+from speechssl.objectives.base import Curve
 from speechssl.reports.page.axes import LONGEST, Series
 from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure
 from speechssl.reports.run.collect import Training
 from speechssl.reports.run.facts import dev_wer
+from speechssl.reports.run.objective import candidates, objective_curves, setting
 from speechssl.reports.run.unit_use import use_chart
 
 __all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
@@ -23,6 +24,7 @@ _HELD_OUT = (
     " Held out: on utterances that are never trained on, without dropout. When the model memorises, this loss rises "
     "while the training loss falls."
 )
+_LOSS = Curve("loss", "Loss (nats per masked frame)", "Loss; lower is better.", held_out=True)
 _FEW = 60
 """Curves of at most this many points get a dot at each."""
 
@@ -35,32 +37,53 @@ def training_label(training: Training, phase: Sequence[Training]) -> str:
 
 
 def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
-    """Return loss, accuracy, use of the codebook, learning rate and gradient norm of pretraining."""
+    """Return loss, accuracy and what else the objective declares, learning rate and gradient norm of pretraining."""
     if not trainings:
         return []
     losses, accuracies, chance = _chances(trainings)
-    name = next(
-        (n for n in ("contrastive", "masked_loss") if any(n in row for t in trainings for row in t.train)), "loss"
-    )
-    what = {"contrastive": "Contrastive loss", "masked_loss": "Masked prediction loss"}.get(name, "Loss")
+    references = {"loss": losses, "accuracy": accuracies, "": []}
     held = _HELD_OUT if any(row for t in trainings for row in t.valid) else ""
     figures = [
         _figure(
-            _with_held_out(trainings, name),
-            f"{what} (nats per masked frame)",
-            f"{what}; lower is better.{chance if name != 'loss' else ''}{held}",
-            references=losses if name != "loss" else [],
-        ),
-        _figure(
-            _with_held_out(trainings, "accuracy", scale=100),
-            "Accuracy on masked frames (%)",
-            f"How often the right target is ranked first.{held}",
-            references=accuracies,
-            zero=True,
-        ),
-        *_codebook(trainings),
+            _lines(trainings, curve),
+            curve.axis,
+            _caption(trainings, curve) + (chance if curve.chance == "loss" else "") + (held if curve.held_out else ""),
+            references=references[curve.chance],
+            zero=curve.zero,
+        )
+        for curve in _curves(trainings)
     ]
+    chart = use_chart([(training_label(t, trainings), t.units) for t in trainings if t.units is not None])
+    if chart is not None:
+        figures.append(Figure(chart, "How often each unit is a target: share of the frames, by rank of the unit."))
     return [figure for figure in (*figures, *_optimiser(trainings)) if figure is not None]
+
+
+def _curves(trainings: Sequence[Training]) -> list[Curve]:
+    """Return the curves of the objectives, the loss first: the whole loss where no loss of an objective was logged."""
+    curves = list(dict.fromkeys(curve for t in trainings for curve in objective_curves(t.config)))
+    logged = {name for t in trainings for row in t.train for name in row}
+    return curves if any(curve.metric in logged for curve in curves if curve.chance == "loss") else [_LOSS, *curves]
+
+
+def _caption(trainings: Sequence[Training], curve: Curve) -> str:
+    most = setting(trainings[0].config, curve.most) if curve.most else None
+    return curve.caption.replace("{most}", f", of {most}" if most else "")
+
+
+def _lines(trainings: Sequence[Training], curve: Curve) -> list[Series]:
+    """Return the lines of a curve: one a training, or the groups of the first training."""
+    if not curve.groups:
+        return (_with_held_out if curve.held_out else _series)(trainings, curve.metric, curve.scale)
+    groups = sorted({name for t in trainings for row in t.train for name in row if name.startswith(f"{curve.metric}_")})
+    return [
+        Series(
+            "all groups" if name == curve.metric else f"group {name.rsplit('_', 1)[-1]}",
+            *_points(trainings[0], name),
+            style=index % 4,
+        )
+        for index, name in enumerate(groups or [curve.metric])
+    ]
 
 
 def finetuning_figures(trainings: Sequence[Training]) -> list[Figure]:
@@ -97,38 +120,6 @@ def finetuning_figures(trainings: Sequence[Training]) -> list[Figure]:
         *_optimiser(trainings),
     ]
     return [figure for figure in figures if figure is not None]
-
-
-def _codebook(trainings: Sequence[Training]) -> list[Figure | None]:
-    figures: list[Figure | None] = []
-    groups = sorted({name for t in trainings for row in t.train for name in row if name.startswith("perplexity_")})
-    groups = groups or [name for name in ("perplexity",) if any(name in row for t in trainings for row in t.train)]
-    series = [
-        Series(
-            f"group {group.rsplit('_', 1)[-1]}" if "_" in group else "all groups",
-            *_points(training, group),
-            style=index % 4,
-        )
-        for training in trainings[:1]
-        for index, group in enumerate(groups)
-    ]
-    settings = trainings[0].config.get("wav2vec2")
-    entries = settings.get("entries") if isinstance(settings, dict) else None
-    caption = "Perplexity of each codebook group: the number of entries in effective use"
-    caption += f", of {entries}. A fall towards 1 is a collapse." if entries else ". A fall towards 1 is a collapse."
-    figures.append(_figure(series, "Codebook perplexity (entries)", caption, zero=True))
-    figures.append(
-        _figure(
-            _series(trainings, "prediction_perplexity"),
-            "Prediction perplexity (units)",
-            "Number of units in effective use among the predictions. A fall towards 1 is a collapse.",
-            zero=True,
-        )
-    )
-    chart = use_chart([(training_label(t, trainings), t.units) for t in trainings if t.units is not None])
-    if chart is not None:
-        figures.append(Figure(chart, "How often each unit is a target: share of the frames, by rank of the unit."))
-    return figures
 
 
 def _optimiser(trainings: Sequence[Training]) -> list[Figure | None]:
@@ -208,9 +199,9 @@ def _chances(trainings: Sequence[Training]) -> tuple[list[tuple[str, float]], li
     accuracies: list[tuple[str, float]] = []
     counted = False
     for index, training in enumerate(trainings):
-        candidates, units = _candidates(training, index), training.units
-        loss = math.log(candidates) if candidates else None
-        accuracy = 100 / candidates if candidates else None
+        among, units = candidates(training.config, index), training.units
+        loss = math.log(among) if among else None
+        accuracy = 100 / among if among else None
         if units is not None and units.entropy and units.largest_share:
             loss, accuracy, counted = units.entropy, 100 * units.largest_share, True
         label = training_label(training, trainings)
@@ -226,19 +217,3 @@ def _named(levels: Sequence[tuple[str, float]], form: str, n: int) -> list[tuple
     if len(levels) == n and len({value for _, value in levels}) == 1:
         return [(f"chance: {form.format(levels[0][1])}", levels[0][1])]
     return [(f"chance, {name}: {form.format(value)}", value) for name, value in levels]
-
-
-def _candidates(training: Training, index: int) -> int | None:
-    """Return the number of equally likely candidates of the pretext task."""
-    config: dict[str, Any] = training.config
-    objective = config.get("objective")
-    settings = config.get(objective) if isinstance(objective, str) else None
-    if not isinstance(settings, dict):
-        return None
-    if objective == "wav2vec2":
-        negatives = settings.get("negatives")
-        return negatives + 1 if isinstance(negatives, int) and negatives > 0 else None
-    clusters = settings.get("clusters")
-    if isinstance(clusters, list) and index < len(clusters) and isinstance(clusters[index], int):
-        return int(clusters[index])
-    return None

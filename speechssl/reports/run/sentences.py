@@ -6,10 +6,9 @@ In: records. Out: plain text, shared by report.html and report.txt.
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.wer.wer_text import UNSPACED, interval_text, percent
 from speechssl.reports.run.collect import Evaluation, RunRecord
+from speechssl.reports.run.objective import objective_title
 
 __all__ = ["comparison_sentence", "model_sentence", "probability_text", "score_sentences"]
-
-_OBJECTIVES = {"wav2vec2": "wav2vec 2.0", "hubert": "HuBERT"}
 
 
 def model_sentence(record: RunRecord) -> str:
@@ -18,8 +17,7 @@ def model_sentence(record: RunRecord) -> str:
     pretraining = next((t for t in record.trainings if t.phase == "pretrain"), None)
     any_training = pretraining or next(iter(record.trainings), None)
     if pretraining is not None:
-        objective = str(pretraining.config.get("objective", ""))
-        parts.append(f"{_OBJECTIVES.get(objective, objective)} pretraining".strip())
+        parts.append(f"{objective_title(pretraining.config)} pretraining".strip())
     if any(t.phase == "finetune" for t in record.trainings):
         parts.append("CTC fine-tuning")
     model = any_training.config.get("model") if any_training else None

@@ -1,4 +1,4 @@
-"""How the discrete targets of HuBERT are used: the quality of the k-means units of each iteration, and their counts.
+"""How discrete targets are used: the quality of the k-means units of each iteration, and their counts.
 
 In: the ``units`` folder of an iteration (``units.json``, ``units.npz``). Out: a `UnitUse`, or None where there is none.
 """

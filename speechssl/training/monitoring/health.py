@@ -178,8 +178,8 @@ class Health:
             yield "targets", finding if variance < DEAD_VARIANCE else None
         if (masked := values.get("masked_fraction")) is not None:
             message = (
-                f"{masked:.0%} of the frames are masked (usual: 49 to 57 %). Check mask.prob and mask.length; very "
-                "short utterances have room for few spans, so raise data.min_seconds"
+                f"{masked:.0%} of the frames are masked (usual: 49 to 57 %). Check the objective's mask.prob "
+                "and mask.length; very short utterances have room for few spans, so raise data.min_seconds"
             )
             fine = MASKED_RANGE[0] <= masked <= MASKED_RANGE[1]
             yield "masked", None if fine else Finding("masked_fraction", message)

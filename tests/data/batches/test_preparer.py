@@ -25,7 +25,7 @@ from speechssl.objectives.wav2vec2 import Wav2Vec2
 from tests.data.batches.test_parcels import tensors
 from tests.data.batches.test_stream import CFG as SHORT
 from tests.data.batches.test_stream import SECONDS, code_points
-from tests.objectives.test_hubert import N_UNITS, table
+from tests.objectives.test_hubert import table
 from tests.objectives.test_wav2vec2 import CFG as WAV2VEC2
 from tests.objectives.test_wav2vec2 import MASK, MODEL
 from tests.support.chirps import chirp_shards
@@ -40,10 +40,10 @@ def objective_of(kind: str, ids=("u0",)):
     torch.manual_seed(0)
     encoder = SpeechEncoder(MODEL)
     if kind == "wav2vec2":
-        return Wav2Vec2(encoder, WAV2VEC2, MASK, seed=3)
+        return Wav2Vec2(encoder, WAV2VEC2, seed=3)
     if kind == "hubert":
-        cfg = HubertConfig(final_dim=8, unmasked_weight=0.5)
-        return Hubert(encoder, cfg, MASK, table(ids, frames=200), N_UNITS, seed=3)
+        cfg = HubertConfig(final_dim=8, unmasked_weight=0.5, mask=MASK)
+        return Hubert(encoder, cfg, table(ids, frames=200), seed=3)
     return CtcObjective(CtcModel(encoder, 128), CtcConfig(time_mask_prob=0.5, time_mask_length=3), seed=3)
 
 

@@ -45,8 +45,8 @@ def speech(rows, seed, lengths=None):
 
 def objective(model=MODEL, **changes):
     torch.manual_seed(0)
-    cfg = replace(Wav2Vec2Config(final_dim=16, entries=20, negatives=10, feature_dropout=0.0), **changes)
-    return Wav2Vec2(SpeechEncoder(model), cfg, MaskConfig(length=3), seed=1)
+    cfg = Wav2Vec2Config(final_dim=16, entries=20, negatives=10, feature_dropout=0.0, mask=MaskConfig(length=3))
+    return Wav2Vec2(SpeechEncoder(model), replace(cfg, **changes), seed=1)
 
 
 def loss_and_gradients(task, batch, precision=None):

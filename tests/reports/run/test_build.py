@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from speechssl.config import FinetuneConfig, HubertConfig, PretrainConfig
+from speechssl.config import FinetuneConfig, HubertConfig, PretrainConfig, TargetsConfig
 from speechssl.config.load import write_toml
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry, Ledger
@@ -181,7 +181,7 @@ def test_only_pretraining(tmp_path):
 
 def test_hubert_iterations_share_the_figures(tmp_path):
     folder = tmp_path / "pretrain"
-    write_toml(PretrainConfig(objective="hubert", hubert=HubertConfig(clusters=(64, 64))), folder / "config.toml")
+    write_toml(PretrainConfig(objective=HubertConfig(targets=TargetsConfig(clusters=(64, 64)))), folder / "config.toml")
     for iteration in (1, 2):
         lines = [{"step": s, "phase": "train", "loss": 4.2, "masked_loss": 4.0 / iteration, "accuracy": 0.1 * iteration,
                   "prediction_perplexity": 30.0, "lr": 1e-3, "grad_norm": 1.0} for s in range(10, 500, 10)]  # fmt: skip
@@ -192,7 +192,9 @@ def test_hubert_iterations_share_the_figures(tmp_path):
         assert part in page.text
     assert [t["name"] for t in document["trainings"]] == ["iteration-1", "iteration-2"]
     assert document["commands"] == ["speechssl pretrain config.toml", "speechssl report ."]
-    write_toml(PretrainConfig(objective="hubert", hubert=HubertConfig(clusters=(64, 100))), folder / "config.toml")
+    write_toml(
+        PretrainConfig(objective=HubertConfig(targets=TargetsConfig(clusters=(64, 100)))), folder / "config.toml"
+    )
     text = read(folder)[0].text  # two iterations with two levels of chance: no single line is right
     assert "chance: " not in text and "chance, iteration 1: 4.16" in text and "chance, iteration 2: 4.61" in text
     assert "chance, iteration 1: 1.6 % · chance, iteration 2: 1 %" in text  # too close for a label each

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from speechssl.config import HubertConfig, PretrainConfig
+from speechssl.config import HubertConfig, PretrainConfig, TargetsConfig
 from speechssl.config.load import write_toml
 from speechssl.reports.run import unit_use as module
 from speechssl.reports.run.build import build_report
@@ -64,7 +64,7 @@ def test_a_huge_table_is_not_read(tmp_path, monkeypatch):
 
 
 def test_the_report_shows_the_units_and_chance_is_their_frequency(tmp_path):
-    config = PretrainConfig(objective="hubert", hubert=HubertConfig(clusters=(4, 4)))
+    config = PretrainConfig(objective=HubertConfig(targets=TargetsConfig(clusters=(4, 4))))
     write_toml(config, tmp_path / "config.toml")
     tables = []
     for iteration, units in ((1, [0] * 7 + [1, 2, 3]), (2, [0, 1, 2, 3] * 3)):

@@ -19,6 +19,7 @@ from speechssl.config import (
     ModelConfig,
     OptimConfig,
     PretrainConfig,
+    TargetsConfig,
     TrainingConfig,
     ValidationConfig,
     Wav2Vec2Config,
@@ -45,6 +46,13 @@ from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.pretrain import pretrain
 
 HOP = 320
+MASK = MaskConfig(length=4)
+OBJECTIVES = {
+    "wav2vec2": Wav2Vec2Config(final_dim=8, entries=8, negatives=10, mask=MASK),
+    "hubert": HubertConfig(
+        final_dim=8, mask=MASK, targets=TargetsConfig(steps=(4,), clusters=(6,), layers=(0,), kmeans_starts=2)
+    ),
+}
 
 
 @pytest.fixture
@@ -58,9 +66,7 @@ def cfg(tone_corpus, tmp_path) -> PretrainConfig:
             frontend=FrontendConfig(kind="logmel", n_mels=20, stack=2),
             encoder=EncoderConfig(dim=16, layers=2, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2),
         ),
-        mask=MaskConfig(length=4),
-        wav2vec2=Wav2Vec2Config(final_dim=8, entries=8, negatives=10),
-        hubert=HubertConfig(steps=(4,), clusters=(6,), layers=(0,), final_dim=8, kmeans_starts=2),
+        objective=OBJECTIVES["wav2vec2"],
         validation=ValidationConfig(share=0.15),
         optim=OptimConfig(lr=1e-3, warmup=0.2),
         training=TrainingConfig(
@@ -105,7 +111,7 @@ def test_M1_what_is_held_out_depends_on_ids_alone_and_is_never_trained_on(cfg, t
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert"])
 def test_M1_every_metric_of_the_objective_is_written_for_the_held_out_part(cfg, tmp_path, kind):
-    pretrain(replace(cfg, objective=kind))
+    pretrain(replace(cfg, objective=OBJECTIVES[kind]))
     folder = tmp_path / "run" / ("iteration-1" if kind == "hubert" else "")
     trained, valid = lines(folder, "train")[-1], lines(folder)
     assert [line["step"] for line in valid] == ([2, 4] if kind == "hubert" else [2, 4, 6])
@@ -124,10 +130,10 @@ def objective_of(kind: str, corpus, seed: int):
         )
     )
     if kind == "wav2vec2":
-        return Wav2Vec2(encoder, Wav2Vec2Config(final_dim=8, entries=8, negatives=10), MaskConfig(length=4), seed=seed)
+        return Wav2Vec2(encoder, OBJECTIVES["wav2vec2"], seed=seed)
     labels = {name: np.arange(400) % 7 for name in corpus.ids}
     table = UnitTable(labels, n_units=7, hop=encoder.hop)
-    return Hubert(encoder, HubertConfig(final_dim=8, unmasked_weight=0.5), MaskConfig(length=4), table, 7, seed=seed)
+    return Hubert(encoder, replace(OBJECTIVES["hubert"], unmasked_weight=0.5), table, seed=seed)
 
 
 def validation(objective, corpus, rows, parallel=None, *, seconds=5.0, max_seconds=15.6, record=lambda entries: None):
@@ -274,7 +280,7 @@ def test_M1_held_out_utterances_get_units_but_k_means_never_sees_them(cfg, tmp_p
         return result
 
     monkeypatch.setattr(units_module, "sample_features", sample)
-    pretrain(replace(cfg, objective="hubert"))
+    pretrain(replace(cfg, objective=OBJECTIVES["hubert"]))
     run = tmp_path / "run" / "iteration-1"
     held = set((run / "validation.txt").read_text().split())
     every = set(open_corpus(cfg.data.shards, splits=("train",)).ids)

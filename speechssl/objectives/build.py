@@ -1,0 +1,53 @@
+"""From settings to an objective: the one place that knows every objective.
+
+In: an ``ObjectiveConfig`` and an encoder, and targets where the objective needs them. Out: the objective, or its class,
+which declares how it is called and what a report draws of it.
+"""
+
+from typing import Any
+
+from speechssl.config import HubertConfig, ObjectiveConfig, Wav2Vec2Config
+from speechssl.config.objectives import offline_targets
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.base import Objective, OfflineTargets
+from speechssl.objectives.hubert import Hubert
+from speechssl.objectives.wav2vec2 import Wav2Vec2
+
+__all__ = ["build_objective", "objective_class"]
+
+
+def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
+    """Return the class that the settings belong to."""
+    match cfg:
+        case Wav2Vec2Config():
+            return Wav2Vec2
+        case HubertConfig():
+            return Hubert
+
+
+def build_objective(
+    cfg: ObjectiveConfig, encoder: SpeechEncoder, targets: OfflineTargets | None, seed: int
+) -> Objective[Any]:
+    """Return an objective around an encoder.
+
+    Parameters
+    ----------
+    targets
+        Targets that were made offline; needed where ``offline_targets(cfg)`` says how they are made, and only there.
+    seed
+        Key of what its preparer draws.
+
+    Raises
+    ------
+    ValueError
+        Targets are missing, or lie on another frame grid.
+    """
+    build: Any = objective_class(cfg)
+    objective: Objective[Any]
+    if offline_targets(cfg) is None:
+        objective = build(encoder, cfg, seed=seed)
+    elif targets is None:
+        raise ValueError(f"{build.title} needs targets that are made offline")
+    else:
+        objective = build(encoder, cfg, targets, seed=seed)
+    return objective
