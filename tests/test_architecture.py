@@ -167,6 +167,88 @@ def test_files_stay_small_and_say_what_they_are_for(path):
     assert "utils" not in path.stem
 
 
+WRITERS = {
+    "asr/decoding/language_model.py",  # an unpacked model, in a temporary folder of the caller
+    "asr/transcription/outputs.py",  # appends to the journal of transcripts
+    "core/ledger.py",  # appends
+    "data/audio/ffmpeg.py",  # what came through a pipe, in a temporary folder
+    "data/ingest/public/unpack.py",  # extracts into a temporary path of the caller
+    "data/synth/corpus.py",  # workers fill an atomic folder of their parent
+    "training/monitoring/log.py",  # appends to metrics.jsonl; TensorBoard appends to its event files
+    "workflows/sweep.py",  # a child's output is appended to its log
+}
+"""Files that write outside ``core/files.py``: they append, or fill what is thrown away or renamed by their caller."""
+WHOLE = {"atomic_file", "atomic_folder", "atomic_path", "temporary_path"}
+"""Blocks of ``core/files.py``: what is written inside them is whole or not there."""
+WRITES = {
+    *("write_text", "write_bytes", "truncate", "fsync", "tofile", "savez", "savez_compressed"),
+    *("save_file", "save_pretrained", "savefig", "SummaryWriter", "export_chrome_trace", "download_url_to_file"),
+    *("copytree", "copyfile", "copyfileobj", "copy2", "move", "rename", "link", "symlink_to", "hardlink_to"),
+    *("extract", "extractall", "mkstemp", "NamedTemporaryFile"),
+}
+"""Names of functions and methods that write to the disk."""
+
+
+def is_write(call: ast.Call) -> bool:
+    """Whether a call writes to the disk, as far as its name and its mode say it; a buffer is not the disk."""
+    name = ast.unparse(call.func).rsplit(".", 1)[-1]
+    first = ast.unparse(call.args[0]) if call.args else ""
+    if name == "open":
+        modes = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]
+        texts = {mode.value for mode in modes if isinstance(mode, ast.Constant) and isinstance(mode.value, str)}
+        return any(set(text) <= set("rwaxbt+") and set(text) & set("wax+") for text in texts)
+    if name == "replace":  # of a path; of a string it has two arguments, and dataclasses' has keywords
+        return isinstance(call.func, ast.Attribute) and len(call.args) == 1 and not call.keywords
+    if name in {"save", "write"} and ast.unparse(call.func) in {"torch.save", "np.save", "soundfile.write"}:
+        return first not in {"buffer", "file"}
+    return name in WRITES
+
+
+def writes(node: ast.AST) -> list[int]:
+    """Return the lines on which a file writes by itself, outside the blocks of ``WHOLE``."""
+    if isinstance(node, ast.With):
+        entered = [item.context_expr for item in node.items]
+        names = {ast.unparse(each.func) for each in entered if isinstance(each, ast.Call)}
+        if names & WHOLE:
+            return []
+    own = [node.lineno] if isinstance(node, ast.Call) and is_write(node) and "devnull" not in ast.unparse(node) else []
+    return own + [line for child in ast.iter_child_nodes(node) for line in writes(child)]
+
+
+def test_H6_there_is_one_writer():
+    found = {
+        path.relative_to(PACKAGE).as_posix(): lines
+        for path in FILES
+        if (lines := writes(ast.parse(path.read_text(encoding="utf-8"))))
+    }
+    del found["core/files.py"]
+    assert {name: lines for name, lines in found.items() if name not in WRITERS} == {}, "write through core/files.py"
+    assert set(found) == WRITERS, "these files no longer write by themselves: take them off the list"
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("path.open('w')", True),
+        ("open(path, mode='ab')", True),
+        ("path.open('rb')", False),
+        ("path.open()", False),
+        ("path.write_text(text)", True),
+        ("with atomic_folder(path) as folder:\n    (folder / 'a').write_bytes(data)", False),
+        ("with other(path):\n    path.write_bytes(data)", True),
+        ("old.replace(new)", True),
+        ("text.replace('a', 'b')", False),
+        ("replace(cfg, seed=1)", False),
+        ("os.rename(old, new)", True),
+        ("np.savez(path, x=x)", True),
+        ("soundfile.write(path, wave, 16_000)", True),
+        ("soundfile.write(buffer, wave, 16_000)", False),
+    ],
+)
+def test_writing_is_seen(code, found):
+    assert bool(writes(ast.parse(code))) is found
+
+
 def config_class(path: Path) -> type:
     """The configuration class of a shipped file, told by its name's first word."""
     kinds = {

@@ -17,15 +17,15 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from speechssl.core.errors import DataError
 
 __all__ = [
-    "atomic_file", "atomic_folder", "exclusive", "find_json", "read_json", "remove_leftovers", "sync_tree",
-    "temporary_path", "write_atomic", "write_json",
+    "atomic_file", "atomic_folder", "atomic_path", "exclusive", "find_json", "merge_folder", "read_json",
+    "remove_leftovers", "sync_tree", "temporary_path", "write_atomic", "write_json", "write_unsynced",
 ]  # fmt: skip
 
 logger = logging.getLogger("speechssl.files")
@@ -39,6 +39,17 @@ _FOREIGN_SECONDS = 86_400.0
 _numbers = itertools.count()
 _open: set[str] = set()
 """Temporary names that this process is writing."""
+_held: set[int] = set()
+"""Descriptors of our locks. A forked worker must not keep them: it outlives a killed parent by some seconds."""
+
+
+def _release_in_child() -> None:
+    while _held:
+        with suppress(OSError):
+            os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_release_in_child)
 
 
 @contextmanager
@@ -57,6 +68,23 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         yield file
         file.flush()
         os.fsync(file.fileno())
+        temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a name for a library that opens its file itself; on success sync the file and call it ``path``.
+
+    Raises
+    ------
+    OSError
+        As `atomic_file`; also when there is no file under the name.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_path(path) as temporary:
+        yield temporary
+        _sync(temporary)
         temporary.replace(path)
     _sync_folder(path.parent)
 
@@ -96,6 +124,13 @@ def write_atomic(path: Path, data: bytes | str) -> None:
     """Write bytes, or text as UTF-8, to ``path``; a lone surrogate (possible in JSON) becomes ``?``."""
     with atomic_file(path) as file:
         file.write(data.encode("utf-8", "replace") if isinstance(data, str) else data)
+
+
+def write_unsynced(path: Path, data: bytes) -> None:
+    """Write one of very many files, whole or not there; the caller makes all of them durable with `sync_tree`."""
+    with temporary_path(path) as temporary:
+        temporary.write_bytes(data)
+        temporary.replace(path)
 
 
 def write_json(path: Path, value: Any, **options: Any) -> None:
@@ -142,6 +177,27 @@ def sync_tree(folder: Path) -> None:
         _sync_folder(root)
 
 
+def merge_folder(source: Path, target: Path, *, last: Path | None = None) -> None:
+    """Move what is in ``source`` to ``target``, each file and each new folder in one step; folders are merged.
+
+    ``last`` is a folder below ``source`` that is left where it is: the caller moves it when all else is in place.
+    """
+    if not target.exists():
+        if last is None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.rename(target)
+            return
+        target.mkdir(parents=True)
+    for child in sorted(source.iterdir()):
+        if child == last:
+            continue
+        if child.is_dir():
+            within = last is not None and last.is_relative_to(child)
+            merge_folder(child, target / child.name, last=last if within else None)
+        else:
+            child.replace(target / child.name)
+
+
 def remove_leftovers(folder: Path, *, deep: bool = True) -> list[Path]:
     """Remove in ``folder`` (and below it) what killed writers left; return it. What a living process writes stays."""
     removed: list[Path] = []
@@ -158,19 +214,40 @@ def remove_leftovers(folder: Path, *, deep: bool = True) -> list[Path]:
 
 @contextmanager
 def exclusive(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file ``path``; with ``wait`` until it is free, else DataError that names the holder."""
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise DataError(f"{path.parent}: {holder} is writing here; wait for it, or choose another folder") from None
-        file.seek(0)
-        file.truncate()
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+    """Hold the lock file ``path``, with ``wait`` as soon as it is free. The lock ends with this process.
+
+    Where the file system has no locks a warning says so.
+
+    Raises
+    ------
+    DataError
+        Without ``wait``: another process holds the lock; the message names it.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    _held.add(descriptor)
+    try:
+        _acquire(descriptor, path, wait=wait)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield
+    finally:
+        if descriptor in _held:  # else we are a forked child, which has closed it
+            _held.discard(descriptor)
+            with suppress(OSError):  # where there are no locks, there is none to give back
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, *, wait: bool) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip() or "another process"
+        raise DataError(
+            f"{path.parent} is in use by {holder}; wait for it, stop it, or choose another folder"
+        ) from None
+    except OSError as error:  # some network file systems cannot lock
+        logger.warning("%s: no lock on this file system (%s); make sure that nothing else writes here", path, error)
 
 
 @contextmanager

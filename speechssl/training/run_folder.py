@@ -4,15 +4,12 @@ In: a path and a resolved configuration. Out: ``config.toml``, ``environment.jso
 ``ledger.jsonl``, ``checkpoints/``.
 """
 
-import fcntl
 import fnmatch
 import json
 import logging
-import os
-import socket
 import tomllib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +18,8 @@ import torch
 
 from speechssl.config.load import from_dict, to_dict, write_toml
 from speechssl.core.environment import write_environment
-from speechssl.core.errors import ConfigError, RunError
+from speechssl.core.errors import ConfigError, DataError, RunError
+from speechssl.core.files import exclusive
 from speechssl.core.ledger import Entry, Ledger, read_ledger
 from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.monitoring.log import MetricsLog
@@ -61,18 +59,6 @@ BEFORE: dict[str, dict[str, Any]] = {"PretrainConfig": {"validation": {"share": 
 """What runs did before a table of the configuration existed, where its defaults do something else."""
 
 logger = logging.getLogger("speechssl.run")
-
-_held: set[int] = set()
-"""Descriptors of our locks. A forked loader worker must not keep them: it outlives a killed parent by some seconds."""
-
-
-def _release_in_child() -> None:
-    while _held:
-        with suppress(OSError):
-            os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_release_in_child)
 
 
 def _flatten(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -151,63 +137,38 @@ class RunFolder:
             Another process writes to the folder, or the configuration differs in more than ``FREE`` settings.
             Every rank raises it.
         """
-        lock: int | None = None
         problem = ""
         changes: list[Entry] = []
         self.allow_changes = allow_changes
         self.stage = type(cfg).__name__.removesuffix("Config").lower() if is_dataclass(cfg) else "train"
         keep = getattr(getattr(cfg, "training", None), "keep", 3)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
-        try:
+        with ExitStack() as held:
             if parallel.first:
                 try:
-                    lock = self._lock()
+                    self.path.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(exclusive(self.path / "run.lock"))
                     changes = self._settle(cfg)
-                except RunError as error:
+                except (DataError, RunError) as error:
                     problem = str(error)
                 except OSError as error:
                     problem = f"{self.path}: cannot be used as a run folder: {error}"
             if problem := parallel.gather(problem)[0]:
                 raise RunError(problem)
             self.metrics = MetricsLog(self.path / "metrics.jsonl", active=parallel.first)
+            held.callback(self.metrics.close)
             if parallel.first:
                 write_environment(self.path, devices=f"{parallel.world} x {_name(parallel.device)}")
                 self._recorded = set(read_ledger(self.path / "ledger.jsonl"))
                 self.ledger = Ledger(self.path / "ledger.jsonl")
                 self.record(changes)
             yield self
-        finally:
-            self.metrics.close()
-            if lock is not None:
-                _held.discard(lock)
-                with suppress(OSError):  # where there are no locks, there is none to give back
-                    fcntl.flock(lock, fcntl.LOCK_UN)
-                os.close(lock)
 
     def record(self, entries: Iterable[Entry]) -> None:
         """Add entries to the ledger, each once: steps that are done again after a resume report the same rows."""
         new = [entry for entry in dict.fromkeys(entries) if entry not in self._recorded]
         self._recorded.update(new)
         self.ledger.extend(new)
-
-    def _lock(self) -> int:
-        self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path / "run.lock"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(descriptor, 200).decode(errors="replace").strip() or "an unknown process"
-            os.close(descriptor)
-            raise RunError(
-                f"{self.path} is in use by {holder}. Wait for it, stop it, or choose another output folder"
-            ) from None
-        except OSError as error:  # some network file systems cannot lock
-            logger.warning("%s: no lock on this file system (%s); make sure that no other run writes here", path, error)
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        _held.add(descriptor)
-        return descriptor
 
     def _settle(self, cfg: Any) -> list[Entry]:
         """Store the configuration; return what was changed, where that is allowed."""

@@ -7,7 +7,6 @@ both alike); what runs in neither is named by the loop: loader, optimiser.
 """
 
 import bisect
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity
 
-from speechssl.core.files import write_atomic
+from speechssl.core.files import atomic_path, write_atomic, write_json
 
 __all__ = ["COMPONENTS", "Profile", "table"]
 
@@ -83,12 +82,12 @@ class Profile:
             handle.remove()
         profiler.__exit__(None, None, None)
         events = profiler.events()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        profiler.export_chrome_trace(str(self._folder / "trace.json"))
+        with atomic_path(self._folder / "trace.json") as temporary:
+            profiler.export_chrome_trace(str(temporary))
         parts = components(events, self._device)
         result = {"steps": self._last - self._first, "milliseconds": parts}
-        write_atomic(self._folder / "profile.json", (json.dumps(result, indent=1) + "\n").encode())
-        write_atomic(self._folder / "profile.txt", table(parts, self._last - self._first).encode())
+        write_json(self._folder / "profile.json", result)
+        write_atomic(self._folder / "profile.txt", table(parts, self._last - self._first))
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:

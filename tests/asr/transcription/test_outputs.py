@@ -101,7 +101,7 @@ def test_a_file_that_fails_now_loses_what_its_earlier_self_gave(tmp_path: Path) 
 
 
 def test_one_job_at_a_time(tmp_path: Path) -> None:
-    with opened(tmp_path / "out"), pytest.raises(DataError, match="is writing here"), opened(tmp_path / "out"):
+    with opened(tmp_path / "out"), pytest.raises(DataError, match="is in use by"), opened(tmp_path / "out"):
         pass
 
 

@@ -245,7 +245,7 @@ def test_a_second_writer_is_refused(manifest, tmp_path):
         fcntl.flock(held, fcntl.LOCK_EX)
         held.write("process 1 on elsewhere")
         held.flush()
-        with pytest.raises(DataError, match="process 1 on elsewhere is writing here"):
+        with pytest.raises(DataError, match="in use by process 1 on elsewhere"):
             shard_manifest(manifest, tmp_path, CFG)
     shard_manifest(manifest, tmp_path, CFG)
 

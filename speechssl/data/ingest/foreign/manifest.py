@@ -12,6 +12,7 @@ from pathlib import Path
 
 from speechssl.config import ManifestConfig
 from speechssl.core.errors import DataError
+from speechssl.core.files import sync_tree, write_unsynced
 from speechssl.core.ledger import Entry
 from speechssl.data.ingest.foreign.tars import file_name, find_tars, read_tars
 from speechssl.data.ingest.manifest import ManifestSummary, build_manifest
@@ -70,6 +71,7 @@ def _unpack(tars: list[Path], audio: Path) -> _Known:
             path.unlink(missing_ok=True)
             continue
         if not (path.exists() and path.read_bytes() == payload):
-            path.write_bytes(payload)  # a torn one is seen here, by the next call; the manifest comes last
+            write_unsynced(path, payload)
         known.said[path.name] = [sample.said]
+    sync_tree(audio)  # before the manifest, which names these files
     return known

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.core.errors import DataError
-from speechssl.core.files import exclusive
+from speechssl.core.files import atomic_path, exclusive
 from speechssl.data.ingest.public.recipes import Archive, Part
 from speechssl.data.ingest.public.unpack import unpack
 
@@ -108,7 +108,8 @@ def _download(archive: Archive, path: Path, wanted: str) -> None:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets none: a server that falls silent would hold us for ever
     try:
-        download_url_to_file(archive.url, str(path), hash_prefix=wanted, progress=sys.stderr.isatty())
+        with atomic_path(path) as temporary:
+            download_url_to_file(archive.url, str(temporary), hash_prefix=wanted, progress=sys.stderr.isatty())
     except RuntimeError as error:
         raise DataError(
             f"{archive.url}: incomplete or changed on the way ({error}); nothing is kept; {hint}"

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from speechssl.core.errors import DataError
-from speechssl.core.files import remove_leftovers, sync_tree, temporary_path
+from speechssl.core.files import merge_folder, remove_leftovers, sync_tree, temporary_path
 
 __all__ = ["unpack"]
 
@@ -60,26 +60,9 @@ def unpack(archive: Path, folder: Path, *, creates: str, into: str = "") -> list
         if not (stage / creates).is_dir():
             raise DataError(f"{archive}: no folder {creates} in it; is it another archive under this name?")
         sync_tree(stage)
-        _move(stage, folder, stage / creates)
-        _move(stage / creates, folder / creates, None)
+        merge_folder(stage, folder, last=stage / creates)
+        merge_folder(stage / creates, folder / creates)
     return skipped
-
-
-def _move(source: Path, target: Path, last: Path | None) -> None:
-    """Move what is in ``source`` to ``target``, merging folders; leave ``last`` for later."""
-    if not target.exists():
-        if last is None:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            source.rename(target)
-            return
-        target.mkdir(parents=True)
-    for child in sorted(source.iterdir()):
-        if child == last:
-            continue
-        if child.is_dir():
-            _move(child, target / child.name, last if last is not None and last.is_relative_to(child) else None)
-        else:
-            child.replace(target / child.name)
 
 
 def _inside(target: Path, name: str, archive: Path) -> Path:

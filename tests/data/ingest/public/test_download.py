@@ -188,7 +188,7 @@ def test_leftovers_of_a_killed_download_go(published, tmp_path):
 
 
 def test_two_downloads_into_one_folder(published, tmp_path):
-    with exclusive(tmp_path / ".download.lock"), pytest.raises(DataError, match="is writing here"):
+    with exclusive(tmp_path / ".download.lock"), pytest.raises(DataError, match="is in use by"):
         corpus(tmp_path, "dev-clean")
 
 
