@@ -26,7 +26,7 @@ SETTINGS: dict[str, Any] = {"data.min_seconds": 0.1, "training.log_every": 1, "t
 STEPS = 8
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "wav2vec2": {"training.steps": STEPS},
-    "hubert": {"objective": "hubert", "hubert.steps": [STEPS // 2, STEPS // 2]},
+    "hubert": {"objective.kind": "hubert", "objective.targets.steps": [STEPS // 2, STEPS // 2]},
 }
 
 

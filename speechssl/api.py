@@ -6,7 +6,7 @@ them. ``speechssl.load``, ``speechssl.pretrain`` and ``speechssl.finetune`` are 
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -21,7 +21,7 @@ from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.transcribe import Recogniser, transcribe_blocks, transcribe_file
 from speechssl.asr.transcription.transcript import Transcript
 from speechssl.config import DecoderConfig, FinetuneConfig, ModelConfig, PretrainConfig, TranscribeConfig
-from speechssl.config.load import find_config, from_dict, read_toml, to_dict
+from speechssl.config.load import find_config, from_dict, read_toml
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.core.precision import Setting, choose, device_kind
 from speechssl.data.audio.decode import SAMPLE_RATE, mono, resampled
@@ -267,16 +267,27 @@ def _settings(cls: type[C], config: C | str | Path | None, overrides: Mapping[st
         base = read_toml(cls, find_config(str(config)))
     else:
         raise ConfigError(f"a {cls.__name__}, a path or a preset is needed, not a {type(config).__name__}")
-    values = to_dict(base)
+    values: dict[str, Any] = {}
     for name, value in (overrides or {}).items():
         *tables, key = name.split(".")
-        table = values
+        table, there = values, base
         for part in tables:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
+            table, there = table.setdefault(part, {}), getattr(there, part, None)
+            if not isinstance(table, dict) or not (there is None or is_dataclass(there)):
                 raise ConfigError(f"unknown key {name!r}: {part} is a value, not a table")
         table[key] = str(value) if isinstance(value, Path) else value
-    return from_dict(cls, values)
+    _keep_kinds(values, base)
+    return from_dict(cls, values, base=base)
+
+
+def _keep_kinds(values: dict[str, Any], base: Any) -> None:
+    """Name the kind of each changed table (an objective, a stem) that is not given another one."""
+    for name, value in values.items():
+        table = getattr(base, name, None)
+        if isinstance(value, dict) and is_dataclass(table):
+            if hasattr(table, "kind"):
+                value.setdefault("kind", table.kind)
+            _keep_kinds(value, table)
 
 
 def _at_16_khz(waveform: Waveform, sample_rate: int) -> npt.NDArray[np.float32]:

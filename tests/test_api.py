@@ -21,7 +21,6 @@ from speechssl.config import (
     DecoderConfig,
     EncoderConfig,
     FrontendConfig,
-    HubertConfig,
     MaskConfig,
     ModelConfig,
     PretrainConfig,
@@ -251,14 +250,12 @@ def test_pretraining_is_that_of_the_command_line(tone_corpus, tmp_path: Path) ->
         output=str(tmp_path / "verb"),
         data=DataConfig(shards=str(tone_corpus.shards), min_seconds=0.3, batch_seconds=6.0, buckets=3, workers=0),
         model=ModelConfig(frontend=FrontendConfig(kind="logmel", n_mels=20, stack=2), encoder=ENCODER),
-        mask=MaskConfig(length=4),
-        wav2vec2=Wav2Vec2Config(final_dim=8, entries=8, negatives=10),
-        hubert=HubertConfig(steps=(4, 5), clusters=(6, 8), layers=(0, 1)),
+        objective=Wav2Vec2Config(mask=MaskConfig(length=4), final_dim=8, entries=8, negatives=10),
         training=TrainingConfig(steps=3, device="cpu", precision="fp32", log_every=1, save_every=3),
     )
     expected = (train(cfg) / "model.safetensors").read_bytes()
     write_toml(replace(cfg, training=replace(cfg.training, steps=50), seed=5), tmp_path / "recipe.toml")
-    changes = {"output": tmp_path / "file", "training.steps": 3, "seed": 1, "mask.length": 4}
+    changes = {"output": tmp_path / "file", "training.steps": 3, "seed": 1, "objective.mask.length": 4}
     folder = speechssl.pretrain(tmp_path / "recipe.toml", changes)
     assert folder == tmp_path / "file" / "model"
     assert (folder / "model.safetensors").read_bytes() == expected

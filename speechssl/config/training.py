@@ -138,7 +138,8 @@ class FinetuneConfig:
     output: str = ""
     """Run folder; empty for ``runs/NAME``."""
     init: str = ""
-    """Model folder with pretrained weights; empty trains from scratch with ``model``."""
+    """Pretrained weights: a model folder (ours, or of Hugging Face), or a torchaudio state dict (.pt, .pth); empty
+    trains from scratch with ``model``."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """Used from scratch only; dropouts come from here in both cases."""
     tokens: TokensConfig = field(default_factory=TokensConfig)

@@ -25,7 +25,7 @@ from speechssl.config.load import from_dict
 from speechssl.config.objectives import offline_targets
 from speechssl.core.precision import uses_bf16
 from speechssl.data.batches.batch import Batch
-from speechssl.interop.model_folder import load_folder
+from speechssl.interop.any_model import load_any
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
 from speechssl.objectives.build import build_objective
@@ -95,7 +95,7 @@ def _objective(cfg: PretrainConfig | FinetuneConfig, *, memory: bool) -> Objecti
     For ``memory`` also do what takes memory before.
     """
     if isinstance(cfg, FinetuneConfig):
-        model = build_recogniser(cfg, load_folder(Path(cfg.init)) if cfg.init else None, VOCABULARY)
+        model = build_recogniser(cfg, load_any(Path(cfg.init)) if cfg.init else None, VOCABULARY)
         return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
     cfg = resolved(cfg)
     encoder = SpeechEncoder(cfg.model)
