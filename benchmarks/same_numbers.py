@@ -26,7 +26,19 @@ SETTINGS: dict[str, Any] = {"data.min_seconds": 0.1, "training.log_every": 1, "t
 STEPS = 8
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "wav2vec2": {"training.steps": STEPS},
-    "hubert": {"objective.kind": "hubert", "objective.targets.steps": [STEPS // 2, STEPS // 2]},
+    "hubert": {
+        "objective": {
+            "kind": "hubert",
+            "final_dim": 32,
+            "mask": {"length": 5},
+            "targets": {
+                "steps": [STEPS // 2, STEPS // 2],
+                "clusters": [10, 20],
+                "layers": [0, 1],
+                "kmeans_hours": 0.1,
+            },
+        }
+    },
 }
 
 
