@@ -106,7 +106,7 @@ def test_H2_another_or_an_unknown_hop_is_refused(tmp_path, options, given, messa
 
 
 def test_H2_units_beyond_the_clusters_are_refused(tmp_path):
-    with pytest.raises(DataError, match=r"unit 4 occurs, but hubert\.clusters\[0\] = 4: set it to 5 or more"):
+    with pytest.raises(DataError, match=r"unit 4 occurs, but .*targets\.clusters\[0\] = 4: set it to 5 or more"):
         fitted(as_lines(tmp_path / "units.jsonl", hop=HOP), clusters=4)
 
 
