@@ -32,7 +32,9 @@ from speechssl.asr.lm.text import estimate_lm
 from speechssl.asr.recognise import recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import DecoderConfig, EvaluateConfig, LmConfig, TuneConfig
-from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses, summarise
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
+from speechssl.evaluation.wer.summary import summarise
+from speechssl.evaluation.wer.wer import compare_systems
 
 BEAM = 50
 TASKS = {

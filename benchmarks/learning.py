@@ -22,7 +22,8 @@ from speechssl.config import EvaluateConfig, FinetuneConfig, ManifestConfig, Pre
 from speechssl.config.load import find_config, read_toml
 from speechssl.data.ingest.manifest import build_manifest
 from speechssl.data.store.writer import shard_manifest
-from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
+from speechssl.evaluation.wer.wer import compare_systems
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain
 from speechssl.workflows.sweep import tune

@@ -35,7 +35,7 @@ from speechssl.asr.transcription.transcribe import Recogniser, open_recogniser, 
 from speechssl.config import TranscribeConfig
 from speechssl.core.errors import AudioError
 from speechssl.data.audio.decode import decode
-from speechssl.evaluation.wer.wer import score_utterance
+from speechssl.evaluation.wer.edit_distance import score_utterance
 from tests.oracles.local import encode_whole
 
 LONG_SECONDS = 25.0

@@ -21,7 +21,8 @@ from speechssl.config import DecoderConfig, EvaluateConfig, FinetuneConfig, Mani
 from speechssl.config.load import find_config, read_toml
 from speechssl.data.ingest.manifest import build_manifest
 from speechssl.data.store.writer import shard_manifest
-from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
+from speechssl.evaluation.wer.wer import compare_systems
 from speechssl.training.pretrain import pretrain
 from speechssl.workflows.sweep import Ahead, tune
 

@@ -172,7 +172,8 @@ def likeness(results: dict[str, Heard]) -> dict[str, Any]:
 def wer_effect(model: str, shards: str, ids: str, decoder: str) -> dict[str, Any]:
     """Return the WER of a fine-tuned model in float32 and in bfloat16, their difference, and what else changed."""
     from speechssl.asr.evaluate import evaluate
-    from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses
+    from speechssl.evaluation.wer.hypotheses import read_hypotheses
+    from speechssl.evaluation.wer.wer import compare_systems
 
     words = ["--model", model, "--data.shards", shards, "--data.ids", ids, "--decoder.kind", decoder]
     cfg = load_config(EvaluateConfig, None, words)

@@ -7,12 +7,12 @@ imports nothing heavy, so that the command line answers ``--help`` at once.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from speechssl.core.version import __version__
+
 if TYPE_CHECKING:
     from speechssl.api import SpeechModel, finetune, load, pretrain
 
 __all__ = ["SpeechModel", "__version__", "finetune", "load", "pretrain"]
-
-__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,10 @@ from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import evaluation_batches
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.evaluation.wer.wer import WerReport, greedy_score, raw_text, score_row, summarise, write_wer
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.report import WerReport
+from speechssl.evaluation.wer.summary import summarise
+from speechssl.evaluation.wer.wer import greedy_score, raw_text, write_wer
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import agreed
 

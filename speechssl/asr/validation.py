@@ -21,8 +21,8 @@ from speechssl.core.ledger import Entry
 from speechssl.core.randomness import key
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import evaluation_batches
+from speechssl.evaluation.wer.edit_distance import align_characters, score_utterance
 from speechssl.evaluation.wer.unspaced import is_unspaced
-from speechssl.evaluation.wer.wer import align_characters, score_utterance
 from speechssl.training.parallel import Parallel
 
 __all__ = ["Validation"]

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from speechssl import __version__
 from speechssl.cli import data, recognition, scoring, training, transcription
 from speechssl.cli.arguments import Verb, split
 from speechssl.core.errors import InterruptedRun, SpeechsslError
+from speechssl.core.version import __version__
 
 __all__ = ["EXIT_INTERRUPTED", "main"]
 

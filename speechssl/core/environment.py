@@ -7,8 +7,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from speechssl import __version__
 from speechssl.core.files import write_json
+from speechssl.core.version import __version__
 
 __all__ = ["environment", "write_environment"]
 

@@ -37,7 +37,7 @@ class DemoConfig:
 
 def _table(output: Path) -> str:
     """Return both arms' word error rates, their intervals and the difference as text, greedily decoded as well."""
-    from speechssl.evaluation.wer.wer import read_hypotheses, score_row
+    from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row
 
     folders = {"pretrained": output / "evaluate", "from scratch": output / "evaluate-scratch"}
     arms = {title: read_hypotheses(folder) for title, folder in folders.items()}
@@ -53,7 +53,8 @@ def _table(output: Path) -> str:
 
 def _comparison(arms: Mapping[str, Sequence[Mapping[str, Any]]], decoding: str) -> str:
     """Return the lines of one way of decoding."""
-    from speechssl.evaluation.wer.wer import compare_systems, summarise
+    from speechssl.evaluation.wer.summary import summarise
+    from speechssl.evaluation.wer.wer import compare_systems
 
     lines = [f"{'':22} {'WER':>7}   95 % interval" + (f" ({decoding})" if decoding else "")]
     wers = {}

@@ -19,8 +19,10 @@ from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.store.index import IndexRow
 from speechssl.data.store.reader import open_corpus
+from speechssl.evaluation.wer.edit_distance import score_utterance
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.evaluation.wer.rarity import read_train_words
-from speechssl.evaluation.wer.wer import raw_text, read_hypotheses, score_utterance
+from speechssl.evaluation.wer.wer import raw_text
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles.wer import distance

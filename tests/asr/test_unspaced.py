@@ -8,8 +8,9 @@ import pytest
 from speechssl.asr.finetune import finetune
 from speechssl.cli.main import main
 from speechssl.evaluation.wer.edit_distance import align_characters
+from speechssl.evaluation.wer.summary import summarise
 from speechssl.evaluation.wer.unspaced import is_unspaced, without_spaces
-from speechssl.evaluation.wer.wer import summarise, write_wer
+from speechssl.evaluation.wer.wer import write_wer
 from tests.asr.test_finetune import said
 from tests.support.tones import recipe, write_shards
 

@@ -12,7 +12,8 @@ import numpy as np
 from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
 from speechssl.config.load import write_toml
 from speechssl.core.ledger import Entry, Ledger
-from speechssl.evaluation.wer.wer import score_row, write_wer
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.wer import write_wer
 
 WORDS = """the of and to a in that he was it his is with as for had you not be her on at by which have or from this
 him but all she they were my are me one their so an said them we who would been will no when there if

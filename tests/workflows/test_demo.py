@@ -6,7 +6,8 @@ import pytest
 
 from speechssl.cli.main import main
 from speechssl.config.load import load_config
-from speechssl.evaluation.wer.wer import score_row, write_wer
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.wer import write_wer
 from speechssl.workflows.demo import DemoConfig, _table, demo
 from tests.support.whole import settings, write_folder
 

@@ -16,7 +16,7 @@ from speechssl.config.load import load_config, write_toml
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.manifest import read_manifest
-from speechssl.evaluation.wer.wer import read_hypotheses
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.workflows.pipeline import Stage, _train_stages, run, run_stages
 from tests.support.objectives import with_targets
 from tests.support.tones import make_sentence

@@ -16,7 +16,8 @@ from speechssl.evaluation.compare.pairs import Pair, pairs_of
 from speechssl.evaluation.wer.breakdown import counts
 from speechssl.evaluation.wer.hypotheses import Row
 from speechssl.evaluation.wer.partition import partitions
-from speechssl.evaluation.wer.summary import WerReport, report_of
+from speechssl.evaluation.wer.report import WerReport
+from speechssl.evaluation.wer.summary import report_of
 
 __all__ = ["Comparison", "GroupDifference", "GroupTable", "SystemScore", "compare"]
 

@@ -11,13 +11,15 @@ from typing import Any
 from speechssl.config import ScoreConfig
 from speechssl.core.files import write_atomic, write_json
 from speechssl.core.ledger import Ledger
+from speechssl.core.text_table import interval_text, percent, text_table
 from speechssl.evaluation.compare.mapsswe import holm
 from speechssl.evaluation.compare.matching import match
 from speechssl.evaluation.compare.pairs import Pair, pairs_of
 from speechssl.evaluation.nist.score import Scoring, SystemRows
-from speechssl.evaluation.wer.summary import WerReport, summarise
+from speechssl.evaluation.wer.report import WerReport
+from speechssl.evaluation.wer.summary import summarise
 from speechssl.evaluation.wer.wer import write_wer
-from speechssl.evaluation.wer.wer_text import UNSPACED, interval_text, percent, text_table
+from speechssl.evaluation.wer.wer_text import UNSPACED
 
 __all__ = ["bootstrap_p", "report_scoring"]
 

@@ -12,36 +12,14 @@ from typing import Any
 from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic, write_json
 from speechssl.evaluation.bootstrap import PairedBootstrap, paired_bootstrap
-from speechssl.evaluation.wer.breakdown import Group, counts
-from speechssl.evaluation.wer.edit_distance import (
-    AlignedPair,
-    UtteranceScore,
-    align_characters,
-    align_words,
-    normal_text,
-    score_utterance,
-)
-from speechssl.evaluation.wer.hypotheses import HYPOTHESES, read_hypotheses, score_row, write_hypotheses
+from speechssl.evaluation.wer.breakdown import counts
+from speechssl.evaluation.wer.hypotheses import HYPOTHESES, score_row, write_hypotheses
 from speechssl.evaluation.wer.rarity import TRAIN_WORDS, write_train_words
-from speechssl.evaluation.wer.summary import WerReport, report_of, summarise
+from speechssl.evaluation.wer.report import WerReport
+from speechssl.evaluation.wer.summary import report_of, summarise
+from speechssl.evaluation.wer.wer_text import wer_text
 
-__all__ = [
-    "AlignedPair",
-    "Group",
-    "UtteranceScore",
-    "WerReport",
-    "align_characters",
-    "align_words",
-    "compare_systems",
-    "greedy_score",
-    "normal_text",
-    "raw_text",
-    "read_hypotheses",
-    "score_row",
-    "score_utterance",
-    "summarise",
-    "write_wer",
-]
+__all__ = ["compare_systems", "greedy_score", "raw_text", "write_wer"]
 
 
 def raw_text(rows: Iterable[Mapping[str, Any]]) -> str | None:
@@ -85,8 +63,6 @@ def write_wer(
     ``info`` says what was scored (model, split, decoder ...); ``wer.json`` keeps it under ``"info"``. That file is
     written last, so a folder that has it is complete.
     """
-    from speechssl.evaluation.wer.wer_text import wer_text
-
     folder = Path(folder)
     complete = write_hypotheses(folder / HYPOTHESES, rows)
     report = report_of(complete, n=n, seed=seed, train_words=train_words)

@@ -1,53 +1,22 @@
-"""Plain text tables, and ``wer.txt``: an evaluation as a page a person reads in a terminal.
+"""``wer.txt``: an evaluation as a page a person reads in a terminal.
 
 In: a `WerReport`. Out: text with aligned columns, at most about 100 characters wide.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from speechssl.core.text_table import interval_text, one_line, percent, text_table
 from speechssl.evaluation.wer.breakdown import Group
+from speechssl.evaluation.wer.report import WerReport
 
-if TYPE_CHECKING:
-    from speechssl.evaluation.wer.wer import WerReport
-
-__all__ = ["UNSPACED", "interval_text", "percent", "text_table", "text_width", "wer_text"]
+__all__ = ["UNSPACED", "wer_text"]
 
 UNSPACED = "Written without spaces between words: the rate is that of characters (CER); WER counts phrases."
-_WIDEST = 48
 _SPEAKERS_SHOWN = 40
 
 
-def percent(rate: float | None, digits: int = 2) -> str:
-    """Return a rate as percent, without the sign; an en dash where there is no rate."""
-    return "–" if rate is None else f"{100 * rate:.{digits}f}"
-
-
-def interval_text(low: float | None, high: float | None, digits: int = 2) -> str:
-    """Return ``low–high`` in percent."""
-    return "–" if low is None or high is None else f"{percent(low, digits)}–{percent(high, digits)}"
-
-
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, indent: str = "  ") -> str:
-    """Return a table with the first ``left`` columns flush left and the others flush right.
-
-    Cells wider than 48 columns are cut; characters that would break the line (control characters) are shown as ``?``.
-    """
-    table = [[_cell(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(text_width(row[column]) for row in table) for column in range(len(header))]
-    lines = []
-    for row in table:
-        cells = []
-        for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
-            space = " " * (width - text_width(cell))
-            cells.append(cell + space if column < left else space + cell)
-        lines.append((indent + "  ".join(cells)).rstrip())
-    lines.insert(1, indent + "  ".join("─" * width for width in widths))
-    return "\n".join(lines) + "\n"
-
-
-def wer_text(report: "WerReport", info: Mapping[str, Any]) -> str:
+def wer_text(report: WerReport, info: Mapping[str, Any]) -> str:
     """Return ``wer.txt``."""
     seconds = "" if report.seconds is None else f", {report.seconds / 60:.1f} min of audio"
     first = f"WER {percent(report.wer)} %   95 % interval {interval_text(report.ci_low, report.ci_high)} %\n"
@@ -64,7 +33,7 @@ def wer_text(report: "WerReport", info: Mapping[str, Any]) -> str:
         parts.append("There is no reference word in this set, so there is no word error rate.\n")
     if info:
         width = max(len(str(name)) for name in info)
-        parts.append("".join(f"  {name!s:<{width}}  {_line(str(value))}\n" for name, value in info.items()))
+        parts.append("".join(f"  {name!s:<{width}}  {one_line(str(value))}\n" for name, value in info.items()))
     c = report.characters
     characters = Group(
         "characters",
@@ -102,7 +71,7 @@ def wer_text(report: "WerReport", info: Mapping[str, Any]) -> str:
     for name, groups in report.by_field.items():
         parts += _groups(name, groups)
     if report.fields_left_out:
-        reasons = "".join(f"  {_line(name)}: {reason}\n" for name, reason in report.fields_left_out.items())
+        reasons = "".join(f"  {one_line(name)}: {reason}\n" for name, reason in report.fields_left_out.items())
         parts.append(f"Manifest fields that do not divide the utterances:\n{reasons}")
     parts += _frequency(report)
     parts += _confusions("words", report.substitutions, report.deletions, report.insertions)
@@ -131,7 +100,7 @@ def _groups(name: str, groups: Sequence[Group]) -> list[str]:
     return [table + (f"  and {hidden} more (see wer.json)\n" if hidden > 0 else "")]
 
 
-def _frequency(report: "WerReport") -> list[str]:
+def _frequency(report: WerReport) -> list[str]:
     """Errors of reference words by their frequency in the training text."""
     if not report.by_frequency:
         return []
@@ -155,7 +124,7 @@ def _frequency(report: "WerReport") -> list[str]:
     return parts
 
 
-def _calibration(report: "WerReport") -> list[str]:
+def _calibration(report: WerReport) -> list[str]:
     found = report.calibration
     if found is None:
         return []
@@ -199,20 +168,3 @@ def _confusions(
 def _seen(unit: str) -> str:
     """Make the space character visible."""
     return "␣" if unit == " " else unit
-
-
-def _cell(text: str) -> str:
-    clean = _line(text)
-    return clean if len(clean) <= _WIDEST else clean[: _WIDEST - 1] + "…"
-
-
-def _line(text: str) -> str:
-    """Replace what would break the line: control characters and lone surrogates."""
-    return "".join("?" if unicodedata.category(char) in {"Cc", "Cs"} else char for char in text)
-
-
-def text_width(text: str) -> int:
-    """Return the columns in a terminal: combining marks take none, wide East Asian characters two."""
-    marks = sum(unicodedata.combining(char) != 0 for char in text)
-    wide = sum(unicodedata.east_asian_width(char) in "WF" for char in text)
-    return len(text) - marks + wide

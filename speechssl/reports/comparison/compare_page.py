@@ -8,12 +8,12 @@ import re
 from collections.abc import Sequence
 from datetime import datetime
 
-from speechssl import __version__
+from speechssl.core.text_table import percent
+from speechssl.core.version import __version__
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.compare.changes import WordChange
 from speechssl.evaluation.compare.comparison import Comparison, GroupDifference, GroupTable
 from speechssl.evaluation.compare.pairs import Pair
-from speechssl.evaluation.wer.wer_text import percent
 from speechssl.reports.comparison.aligned import change_key, change_list
 from speechssl.reports.comparison.differences import difference_chart, difference_mark, reach
 from speechssl.reports.comparison.systems import System

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Sequence
 from datetime import datetime
 
+from speechssl.core.text_table import interval_text, percent, text_table, text_width
 from speechssl.evaluation.compare.changes import Change
 from speechssl.evaluation.compare.comparison import Comparison, GroupTable
 from speechssl.evaluation.compare.pairs import Pair
-from speechssl.evaluation.wer.wer_text import interval_text, percent, text_table, text_width
 from speechssl.reports.comparison.verdicts import p_text, points, verdict
 from speechssl.reports.page.html import clean
 from speechssl.reports.run.sentences import probability_text

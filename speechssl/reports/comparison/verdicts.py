@@ -6,9 +6,9 @@ In: a `Comparison`. Out: plain sentences, shared by compare.html and compare.txt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from speechssl.core.text_table import percent
 from speechssl.evaluation.compare.comparison import Comparison
 from speechssl.evaluation.compare.pairs import LEVEL, Pair
-from speechssl.evaluation.wer.wer_text import percent
 from speechssl.reports.run.sentences import probability_text
 
 __all__ = ["caveats", "p_text", "pair_sentence", "points", "verdict"]

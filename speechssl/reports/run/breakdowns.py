@@ -5,11 +5,11 @@ In: the `WerReport` of one evaluation. Out: `Html`; a breakdown that the evaluat
 
 from collections.abc import Sequence
 
+from speechssl.core.text_table import interval_text, percent
 from speechssl.evaluation.wer.breakdown import Group
 from speechssl.evaluation.wer.calibration import Calibration
 from speechssl.evaluation.wer.rarity import WordBand
-from speechssl.evaluation.wer.wer import WerReport
-from speechssl.evaluation.wer.wer_text import interval_text, percent
+from speechssl.evaluation.wer.report import WerReport
 from speechssl.reports.page.charts import interval_mark, reliability_chart
 from speechssl.reports.page.html import Child, Html, el
 from speechssl.reports.run.tables import count, table

@@ -16,7 +16,8 @@ from speechssl.core.environment import environment
 from speechssl.core.errors import DataError
 from speechssl.evaluation.wer.hypotheses import HYPOTHESES, Row, read_hypotheses
 from speechssl.evaluation.wer.rarity import read_train_words
-from speechssl.evaluation.wer.wer import WerReport, summarise
+from speechssl.evaluation.wer.report import WerReport
+from speechssl.evaluation.wer.summary import summarise
 from speechssl.reports.page.lines import read_lines
 from speechssl.reports.run.corpus import Corpus, read_corpus
 from speechssl.reports.run.unit_use import UnitUse, read_units

@@ -5,8 +5,9 @@ In: a `RunRecord` and its `Facts`. Out: `Html`.
 
 from pathlib import Path
 
-from speechssl.evaluation.wer.wer import WerReport, greedy_score
-from speechssl.evaluation.wer.wer_text import interval_text, percent
+from speechssl.core.text_table import interval_text, percent
+from speechssl.evaluation.wer.report import WerReport
+from speechssl.evaluation.wer.wer import greedy_score
 from speechssl.reports.page.charts import interval_chart
 from speechssl.reports.page.figure import Figure, figure, prose
 from speechssl.reports.page.html import Html, el

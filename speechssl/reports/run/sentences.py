@@ -3,8 +3,9 @@
 In: records. Out: plain text, shared by report.html and report.txt.
 """
 
+from speechssl.core.text_table import interval_text, percent
 from speechssl.evaluation.bootstrap import PairedBootstrap
-from speechssl.evaluation.wer.wer_text import UNSPACED, interval_text, percent
+from speechssl.evaluation.wer.wer_text import UNSPACED
 from speechssl.reports.run.collect import Evaluation, RunRecord
 from speechssl.reports.run.objective import objective_title
 

@@ -5,8 +5,8 @@ In: `Facts` and records. Out: `Html` tables with a caption each; numbers are flu
 
 from collections.abc import Collection, Sequence
 
-from speechssl.evaluation.wer.wer import WerReport
-from speechssl.evaluation.wer.wer_text import interval_text, percent
+from speechssl.core.text_table import interval_text, percent
+from speechssl.evaluation.wer.report import WerReport
 from speechssl.reports.page.html import Child, Html, el
 from speechssl.reports.run.corpus import Corpus
 from speechssl.reports.run.facts import LedgerLine, TrainingFacts

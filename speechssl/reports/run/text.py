@@ -5,7 +5,7 @@ In: a `RunRecord` and its `Facts`. Out: plain text.
 
 from datetime import datetime
 
-from speechssl.evaluation.wer.wer_text import interval_text, percent, text_table
+from speechssl.core.text_table import interval_text, percent, text_table
 from speechssl.reports.run.collect import RunRecord
 from speechssl.reports.run.facts import Facts
 from speechssl.reports.run.sentences import comparison_sentence, model_sentence, score_sentences

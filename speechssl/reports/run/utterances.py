@@ -6,8 +6,8 @@ sign, so a print loses nothing.
 
 from collections.abc import Sequence
 
+from speechssl.core.text_table import percent
 from speechssl.evaluation.wer.hypotheses import Row
-from speechssl.evaluation.wer.wer_text import percent
 from speechssl.reports.page.html import Html, el
 from speechssl.reports.run.clips import Clips
 

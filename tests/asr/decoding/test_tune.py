@@ -14,7 +14,7 @@ from speechssl.asr.tokens import Tokens
 from speechssl.config import DataConfig, DecoderConfig, EvaluateConfig, LmConfig, TokensConfig, TuneConfig
 from speechssl.config.load import read_toml
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.evaluation.wer.wer import read_hypotheses
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from tests.support.tones import MODEL, write_shards

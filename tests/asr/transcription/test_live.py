@@ -20,7 +20,7 @@ from speechssl.asr.transcription.transcribe import open_recogniser
 from speechssl.cli.main import main
 from speechssl.config import DecoderConfig, LiveConfig, TranscribeConfig
 from speechssl.core.errors import AudioError, ConfigError
-from speechssl.evaluation.wer.wer import score_utterance
+from speechssl.evaluation.wer.edit_distance import score_utterance
 from tests.oracles.wordfiles import read_ctm
 from tests.support.tones import make_sentence, speak, trained
 from tests.support.voices import voice

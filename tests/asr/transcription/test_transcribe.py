@@ -29,7 +29,7 @@ from speechssl.config import (
 from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import decode
-from speechssl.evaluation.wer.wer import score_utterance
+from speechssl.evaluation.wer.edit_distance import score_utterance
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles.local import encode_whole
 from tests.oracles.wordfiles import read_ctm, read_srt, read_textgrid, read_vtt

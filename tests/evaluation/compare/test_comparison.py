@@ -9,7 +9,8 @@ from speechssl.evaluation.compare.mapsswe import holm, mapsswe
 from speechssl.evaluation.compare.pairs import LEVEL
 from speechssl.evaluation.wer.breakdown import counts
 from speechssl.evaluation.wer.hypotheses import score_row
-from speechssl.evaluation.wer.wer import compare_systems, summarise
+from speechssl.evaluation.wer.summary import summarise
+from speechssl.evaluation.wer.wer import compare_systems
 from tests.oracles import comparison as oracle
 from tests.support.fake_run import hypotheses
 

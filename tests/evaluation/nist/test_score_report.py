@@ -9,7 +9,8 @@ from speechssl.cli.main import main
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.compare.pairs import Pair
 from speechssl.evaluation.nist.score_report import bootstrap_p
-from speechssl.evaluation.wer.wer import read_hypotheses, summarise
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
+from speechssl.evaluation.wer.summary import summarise
 
 DATA = Path(__file__).parents[2] / "support" / "sctk"
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from speechssl.core.errors import DataError
 from speechssl.evaluation.bootstrap import bootstrap_wer
 from speechssl.evaluation.wer.calibration import area_under_curve, calibration, judged_words, normalised_cross_entropy
-from speechssl.evaluation.wer.hypotheses import score_row
-from speechssl.evaluation.wer.wer import read_hypotheses, summarise, write_wer
+from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row
+from speechssl.evaluation.wer.summary import summarise
+from speechssl.evaluation.wer.wer import write_wer
 from speechssl.evaluation.wer.wer_text import wer_text
 from tests.oracles import confidence as oracle
 

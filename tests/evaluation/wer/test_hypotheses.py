@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic
 from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row, scored, write_hypotheses
-from speechssl.evaluation.wer.wer import summarise
+from speechssl.evaluation.wer.summary import summarise
 
 ROWS = [
     score_row("a-1", "the cat sat", "the cat", speaker="s1", duration=1.5, snr=12.0),

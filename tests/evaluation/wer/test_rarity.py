@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row
 from speechssl.evaluation.wer.rarity import (
     by_frequency,
     count_words,
@@ -14,7 +14,8 @@ from speechssl.evaluation.wer.rarity import (
     unseen_words,
     write_train_words,
 )
-from speechssl.evaluation.wer.wer import read_hypotheses, summarise, write_wer
+from speechssl.evaluation.wer.summary import summarise
+from speechssl.evaluation.wer.wer import write_wer
 
 TRAIN = {"the": 500, "cat": 21, "sat": 20, "on": 6, "red": 5, "mat": 2, "once": 1}
 

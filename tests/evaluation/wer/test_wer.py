@@ -5,7 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.wer.wer import compare_systems, greedy_score, read_hypotheses, score_row, summarise, write_wer
+from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row
+from speechssl.evaluation.wer.summary import summarise
+from speechssl.evaluation.wer.wer import compare_systems, greedy_score, write_wer
 from tests.oracles.wer import distance
 
 texts = st.lists(st.sampled_from(["a", "b", "c", "dd"]), max_size=7).map(" ".join)

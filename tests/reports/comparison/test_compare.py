@@ -10,7 +10,8 @@ from speechssl.cli.main import main
 from speechssl.config import CompareConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.compare.comparison import compare
-from speechssl.evaluation.wer.wer import read_hypotheses, write_wer
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
+from speechssl.evaluation.wer.wer import write_wer
 from speechssl.reports.comparison.compare import build_comparison
 from tests.reports.run.test_build import Page
 from tests.support.fake_run import hypotheses

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from speechssl.evaluation.wer.breakdown import Group
-from speechssl.evaluation.wer.wer import score_row, summarise
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.summary import summarise
 from speechssl.reports.page.html import join
 from speechssl.reports.run.breakdowns import calibration_part, group_table, group_tables, rare_words
 

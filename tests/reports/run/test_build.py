@@ -10,7 +10,8 @@ from speechssl.config import FinetuneConfig, HubertConfig, PretrainConfig, Targe
 from speechssl.config.load import write_toml
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry, Ledger
-from speechssl.evaluation.wer.wer import compare_systems, read_hypotheses, write_wer
+from speechssl.evaluation.wer.hypotheses import read_hypotheses
+from speechssl.evaluation.wer.wer import compare_systems, write_wer
 from speechssl.reports.run.build import build_report
 from tests.support.fake_run import finetuning_metrics, hypotheses, pretraining_metrics, write_lines, write_run
 
