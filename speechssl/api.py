@@ -270,7 +270,8 @@ def _settings(cls: type[C], config: C | str | Path | None, overrides: Mapping[st
     values: dict[str, Any] = {}
     for name, value in (overrides or {}).items():
         *tables, key = name.split(".")
-        table, there = values, base
+        table = values
+        there: Any = base
         for part in tables:
             table, there = table.setdefault(part, {}), getattr(there, part, None)
             if not isinstance(table, dict) or not (there is None or is_dataclass(there)):
