@@ -22,6 +22,7 @@ from speechssl.models.kernels.linear import Linear
 from speechssl.objectives.base import Curve, Loss, Objective, OfflineTargets, Rule
 from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
+    ACCURACY,
     MaskedPrepared,
     cosine_rows,
     draw_masks,
@@ -124,15 +125,7 @@ class Hubert(Objective[HubertPrepared]):
             chance="loss",
             held_out=True,
         ),
-        Curve(
-            "accuracy",
-            "Accuracy on masked frames (%)",
-            "How often the right target is ranked first.",
-            chance="accuracy",
-            scale=100.0,
-            zero=True,
-            held_out=True,
-        ),
+        ACCURACY,
         Curve(
             "prediction_perplexity",
             "Prediction perplexity (units)",

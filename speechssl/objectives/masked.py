@@ -18,10 +18,11 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
-from speechssl.objectives.base import Loss, Prepared
+from speechssl.objectives.base import Curve, Loss, Prepared
 from speechssl.objectives.frames import FrameSelection
 
 __all__ = [
+    "ACCURACY",
     "MaskedPrepared",
     "cosine_rows",
     "draw_masks",
@@ -30,6 +31,17 @@ __all__ = [
     "frame_counts",
     "penalty_weight",
 ]
+
+ACCURACY = Curve(
+    "accuracy",
+    "Accuracy on masked frames (%)",
+    "How often the right target is ranked first.",
+    chance="accuracy",
+    scale=100.0,
+    zero=True,
+    held_out=True,
+)
+"""The curve of every objective that chooses among candidates."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from speechssl.models.quantizer import GumbelQuantizer
 from speechssl.objectives.base import Curve, Loss, Objective, Rule
 from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
+    ACCURACY,
     MaskedPrepared,
     cosine_rows,
     draw_masks,
@@ -159,15 +160,7 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
             chance="loss",
             held_out=True,
         ),
-        Curve(
-            "accuracy",
-            "Accuracy on masked frames (%)",
-            "How often the right target is ranked first.",
-            chance="accuracy",
-            scale=100.0,
-            zero=True,
-            held_out=True,
-        ),
+        ACCURACY,
         Curve(
             "perplexity",
             "Codebook perplexity (entries)",
