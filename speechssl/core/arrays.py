@@ -3,6 +3,7 @@
 In: named arrays. Out: the file; the arrays again, in memory or mapped from the file (processes then share the pages).
 """
 
+import threading
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from speechssl.core.errors import DataError
 from speechssl.core.files import atomic_file
 
 __all__ = ["Chunks", "load_arrays", "map_arrays", "save_arrays"]
+
+_HEADERS = threading.Lock()
+"""Held while numpy parses the headers of arrays, for which it uses ``ast``: in CPython 3.11 two threads that parse at
+once can fail with "AST constructor recursion depth mismatch" (CPython issue 106905)."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
         When the file is missing or damaged, or lacks one of the arrays.
     """
     try:
-        with path.open("rb") as file, np.load(file) as archive:
+        with _HEADERS, path.open("rb") as file, np.load(file) as archive:
             return {name: archive[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _damaged(path, error) from error
@@ -96,7 +101,8 @@ def _mapped(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.n
     with archive.open(info) as member:
         version = np.lib.format.read_magic(member)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(member)
+        with _HEADERS:
+            shape, fortran, dtype = read(member)
         header = member.tell()
     if dtype.hasobject or fortran:
         raise ValueError(f"{info.filename} is not an array of numbers")
