@@ -295,8 +295,8 @@ def main() -> None:
     if not toy:
         plan |= {
             "wav2vec 2.0, compiled": step(hubert=False, mode="default"),
-            "torchaudio HuBERT, compiled": lambda: torchaudio_step(device, rows, samples, compiled=True),
             "HuBERT, compiled": step(hubert=True, mode="default"),
+            "torchaudio HuBERT, compiled": lambda: torchaudio_step(device, rows, samples, compiled=True),
             "wav2vec 2.0, CUDA graphs": step(hubert=False, mode="reduce-overhead"),
             "HuBERT, CUDA graphs": step(hubert=True, mode="reduce-overhead"),
         }

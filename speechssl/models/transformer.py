@@ -60,7 +60,7 @@ class PositionalConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedding of x [B, F, D], to be added to it."""
-        if x.device.type == "cpu" and x.numel() and not is_plain():
+        if x.device.type in ("cpu", "cuda") and x.numel() and not is_plain():
             return F.gelu(convolve_groups(x, self.weight(), self.groups) + self.bias)
         y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.kernel // 2, groups=self.groups)
         return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)

@@ -6,12 +6,15 @@ import torch.nn.functional as F
 
 from speechssl.models.kernels.fft_conv import FixedConvolution, convolve_groups
 
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+devices = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])])
 
-def tensors(B, frames, dim, groups, taps, dtype=torch.float64):
+
+def tensors(B, frames, dim, groups, taps, dtype=torch.float64, device="cpu"):
     generator = torch.Generator().manual_seed(taps)
-    x = torch.randn(B, frames, dim, generator=generator, dtype=dtype, requires_grad=True)
-    weight = torch.randn(dim, dim // groups, taps, generator=generator, dtype=dtype, requires_grad=True)
-    return x, weight
+    x = torch.randn(B, frames, dim, generator=generator, dtype=dtype)
+    weight = torch.randn(dim, dim // groups, taps, generator=generator, dtype=dtype)
+    return x.to(device).requires_grad_(), weight.to(device).requires_grad_()
 
 
 def reference(x, weight, groups):
@@ -26,13 +29,14 @@ def reference(x, weight, groups):
         (1, 40, 4, 1, 2),
     ],
 )  # fmt: skip
-def test_values_and_gradients_are_those_of_conv1d(shape):
+@devices
+def test_values_and_gradients_are_those_of_conv1d(shape, device):
     """Kernels even and odd, wider than the utterance, of one tap; a whole number of blocks of outputs, and one more."""
-    x, weight = tensors(*shape)
+    x, weight = tensors(*shape, device=device)
     groups = shape[3]
     fast, plain = convolve_groups(x, weight, groups), reference(x, weight, groups)
     assert torch.allclose(fast, plain, atol=1e-12)
-    towards = torch.randn(plain.shape, dtype=plain.dtype)
+    towards = torch.randn(plain.shape, dtype=plain.dtype).to(device)
     for a, b in zip(
         torch.autograd.grad(fast, (x, weight), towards), torch.autograd.grad(plain, (x, weight), towards), strict=True
     ):
@@ -48,14 +52,15 @@ def test_a_frozen_input_or_kernel_gets_no_gradient():
     assert weight.grad is None and x.grad is not None
 
 
-def test_under_autocast_it_is_as_exact_as_conv1d():
+@devices
+def test_under_autocast_it_is_as_exact_as_conv1d(device):
     """Values and gradients in bfloat16, against the same in float64: at most the error of PyTorch's own."""
-    x, weight = tensors(3, 300, 96, 4, 128, torch.float32)
-    towards = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    x, weight = tensors(3, 300, 96, 4, 128, torch.float32, device)
+    towards = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(device)
 
     def computed(convolution, dtype, *, autocast):
         given = [t.detach().to(dtype).requires_grad_() for t in (x, weight)]
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with torch.autocast(device, torch.bfloat16, enabled=autocast):
             y = convolution(*given, 4)
         return [y, *torch.autograd.grad(y, given, towards.to(y.dtype))]
 
