@@ -3,8 +3,8 @@
 usage: python -m benchmarks.gpu [--minutes 7.5] [--workers 4]       (on one GPU)
        python -m benchmarks.gpu --rehearse                         (toy sizes on any device; writes nothing)
 
-Prints one table and writes benchmarks/results/gpu.json. Rows that the time does not suffice for are named as left out,
-so the most telling come first. The rehearsal is what the tests run where there is no GPU.
+Writes benchmarks/results/gpu.json after every row and prints one table. Rows that the time does not suffice for are
+named as left out, so the most telling come first. The rehearsal is what the tests run where there is no GPU.
 
 rate      bf16 products of random matrices (8192 cubed): the yardstick of ``of rate``
 parity    loss and gradients of a small HuBERT here in float32 against the CPU; beyond 1e-4 and 1e-3 the script fails
@@ -300,22 +300,32 @@ def main() -> None:
             "wav2vec 2.0, CUDA graphs": step(hubert=False, mode="reduce-overhead"),
             "HuBERT, CUDA graphs": step(hubert=True, mode="reduce-overhead"),
         }
+    def keep() -> None:
+        """Write what there is so far: a machine that is taken away loses the row in work alone."""
+        result["findings"] = findings(result)
+        result["minutes"] = round((time.perf_counter() - began) / 60, 2)
+        if not toy:
+            write("gpu.json", result, "torchaudio", "transformers")
+
+    def add(name: str) -> None:
+        result["steps"][name] = measure(plan[name], device, seconds, result["matrix_tflops"], repeats)
+        print(f"{name}: {result['steps'][name]}", flush=True)
+        keep()
+
+    names = list(plan)
+    result["steps"] = {name: {"left out": "no time left"} for name in names}
     sure = 4  # rows and runs that the bars need; the others follow while there is time
-    for name, make in list(plan.items())[:sure]:
-        result["steps"][name] = measure(make, device, seconds, result["matrix_tflops"], repeats)
+    for name in names[:sure]:
+        add(name)
     steps, audio, workers = (3, 20.0, 1) if toy else (60, 384.0, arguments.workers)
     for encoding in ("pcm16",) if toy else ("pcm16", "flac"):
         result["pretrain"][encoding] = end_to_end(device, encoding, steps=steps, seconds=audio, workers=workers)
-    for name, make in list(plan.items())[sure:]:
+        keep()
+    for name in names[sure:]:
         if time.perf_counter() - began < 60 * arguments.minutes:
-            result["steps"][name] = measure(make, device, seconds, result["matrix_tflops"], repeats)
-        else:
-            result["steps"][name] = {"left out": "no time left"}
-    result["findings"] = findings(result)
-    result["minutes"] = round((time.perf_counter() - began) / 60, 2)
+            add(name)
+    keep()
     show(result, judge=not toy)
-    if not toy:
-        write("gpu.json", result, "torchaudio", "transformers")
     if any(result["findings"][f"parity, {name}"] > BARS[f"parity, {name}"] for name in result["parity"]):
         sys.exit("this device does not compute what the CPU computes")
 
