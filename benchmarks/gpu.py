@@ -300,6 +300,7 @@ def main() -> None:
             "wav2vec 2.0, CUDA graphs": step(hubert=False, mode="reduce-overhead"),
             "HuBERT, CUDA graphs": step(hubert=True, mode="reduce-overhead"),
         }
+
     def keep() -> None:
         """Write what there is so far: a machine that is taken away loses the row in work alone."""
         result["findings"] = findings(result)
