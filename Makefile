@@ -9,7 +9,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTS ?= tests
-WORKERS ?= 2
+# One process more than the two cores of a small machine: many tests wait for a child or for the disk.
+WORKERS ?= 3
 FAIRSEQ2_PYTHON ?=
 
 .PHONY: setup demo bench test coverage lint types tests clean
