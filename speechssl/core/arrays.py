@@ -24,7 +24,7 @@ once can fail with "AST constructor recursion depth mismatch" (CPython issue 106
 
 @dataclass(frozen=True)
 class Chunks:
-    """A one-dimensional array that comes in pieces: it need not fit in memory."""
+    """A one-dimensional array that comes in pieces, so that it need not fit in memory."""
 
     length: int
     dtype: type

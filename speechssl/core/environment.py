@@ -1,6 +1,6 @@
-"""What a run was made with: versions of this package, of Python and of what the numbers depend on, and the machine.
+"""Versions and machine of a run: this package, Python, and the libraries that its numbers depend on.
 
-In: nothing. Out: names and values, also as ``environment.json`` beside the run, from where the report takes them.
+In: nothing. Out: names and values, also as ``environment.json`` in the run folder, which the report reads.
 """
 
 import platform
@@ -27,5 +27,5 @@ def environment() -> dict[str, str]:
 
 
 def write_environment(folder: Path, **more: str) -> None:
-    """Write ``environment.json`` into a folder, with ``more`` at its end; a resumed run describes its last part."""
+    """Write ``environment.json`` into a folder, with ``more`` at its end; a resumed run replaces it."""
     write_json(folder / "environment.json", {**environment(), **more})

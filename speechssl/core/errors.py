@@ -1,4 +1,4 @@
-"""The errors people meet. Each message names what failed, why, and what to do next."""
+"""The errors that users see. Each message names what failed, why, and what to do next."""
 
 __all__ = ["AudioError", "CheckpointError", "ConfigError", "DataError", "InterruptedRun", "RunError", "SpeechsslError"]
 
@@ -12,7 +12,7 @@ class ConfigError(SpeechsslError):
 
 
 class DataError(SpeechsslError):
-    """A manifest, shard or loader cannot give what it promised."""
+    """A manifest, shard or loader is missing, damaged or incomplete."""
 
 
 class AudioError(DataError):
@@ -35,7 +35,7 @@ class AudioError(DataError):
         self.detail = detail
 
     def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str, str]]:
-        """Survive the trip back from a worker process."""
+        """Pickle all arguments, so that the error can come back from a worker process."""
         return (type(self), (self.item, self.reason, self.detail))
 
 

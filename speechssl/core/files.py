@@ -1,8 +1,8 @@
 """THE writer: a file or folder is either whole under its name or not there, and one folder has one writer.
 
 In: bytes, text, JSON values, or a block that fills a stream or a folder. Out: files that were flushed, synced and
-renamed, in a folder that was synced; a lock that a second writer is refused. A killed process leaves only names that
-end in ``.tmp``; ``remove_leftovers`` removes them.
+renamed, in a folder that was synced; a lock that refuses a second writer. A killed process leaves only names that end
+in ``.tmp``; ``remove_leftovers`` removes them.
 """
 
 import errno
@@ -35,7 +35,7 @@ _TEMPORARY = re.compile(r".*\.([0-9a-f]{8})-([0-9]+)-[0-9]+\.tmp", re.DOTALL)
 _MANY_FILES = 1_000
 """Number of files above which one ``os.sync`` is cheaper than syncing each."""
 _FOREIGN_SECONDS = 86_400.0
-"""Age at which a temporary name of another machine counts as a leftover: its process cannot be asked."""
+"""Age at which a temporary name of another machine counts as a leftover: its process cannot be checked."""
 _numbers = itertools.count()
 _open: set[str] = set()
 """Temporary names that this process is writing."""
@@ -155,7 +155,7 @@ def read_json(path: Path, remedy: str) -> Any:
 
 
 def find_json(path: Path) -> Any | None:
-    """Return the value in a JSON file, or None where there is no whole one: it is then to be made again."""
+    """Return the value in a JSON file, or None where it is missing or incomplete: the caller then makes it again."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -199,7 +199,7 @@ def merge_folder(source: Path, target: Path, *, last: Path | None = None) -> Non
 
 
 def remove_leftovers(folder: Path, *, deep: bool = True) -> list[Path]:
-    """Remove in ``folder`` (and below it) what killed writers left; return it. What a living process writes stays."""
+    """Remove temporary files of killed writers in and below ``folder``; return them. Those of living writers stay."""
     removed: list[Path] = []
     for root, folders, names in os.walk(folder):
         found = {name for name in [*folders, *names] if _is_leftover(Path(root) / name)}
@@ -233,7 +233,7 @@ def exclusive(path: Path, *, wait: bool = False) -> Iterator[None]:
     finally:
         if descriptor in _held:  # else we are a forked child, which has closed it
             _held.discard(descriptor)
-            with suppress(OSError):  # where there are no locks, there is none to give back
+            with suppress(OSError):  # a file system without locks
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
@@ -252,7 +252,7 @@ def _acquire(descriptor: int, path: Path, *, wait: bool) -> None:
 
 @contextmanager
 def temporary_path(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` that no other writer has; whatever is under it at the end is removed."""
+    """Yield a name beside ``path`` that no other writer has; a file left under it at the end is removed."""
     stem = path.name.encode()[:200].decode(errors="ignore")  # a name holds 255 bytes
     temporary = path.with_name(f"{stem}.{_HOST}-{os.getpid()}-{next(_numbers)}.tmp")
     _remove(temporary)  # of an earlier process with this number
@@ -276,7 +276,7 @@ def _is_leftover(path: Path) -> bool:
         try:
             return time.time() - path.stat().st_mtime > _FOREIGN_SECONDS
         except FileNotFoundError:
-            return False  # it has just got its name
+            return False  # it was renamed meanwhile
     if (process := int(found[2])) == os.getpid():
         return True
     try:
@@ -284,7 +284,7 @@ def _is_leftover(path: Path) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False  # somebody else's, and alive
+        return False  # another user's living process
     return False
 
 
@@ -296,7 +296,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make the names in a folder durable, where its file system can do that."""
+    """Sync the names in a folder, where its file system supports that."""
     try:
         _sync(path)
     except OSError as error:

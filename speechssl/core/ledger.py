@@ -29,7 +29,7 @@ class Entry:
 
 
 class Ledger:
-    """Collects entries; appends each to ``path`` at once (when given), so that a killed stage leaves its ledger."""
+    """Collects entries and appends each to ``path`` at once (when given), so that a killed stage leaves its ledger."""
 
     def __init__(self, path: Path | None = None, *, fresh: bool = False) -> None:
         self.path = path

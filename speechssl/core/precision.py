@@ -22,9 +22,9 @@ class Choice:
     device: str
     """The device's capabilities, in words."""
     reason: str
-    """Empty for a setting that was obeyed."""
+    """Empty for an explicit setting."""
     warning: str = ""
-    """Why another one would be better here; empty where none would."""
+    """Why another precision would be better here; empty where none would."""
 
     @property
     def bf16(self) -> bool:
@@ -48,7 +48,7 @@ def choose(
     Parameters
     ----------
     setting
-        An explicit setting is obeyed; ``auto`` is bfloat16 where the device computes in it, else float32.
+        An explicit setting is used as it is; ``auto`` is bfloat16 where the device computes in it, else float32.
     device
         ``cpu`` or ``cuda``.
     kept
@@ -72,7 +72,7 @@ def choose(
 
 
 def _warning(precision: str, what: str, *, fast: bool) -> str:
-    """Return what to say of a precision that was not chosen here."""
+    """Return the warning about an explicit precision that is the slower one here, or an empty string."""
     if precision == "bf16" and not fast:
         return f"bf16 is slow here ({what}); fp32 is faster and more exact"
     if precision == "fp32" and fast:

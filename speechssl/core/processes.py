@@ -1,7 +1,7 @@
-"""No process outlives the run that started it, not even one that was killed.
+"""Every process ends with the run that started it, even if that run was killed.
 
-In: a call at the start of a worker or of a program. Out: it ends when its parent is gone. Pipes alone do not tell: a
-pool's workers hold both ends of their queue, and a fork server, the parent of its workers, lives as long as they do.
+In: a call at the start of a worker or of a program. Out: it ends when its parent is gone. Pipes alone do not show it: a
+pool's workers hold both ends of their queue. A fork server, the parent of its workers, lives as long as they do.
 """
 
 import ctypes
@@ -33,10 +33,10 @@ def _watch() -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Send SIGTERM to this process, so that it saves itself, when its parent is gone; end it when that takes too long.
+    """Send SIGTERM to this process when its parent is gone, so that it saves; kill it when saving takes too long.
 
-    On Linux the kernel tells at once (prctl(2), PR_SET_PDEATHSIG); a thread looks too, for other systems and for a
-    parent that was gone before this call.
+    On Linux the kernel sends the signal at once (prctl(2), PR_SET_PDEATHSIG). A thread checks as well, for other
+    systems and for a parent that was gone before this call.
 
     Parameters
     ----------

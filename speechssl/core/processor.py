@@ -1,7 +1,7 @@
 """What the processor can do, as this process may use it: its vector unit, and whether products in bfloat16 are fast.
 
 In: torch's list of the processor's instruction sets, and the variables that emulate an older processor. Out:
-``Processor``. Both libraries that compute read such a variable: ATen ``ATEN_CPU_CAPABILITY``, oneDNN
+``Processor``. Both libraries of matrix products read such a variable: ATen ``ATEN_CPU_CAPABILITY``, oneDNN
 ``ONEDNN_MAX_CPU_ISA`` (or ``DNNL_MAX_CPU_ISA``). The lowest of what they allow counts.
 """
 
@@ -17,7 +17,7 @@ __all__ = ["Processor", "Unit", "detect", "gpu_has_bf16", "processor"]
 
 
 class Unit(IntEnum):
-    """What computes matrix products, in the order of speed; each one has all that those before it have."""
+    """Units that compute matrix products, in order of speed; each includes the units before it."""
 
     BASE = 0
     AVX2 = 1
@@ -82,9 +82,9 @@ _ONEDNN_LIMITS = (
     ("AVX", Unit.BASE),
     ("SSE", Unit.BASE),
 )
-"""Units that values of ``ONEDNN_MAX_CPU_ISA`` allow, by how they begin; others limit nothing."""
+"""Units allowed by values of ``ONEDNN_MAX_CPU_ISA`` with these prefixes; other values set no limit."""
 _ATEN_LIMITS = {"default": Unit.BASE, "avx2": Unit.AVX2}
-"""Units that ``ATEN_CPU_CAPABILITY`` allows; "avx512" limits nothing here."""
+"""Units that ``ATEN_CPU_CAPABILITY`` allows; "avx512" sets no limit."""
 
 
 def detect(capabilities: Mapping[str, Any], variables: Mapping[str, str], machine: str) -> Processor:
@@ -121,7 +121,7 @@ def _capabilities() -> Mapping[str, Any]:
 
 @lru_cache(maxsize=16)
 def _detected(aten: str, onednn: str, dnnl: str) -> Processor:
-    """Detect once for each state of the environment: every product asks."""
+    """Detect once for each state of the environment, since every product needs the result."""
     variables = {"ATEN_CPU_CAPABILITY": aten, "ONEDNN_MAX_CPU_ISA": onednn, "DNNL_MAX_CPU_ISA": dnnl}
     return detect(_capabilities(), variables, platform.machine())
 

@@ -1,6 +1,6 @@
 """Progress for people: a bar with time left on a terminal, a plain line now and then in a log.
 
-``Whole`` is the progress of several stages together: one bar on a terminal, a line a stage in a log.
+``Whole`` is the progress of several stages together: one bar on a terminal, one line per stage in a log.
 """
 
 import sys
@@ -15,11 +15,11 @@ __all__ = ["Whole", "bars", "duration", "progress"]
 LOG_INTERVAL = 15.0
 """Seconds between plain lines when standard error is not a terminal."""
 LEAST_LEFT = 0.05
-"""Share of a stage's expected time that a stage which takes longer is always said to have left."""
+"""Least time left that is shown for a stage that takes longer than expected, as a share of its expected time."""
 TRUSTED = 0.2
-"""Share of the whole after which the time that stages took corrects what is expected of the others."""
+"""Share of the whole after which measured times correct the expected times of the other stages."""
 MOST_PACE = 2.0
-"""Most that it corrects them by: a machine that was busy for a while need not stay so."""
+"""Largest correction factor: a machine may have been busy only for a while."""
 
 _whole: list["Whole"] = []
 
@@ -62,10 +62,10 @@ def progress(title: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class Whole:
-    """The progress of stages whose times are expected: say ``begin(name)`` at the start of each that is really done.
+    """Progress of stages with expected times: call ``begin(name)`` at the start of each stage that is run.
 
-    A stage that is never begun counts as done as soon as a later one begins. Once a fifth of the whole has been
-    seen, the time that it took, relative to what was expected, corrects the expectation of the rest.
+    A stage that is never begun counts as done as soon as a later one begins. After a fifth of the whole, the measured
+    time, relative to the expected time, corrects the expectation of the rest.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ class Whole:
             self._bar.stop()
 
     def begin(self, name: str) -> None:
-        """Go on to a stage; in a log, say so with the time left. Stages without an expectation are no news."""
+        """Go on to a stage; in a log, print it with the time left. Stages without an expected time are not printed."""
         if name not in self.expected:
             return
         now = self._clock()
@@ -147,7 +147,7 @@ class Whole:
         self._bar.start()
 
     def refresh(self) -> None:
-        """Move the bar to where the time left puts it."""
+        """Set the bar from the time left."""
         if self._bar is None or self._task is None:
             return
         past, left = self._clock() - self._start, self.left()

@@ -1,4 +1,4 @@
-"""Plain text tables, and rates as they stand in them.
+"""Plain text tables, and the format of rates in them.
 
 In: cells, rates. Out: text with aligned columns for a terminal, also with wide and combining characters.
 """

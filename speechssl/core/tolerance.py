@@ -1,4 +1,4 @@
-"""How many bad items are still an accident: past that, a stage stops instead of going on without its data.
+"""The limit on bad items, past which a stage stops instead of going on without its data.
 
 In: one verdict per item, in order. Out: a DataError that names the counts by reason.
 """
@@ -55,7 +55,7 @@ class Tolerance:
             self._push(bad=False)
 
     def bad(self, reason: str) -> None:
-        """Record a bad item; DataError when it is one too many."""
+        """Record a bad item; DataError when the limit is passed."""
         self.reasons[reason] += 1
         self._push(bad=True)
         if self.fraction >= 1:

@@ -1,7 +1,7 @@
-"""A trained encoder from wherever it comes: our own model folder, a Hugging Face folder, a torchaudio state dict.
+"""A trained encoder from one of three sources: our model folder, a Hugging Face folder, a torchaudio state dict.
 
 In: a path. Out: a ``ModelFolder``, so that code that starts from a model, or uses it as a teacher, need not know which
-library wrote it. Heads are kept of our own folders only.
+library wrote it. Heads are kept only from our own folders.
 """
 
 import json
@@ -73,7 +73,7 @@ def _foreign(encoder: SpeechEncoder, library: str) -> ModelFolder:
 
 
 def _of_huggingface(path: Path) -> bool:
-    """Whether a configuration names a model type of transformers; what cannot be read is left to ``load_folder``."""
+    """Whether a configuration names a model type of transformers; ``load_folder`` reports what cannot be read."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -33,7 +33,7 @@ HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "projector.", "
 """Parts of task models around the encoder; they are not part of it."""
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""First bytes of what git leaves in place of a large file that was not fetched."""
+"""First bytes of a git-lfs pointer, which stands in for a large file that was not fetched."""
 
 POSITION = "encoder.pos_conv_embed.conv."
 WEIGHT_NORM = {
@@ -51,7 +51,7 @@ EXPECTED: dict[str, Any] = {
     "add_adapter": False,
     "adapter_attn_dim": None,
 }
-"""Settings with one value here; a config that leaves one out has the default of transformers, which is the same."""
+"""Settings with only one supported value, which is also the default of transformers."""
 
 
 def _names(cfg: ModelConfig) -> dict[str, str]:
@@ -166,7 +166,7 @@ def encoder_from_huggingface(
     Raises
     ------
     ConfigError
-        The configuration asks for something this encoder does not have.
+        The configuration has something that this encoder does not support.
     CheckpointError
         Tensors are missing, left over, or of another shape.
     """

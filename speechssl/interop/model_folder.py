@@ -118,7 +118,7 @@ def save_model(
 
 
 def is_model(folder: Path) -> bool:
-    """Return whether a model folder is there and whole; of a damaged one a warning says what is wrong."""
+    """Return whether a model folder is complete; a warning says what is wrong with a damaged one."""
     try:
         _read_weights(folder, _read_config(folder))
     except CheckpointError as error:

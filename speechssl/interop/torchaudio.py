@@ -2,7 +2,7 @@
 
 In: a ``torchaudio.models.Wav2Vec2Model`` (or ``HuBERTPretrainModel``) with its weights, or a file with the state dict
 of one. Out: a SpeechEncoder that gives the same numbers. The names of torchaudio's tensors are nearly those of
-transformers, so the same mapping does the work.
+transformers, so the same mapping is used.
 """
 
 from pathlib import Path
@@ -69,7 +69,7 @@ def encoder_from_torchaudio(model: nn.Module, *, normalize: bool = False) -> Spe
         ``torchaudio.models.Wav2Vec2Model``, whose CTC head is left out, or ``HuBERTPretrainModel``, whose mask
         embedding is kept and whose label embeddings are left out.
     normalize
-        Whether the model expects normalised waveforms (a pipeline's ``_normalize_waveform``): the model cannot tell.
+        Whether the model expects normalised waveforms (a pipeline's ``_normalize_waveform``); not in the model.
 
     Raises
     ------
@@ -93,9 +93,10 @@ def encoder_from_torchaudio(model: nn.Module, *, normalize: bool = False) -> Spe
 def load_torchaudio(path: Path) -> SpeechEncoder:
     """Return the encoder of a file with the state dict of a torchaudio model, such as those of its pipelines.
 
-    A state dict has no configuration. Sizes are read off the shapes of its tensors. What shapes cannot tell is that of
-    every wav2vec 2.0 and HuBERT model that torchaudio publishes: strides 5, 2, 2, 2, 2, 2, 2; heads of 64 channels, at
-    most 16; layer norm before each branch, and normalised waveforms, exactly where the stem has layer norm.
+    A state dict has no configuration. Sizes follow from the shapes of its tensors. What shapes do not show is taken
+    from the wav2vec 2.0 and HuBERT models that torchaudio publishes. Strides are 5, 2, 2, 2, 2, 2, 2, and heads have 64
+    channels, at most 16 of them. Layer norm before each branch and normalised waveforms are assumed exactly where the
+    stem has layer norm.
 
     Raises
     ------
@@ -135,7 +136,7 @@ def _settings(state: dict[str, Tensor]) -> tuple[dict[str, Any], bool]:
     convs = [state[f"{stem}{i}.conv.weight"].shape for i in range(len(STRIDES))]
     if tuple(shape[2] for shape in convs) != KERNELS or f"{stem}{len(STRIDES)}.conv.weight" in state:
         raise ConfigError(
-            f"a state dict does not tell strides, and kernels {[shape[2] for shape in convs]} are not those of the "
+            f"a state dict does not hold strides, and kernels {[shape[2] for shape in convs]} are not those of the "
             f"published stem {list(KERNELS)}. Build the torchaudio model, and save what encoder_from_torchaudio gives"
         )
     if any("rel_attn_embed" in name or "gru_rel_pos" in name for name in state):

@@ -1,10 +1,10 @@
-"""The encoder over a recording of any length: block after block, each with its neighbours in view.
+"""The encoder over a recording of any length, block by block; each block sees its two neighbours.
 
 In: samples of one recording in blocks of equal length (the last may be shorter). Out: encoder frames, block by block, a
-few blocks later. Memory does not grow, and only the stem is computed more than once. Everything that looks along time
-looks at the block itself, the one before and the one after: the statistics of normalisation, the positional
-convolution, and the attention of each layer. So there are no seams, context adds up over layers, and what a layer sees
-stays as long as in training. A recording of one or two blocks has the same frames as in one ordinary pass.
+few blocks later. Memory does not grow, and only the stem is computed more than once. Three operations depend on other
+frames: the statistics of normalisation, the positional convolution, and the attention of each layer. Each of them sees
+the block itself, the one before and the one after. So there are no seams, context adds up over layers, and a layer sees
+no more than in training. A recording of one or two blocks has the same frames as in one ordinary pass.
 """
 
 from collections.abc import Iterable, Iterator
@@ -68,7 +68,7 @@ def _features(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> It
     overhang = encoder.frontend.receptive - encoder.hop  # samples of the next block that the last frames see
     for before, wave, after in neighbours(waves):
         if len(wave) > block * encoder.hop or (after is not None and len(wave) < block * encoder.hop):
-            raise ValueError(f"blocks of {block * encoder.hop} samples are wanted, not of {len(wave)}")
+            raise ValueError(f"expected blocks of {block * encoder.hop} samples, got {len(wave)}")
         start = 0 if before is None else block
         end = start + min(block, int(encoder.frames(len(wave) + (0 if after is None else min(overhang, len(after))))))
         if end <= start:

@@ -2,10 +2,10 @@
 
 In: wave [B, T] at 16 kHz, lengths [B] (None: nothing is padded), a mask drawn by the objective. Out: EncoderOutput.
 
-Layer outputs follow one convention everywhere: ``layers[0]`` is the input of the first block and ``layers[i]`` the
-output of block i, after its residual sums (and, with post-norm, its last norm), never the final norm of a pre-norm
-encoder. This is ``hidden_states`` of transformers 5 and, shifted by one, ``extract_features`` of torchaudio; fairseq's
-layer results differ.
+Layer outputs follow one convention everywhere: ``layers[0]`` is the input of the first block. ``layers[i]`` is the
+output of block i, after its residual sums and, with post-norm, its last norm. The final norm of a pre-norm encoder is
+not applied. This is ``hidden_states`` of transformers 5 and, shifted by one, ``extract_features`` of torchaudio;
+fairseq's layer results differ.
 """
 
 from dataclasses import dataclass, replace
@@ -135,7 +135,7 @@ class SpeechEncoder(nn.Module):
             feed-forward for these alone (not together with ``layers``).
         """
         if layers and positions is not None:
-            raise ValueError("layer outputs are those of all frames: leave positions out")
+            raise ValueError("layer outputs are computed for all frames: leave positions out")
         blocks = [cast(Block, block) for block in self.blocks]
         if stop_at is not None:
             if not 0 <= stop_at <= len(blocks):
@@ -165,9 +165,9 @@ class SpeechEncoder(nn.Module):
     def _maybe_dropped(self, block: Block, x: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
         """Run a block, or in training with probability ``layer_drop`` pass its input on.
 
-        The decision is drawn on the CPU, so that no device is waited for. The parameters of a dropped block take part
-        with a gradient of zero: ranks may decide differently, and DDP waits for all of them. A compiled graph has no
-        branches: there the block always runs.
+        The decision is drawn on the CPU, so that nothing waits for the device. The parameters of a dropped block take
+        part with a gradient of zero: ranks may decide differently, and DDP waits for all of them. A compiled graph has
+        no branches: there the block always runs.
         """
         rate = self.cfg.encoder.layer_drop if self.training else 0.0
         compiling = torch.compiler.is_compiling()

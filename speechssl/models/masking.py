@@ -23,9 +23,9 @@ def span_mask(frames: int, cfg: MaskConfig, rng: np.random.Generator) -> NDArray
     """Mask spans of ``cfg.length`` frames (wav2vec 2.0, section 3.1).
 
     The number of spans is ``floor(prob * frames / length + u)`` with u uniform in [0, 1), so that it is right on
-    average, at least ``min_spans``, at most the number of possible starts. Starts are drawn without replacement from
-    those whose span lies wholly inside the utterance; spans may overlap, so the masked share is lower than ``prob``:
-    about 49 % of a 15 s utterance at (.65, 10) and 57 % at (.80, 10).
+    average. It is at least ``min_spans`` and at most the number of possible starts. Starts are drawn without
+    replacement from those whose span lies wholly inside the utterance. Spans may overlap, so the masked share is lower
+    than ``prob``: about 49 % of a 15 s utterance at (.65, 10) and 57 % at (.80, 10).
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def span_mask(frames: int, cfg: MaskConfig, rng: np.random.Generator) -> NDArray
 def mask_batch(
     lengths: Sequence[int], max_frames: int, cfg: MaskConfig, rngs: Iterable[np.random.Generator]
 ) -> NDArray[np.bool_]:
-    """Return one span mask a row as [B, max_frames], false after each row's length.
+    """Return one span mask per row as [B, max_frames], false after each row's length.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def mask_batch(
     max_frames
         Frames of the batch.
     rngs
-        One generator a row.
+        One generator per row.
     """
     masks = np.zeros((len(lengths), max_frames), dtype=np.bool_)
     for row, length, rng in zip(masks, lengths, rngs, strict=True):
@@ -84,7 +84,7 @@ def sample_negatives(n_masked: int, n_negatives: int, rng: np.random.Generator) 
     -------
     NDArray[np.int32]
         [n_masked, n_negatives] indices into the masked frames of the utterance; no column when fewer than two frames
-        are masked, as there is nothing to contrast with: such an utterance has no contrastive target.
+        are masked: such an utterance has no contrastive target.
     """
     if n_masked < 2:
         return np.zeros((max(n_masked, 0), 0), dtype=np.int32)
@@ -96,7 +96,7 @@ def sample_negatives(n_masked: int, n_negatives: int, rng: np.random.Generator) 
 def _smallest(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
     """Return the places of the ``count`` smallest words (uint64), in no order: a draw without replacement.
 
-    The low bits of each word give way to its place, so that no two are equal and the result is the same on every
+    The low bits of each word are replaced by its place, so that no two are equal and the result is the same on every
     machine.
     """
     if count < 1:
@@ -107,10 +107,10 @@ def _smallest(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:
 
 
 def _integers(limit: int, count: int, rng: np.random.Generator) -> NDArray[Any]:
-    """Return ``count`` integers in [0, limit), each exactly as likely (Lemire 2019, doi:10.1145/3230636).
+    """Return ``count`` integers in [0, limit), exactly uniform (Lemire 2019, doi:10.1145/3230636).
 
     A word w of b bits gives ``w * limit >> b``. Words whose product has low bits below ``2 ** b mod limit`` are drawn
-    again: without them each integer stands for equally many words. b is 16 while that is enough.
+    again, so that each integer corresponds to equally many words. b is 16 while that is enough.
     """
     word, product = ("<u2", "<u4") if limit < 1 << 16 else ("<u4", "<u8")
     raw = rng.bit_generator.random_raw(-(-count * int(word[-1]) // 8)).astype("<u8", copy=False)

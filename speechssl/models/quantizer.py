@@ -1,7 +1,7 @@
 """Gumbel product quantiser of wav2vec 2.0: features in, code vectors and codebook statistics out.
 
 In: [N, C] features of the frames to quantise (only masked frames need it). Out: QuantizerOutput. Everything runs in
-float32, under autocast too: a softmax over hundreds of bfloat16 logits loses the codes it should tell apart.
+float32, under autocast too: a softmax over hundreds of bfloat16 logits cannot distinguish similar codes.
 """
 
 from dataclasses import dataclass

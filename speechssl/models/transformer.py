@@ -1,7 +1,7 @@
 """Parts of the context network: convolutional positional embedding, self-attention, transformer block.
 
 In and out: [B, F, D], float32 between the parts (the residual stream stays in float32 under autocast, the matrix
-products run in bfloat16). Padding arrives as a boolean mask over keys, or as None, and then no mask exists anywhere.
+products run in bfloat16). Padding arrives as a boolean mask over keys, or as None: then no mask is built.
 """
 
 import math
@@ -122,8 +122,8 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, 
 
     On a CPU in bfloat16 the fused kernel's backward pass is slow: forward and backward of this take a quarter of the
     time at 133 frames and two thirds at 750. With dropout there is no fused kernel on a CPU, and PyTorch's own dropout
-    draws one double a weight. On other devices, and in float32 without dropout, the fused kernel wins.
-    ``dropout`` is the probability of leaving a weight out.
+    draws one double per weight. On other devices, and in float32 without dropout, the fused kernel wins. ``dropout`` is
+    the probability of leaving a weight out.
     """
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     if key_mask is not None:

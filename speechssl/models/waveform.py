@@ -83,10 +83,10 @@ def folded_group_norm(
     """Return windows [B, F, K], kernels [B, C, K] and a shift [C] whose product is ``norm(conv(wave))``.
 
     One group a channel, statistics over each row's first ``lengths`` frames. Everything before the GELU is linear in
-    the K-sample windows, so mean and variance of all C channels follow from the windows' mean and K x K covariance, and
-    the norm becomes part of the kernel: no pass over the C x F outputs. In float64, because a kernel that cancels what
-    is loud in the windows has a variance far below theirs. The reference implementations take the statistics over the
-    padding, too; there, features depend on the length of the neighbours.
+    the K-sample windows, so mean and variance of all C channels follow from the windows' mean and K x K covariance. The
+    norm becomes part of the kernel, without a pass over the C x F outputs. In float64, because the variance of a
+    kernel's output can be far below that of the windows. The reference implementations include the padding in the
+    statistics; there, features depend on the length of the neighbours.
     """
     kernel, stride = conv.kernel_size[0], conv.stride[0]
     with torch.autocast(wave.device.type, enabled=False):
@@ -104,7 +104,7 @@ def folded_group_norm(
         weight = weight * (norm.weight * torch.rsqrt(variance + norm.eps))[..., None]
         dtype = torch.promote_types(wave.dtype, torch.float32)
         weight, centred = weight.to(dtype), centred.to(dtype)
-        # A bias of the convolution moves the mean and cancels; in the graph all the same: its gradient is 0, not None.
+        # The norm removes the convolution's bias. It stays in the graph, so that its gradient is 0 and not None.
         shift = norm.bias if conv.bias is None else norm.bias + 0.0 * conv.bias
     return centred, weight, shift
 
@@ -173,8 +173,8 @@ class WaveformStem(nn.Module):
     def _products(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         """Return [B, F, C] by matrix products over channels-last rows.
 
-        Every utterance gets a multiple of all later strides of rows, so that each layer's output is the next one's
-        input as it lies in memory; the rows after its last frame are cut off at the end.
+        The number of rows of an utterance is a multiple of all later strides, so that the output of a layer is the
+        input of the next one without a copy. The rows after its last frame are cut off at the end.
         """
         first, *others = self._layers()
         unit = self._row_unit

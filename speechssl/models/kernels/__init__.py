@@ -1,1 +1,1 @@
-"""Fast paths of the processor, each with the plain one beside it."""
+"""Optimised kernels, each with its reference implementation beside it."""

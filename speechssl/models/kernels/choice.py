@@ -21,7 +21,7 @@ def is_plain() -> bool:
 
 @contextmanager
 def plain_paths() -> Iterator[None]:
-    """Take the plain paths inside (of the whole process: not for use in threads)."""
+    """Use the plain paths inside the block, in the whole process: not for use in threads."""
     before = _CHOICE["plain"]
     _CHOICE["plain"] = True
     try:
@@ -32,7 +32,7 @@ def plain_paths() -> Iterator[None]:
 
 @contextmanager
 def exact_float32(exact: bool = True) -> Iterator[None]:
-    """Keep float32 at 24 bits on CUDA inside: by default cuDNN rounds the inputs of convolutions to TF32 (11 bits).
+    """Keep float32 at 24 bits on CUDA inside the block: by default cuDNN rounds convolution inputs to TF32 (11 bits).
 
     With ``exact`` false, or without a CUDA device, nothing changes. The setting is that of the whole process.
     """

@@ -1,7 +1,7 @@
-"""Dropout that costs little on a CPU: sixteen random bits an element, drawn sixty-four at a time.
+"""Dropout that costs little on a CPU: sixteen random bits per element, drawn sixty-four at a time.
 
 In: activations. Out: the same shape, a share ``p`` of them zero, the others scaled by 1 / (1 - p). PyTorch's CPU kernel
-draws one double a element, which takes longer than the layer norm beside it; here ``p`` is rounded to a multiple of
+draws one double per element, which takes longer than the layer norm beside it; here ``p`` is rounded to a multiple of
 2^-16 instead. On other devices, on the plain path and inside a compiled graph, it is PyTorch's.
 """
 

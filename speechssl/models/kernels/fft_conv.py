@@ -3,10 +3,9 @@
 In: channels-last frames and a kernel of K taps. Out: what ``F.conv1d`` with ``K // 2`` zeros before each utterance
 gives. Overlap-save (Oppenheim and Schafer, Discrete-Time Signal Processing, section 8.7): frames are taken in blocks of
 2K, each of which gives K + 1 outputs. The Fourier transforms of blocks and kernel are products with tables of cosines
-and sines, in float32; between them each frequency is one small complex product a group, in bfloat16 under autocast
-where the device computes in it.
-For BASE and 20 seconds of speech that is 8 GFLOP in place of 28, forward and backward. cuDNN has no fast kernel for
-such a convolution: on an H200 it takes 60 of the 83 ms of a step of BASE.
+and sines, in float32. Between them each frequency is one small complex product per group, in bfloat16 under autocast
+where the device computes in it. For BASE and 20 seconds of speech that is 8 GFLOP in place of 28, forward and backward.
+cuDNN has no fast kernel for such a convolution: on an H200 it takes 60 of the 83 ms of a step of BASE.
 
 The convolution is linear in the frames and in the kernel: the backward pass is the same products, transposed.
 """
@@ -23,7 +22,7 @@ __all__ = ["FixedConvolution", "convolve_groups"]
 
 
 class _Spectra:
-    """The way between frames and the spectra of their blocks.
+    """Transforms between frames and the spectra of their blocks.
 
     Columns [points, blocks * D] are blocks side by side; spectra [(K + 1) * groups, 2 * blocks, D / groups] have a
     matrix for each frequency and group, its first half real, the second imaginary.
@@ -60,7 +59,7 @@ class _Spectra:
         return self._spectra(self.forth, padded.unfold(1, 2 * self.taps, self.step).permute(3, 0, 1, 2))
 
     def frames_transposed(self, spectra: Tensor, shape: torch.Size) -> Tensor:
-        """Return the gradient of x [B, F, D] from that of its spectra: every block's added where it was taken."""
+        """Return the gradient of x [B, F, D] from that of its spectra: each block's gradient is added to its frames."""
         ends = self._columns(self.forth.t(), spectra, shape)
         whole = ends.new_zeros(shape[0], ends.shape[1] + 1, self.step, shape[2])
         whole[:, :-1] = ends[:, :, : self.step]

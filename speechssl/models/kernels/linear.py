@@ -1,10 +1,10 @@
-"""Matrix products on a CPU, wherever a layer multiplies by its weights: by the library that is fast on the processor.
+"""Matrix products of layers on a CPU, by the library that is fastest on the processor.
 
-In: activations and weights. Out: what ``F.linear`` gives, up to rounding. PyTorch sends float32 products to MKL, whose
-kernels for processors that are not Intel's stop at AVX2: with AVX-512 they go to oneDNN, which makes twice as many
-operations a second on an AMD EPYC, in float32 all the same (no bfloat16 inside). Products in bfloat16 on a processor
-that has none are made in float32 from the rounded factors, and rounded: PyTorch's own take over ten times as long.
-Other dtypes, other devices and the plain path are PyTorch's own.
+In: activations and weights. Out: what ``F.linear`` gives, up to rounding. PyTorch sends float32 products to MKL, which
+uses at most AVX2 on processors that are not Intel's. With AVX-512 they go to oneDNN here, which is twice as fast on an
+AMD EPYC and also computes in float32 (no bfloat16 inside). Products of bfloat16 tensors on a processor without bfloat16
+are computed in float32 and rounded: PyTorch's own take over ten times as long. Other dtypes, other devices and the
+plain path are PyTorch's own.
 """
 
 from typing import Any, cast
@@ -33,7 +33,7 @@ def _onednn(x: Tensor) -> bool:
 
 
 def widened(x: Tensor) -> bool:
-    """Say whether products of bfloat16 tensors, where ``x`` lies, are made in float32 and rounded."""
+    """Say whether products of bfloat16 tensors on the device of ``x`` are computed in float32 and rounded."""
     return (
         x.device.type == "cpu" and not is_plain() and not torch.compiler.is_compiling() and not processor().bf16
     )  # fmt: skip
@@ -48,7 +48,7 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """Return ``a @ b`` [N, M] of two matrices; for use where autograd does not look."""
+    """Return ``a @ b`` [N, M] of two matrices, without gradients: for use inside autograd functions."""
     return _multiply(a, b.t()) if _onednn(a) and a.numel() and b.numel() else matmul(a, b)
 
 

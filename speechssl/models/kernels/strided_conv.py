@@ -2,8 +2,8 @@
 
 A convolution of kernel K and stride S over channels-last frames needs, for output n, the frames n * S to n * S + K - 1.
 The first S of them are row n of the same memory seen as [N, S * C]; the next ones are the beginning of row n + 1. So
-the layer is ``ceil(K / S)`` products of (shifted) rows with a part of the kernel: nothing is unfolded, and the matrix
-unit does all of the work, in the backward pass too. On a CPU in bfloat16 this takes about half the time of ``conv1d``.
+the layer is ``ceil(K / S)`` products of (shifted) rows with a part of the kernel. Nothing is unfolded, and all work is
+matrix products, in the backward pass too. On a CPU in bfloat16 this takes about half the time of ``conv1d``.
 """
 
 from typing import Any, cast
