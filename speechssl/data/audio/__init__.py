@@ -1,1 +1,1 @@
-"""Audio: bytes become mono float32 at 16 kHz, or a reason why not; every limit on what is read lives here."""
+"""Audio: bytes become mono float32 at 16 kHz, or an error with a reason code. Every limit on what is read is here."""

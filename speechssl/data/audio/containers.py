@@ -1,8 +1,8 @@
-"""Whether a container was cut short, and whether its size was ever filled in.
+"""Checks whether a container is truncated, and whether its size field was filled in.
 
-In: an opened file and its sniffed format. Out: for containers whose decoder would not notice a missing end (WAV, AIFF,
-NIST SPHERE, Ogg: libsndfile shortens its count in silence) the reason why it is not whole; for one that a writer to a
-pipe left without its size, a file that has it.
+In: an opened file and its sniffed format. Out: the reason why the container is not whole, for those in which libsndfile
+does not report a missing end (WAV, AIFF, NIST SPHERE, Ogg). For a container that was written to a pipe and has no size,
+a file that has it.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _NEAR = 2**16
 
 @dataclass(frozen=True)
 class _Claim:
-    """A container's claims about its samples."""
+    """What a container's header says about its samples."""
 
     start: int
     """First byte of the samples."""
     size: int
-    """Bytes promised."""
+    """Bytes that the header promises."""
     place: int
     """Where in the file the size is written."""
     number: str
     """How it is written, for ``struct``."""
     more: int = 0
-    """What the written number counts beside the samples."""
+    """Bytes that the written number counts beside the samples."""
 
     def unknown(self, there: int) -> bool:
-        """Whether the size, in a file that holds ``there`` bytes of samples, is none that was measured."""
+        """Whether the size is a placeholder, in a file that holds ``there`` bytes of samples."""
         near = any(abs(top - self.size - self.more) <= _NEAR for top in _TOPS[self.number[1]])
         return self.size <= 0 or (self.size > there and near)
 
@@ -83,10 +83,11 @@ def cut_short(file: BinaryIO, kind: str) -> str | None:
 
 
 def with_size(file: BinaryIO, kind: str) -> Spliced | None:
-    """Return a file in which the size of the samples is what is there, or None when the size needs no help.
+    """Return a file whose header has the true size of the samples, or None when the size needs no correction.
 
-    It does when it was never filled in, or last when the recorder had hardly begun (more bytes without any structure
-    follow than it counts), and in a WAV file beyond 4 GiB, whose size is known modulo 2**32 only.
+    Three sizes need it: one that was never filled in; one that was last filled in when the recorder had hardly begun
+    (more bytes without any structure follow than it counts); and that of a WAV file beyond 4 GiB, known modulo 2**32
+    only.
     """
     size = file.seek(0, os.SEEK_END)
     claim = _claim(file, kind, _read(file, 0, 4096))
@@ -106,7 +107,7 @@ def with_size(file: BinaryIO, kind: str) -> Spliced | None:
 
 
 def _is_chunk(file: BinaryIO, claim: _Claim, place: int, size: int) -> bool:
-    """Whether a chunk lies at a place, and not samples: then the size was meant."""
+    """Whether a chunk, and not samples, begins at a place: then the size before it is right."""
     header = _read(file, place, 8)
     if len(header) < 8 or claim.number[1] != "I" or not all(0x20 <= byte < 0x7F for byte in header[:4]):
         return False

@@ -35,14 +35,14 @@ __all__ = [
 SAMPLE_RATE = 16_000
 """Everything behind the manifest is mono at this rate (wav2vec 2.0 and HuBERT's)."""
 FLAC_LEVEL = 2 / 8
-"""Level 2 of 8: fixed predictors. Of speech, 3 % larger than level 5 and decoded 26 % faster, every epoch."""
+"""Level 2 of 8: fixed predictors. Speech is 3 % larger than at level 5, and decoded 26 % faster in every epoch."""
 
 _CANCELLED = 1e-3
 """Energy of the mean of several channels, relative to that of the first: below it, they cancel each other."""
 _QUIETEST, _QUIET_PEAK = 2.0**-9, 2.0**-4
-"""Peak below which a recording of more than 16 bits would keep six of them in 16; and the peak that it gets instead."""
+"""Peak below which at most six of 16 bits would be used, and the peak that such a recording is scaled to."""
 _MOST_CLIPPED = 1e-3
-"""Share of samples beyond full scale that may be clipped: decoders and resamplers overshoot in loud recordings."""
+"""Share of samples that may be clipped at full scale: decoders and resamplers overshoot in loud recordings."""
 
 _LIMITS = AudioLimits()
 
@@ -117,7 +117,7 @@ def decode(
 def mono(block: np.ndarray, channels: Literal["mean", "first"] = "mean") -> np.ndarray:
     """Return [n] from [n, channels]: their mean, or the first; also the first where the channels cancel in the mean.
 
-    They do when one was wired with the wrong polarity (right = -left).
+    Channels cancel when one has the wrong polarity (right = -left).
     """
     if block.shape[1] == 1 or channels == "first":
         return np.ascontiguousarray(block[:, 0])
@@ -140,10 +140,10 @@ def resampled(pieces: Iterable[np.ndarray], own: int, rate: int) -> Iterator[np.
 
 
 def fit_scale(wave: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return a float32 waveform whose speech survives in 16 bits, and the gain that it got in dB; mostly (wave, 0).
+    """Return a float32 waveform whose speech survives in 16 bits, and the gain applied in dB; mostly (wave, 0).
 
-    Float files have no full scale: one that would be clipped audibly is scaled down to it; one so quiet that 16 bits
-    leave nothing of it is scaled up. What already has 16 bits stays as it is.
+    Float files have no full scale. One that would be clipped audibly is scaled down to it; one that is too quiet for 16
+    bits is scaled up. Recordings with 16 bits stay as they are.
     """
     size = np.abs(wave)
     peak = float(size.max(initial=0.0))

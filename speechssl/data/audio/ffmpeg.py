@@ -1,4 +1,4 @@
-"""Formats that libsndfile does not read (m4a, webm, amr, wma ...), through the ``ffmpeg`` program when there is one.
+"""Formats that libsndfile does not read (m4a, webm, amr, wma ...), through the ``ffmpeg`` program if it is installed.
 
 In: a file and its sniffed format. Out: sample rate, channels, and blocks of float32 samples read from a pipe.
 """
@@ -93,7 +93,7 @@ class FfmpegReader:
         return self._process.stdout.read(size)
 
     def _complaint(self) -> str:
-        """Wait for the end, which is near once the pipe is, and return the last line of complaint as ``: ...``."""
+        """Wait for the program, which ends soon after the pipe; return its last error as ``: ...``."""
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
@@ -114,7 +114,7 @@ class FfmpegReader:
         if self._process.returncode != 0:
             raise AudioError(self.item, "corrupt", f"ffmpeg cannot decode all of it{complaint}")
         if any(words in complaint.lower() for words in ("ended prematurely", "truncat", "partial file")):
-            raise AudioError(self.item, "truncated", f"ffmpeg says{complaint}")  # and leaves with success
+            raise AudioError(self.item, "truncated", f"ffmpeg says{complaint}")  # and exits with 0
 
     def close(self) -> None:
         """End the program (if it still runs) and remove temporary files; safe to call twice."""

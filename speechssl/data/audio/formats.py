@@ -17,7 +17,7 @@ __all__ = [
 ]
 
 HEAD_BYTES = 16_384
-"""How much of a file ``sniff`` wants to see."""
+"""Bytes at the start of a file that ``sniff`` needs."""
 
 AUDIO_EXTENSIONS = frozenset({
     ".3g2", ".3gp", ".8svx", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".asf", ".au", ".avi", ".avr",
@@ -26,7 +26,7 @@ AUDIO_EXTENSIONS = frozenset({
     ".opus", ".pvf", ".ra", ".rf64", ".rm", ".rmvb", ".shn", ".snd", ".sph", ".spx", ".tta", ".vob", ".voc", ".w64",
     ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wv",
 })  # fmt: skip
-"""Names that promise audio: such a file that holds none goes to the ledger, any other file is simply not ours."""
+"""Extensions of audio: such a file without audio goes to the ledger, any other file is ignored."""
 
 FFMPEG_FORMATS = {
     "matroska": "matroska", "mp4": "mov", "aac": "aac", "amr": "amr", "asf": "asf", "wavpack": "wv", "shorten": "shn",
@@ -53,7 +53,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )  # fmt: skip
 _MOVIE_ATOMS = (b"moov", b"mdat", b"wide", b"skip", b"free", b"pnot")
 _PACKETS = ((0, 188), (4, 192))
-"""(first sync byte, distance) of transport streams: broadcast, cameras."""
+"""(first sync byte, packet size) of transport streams: broadcast, cameras."""
 _AC3 = b"\x0b\x77"
 _AC3_KBITS = (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
 _IMAGE_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis", b"hevc")
@@ -99,7 +99,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def _has_packets(head: bytes, first: int, step: int) -> bool:
-    """Whether three packets of a transport stream follow each other; each says that it has a payload or a field."""
+    """Whether three packets of a transport stream follow each other, each with a payload or adaptation field."""
     starts = range(first, first + 3 * step, step)
     return len(head) > starts[-1] + 3 and all(head[p] == 0x47 and head[p + 3] & 0x30 for p in starts)
 
@@ -125,9 +125,9 @@ def _is_adts(head: bytes) -> bool:
 
 
 def _has_mpeg_frames(head: bytes) -> bool:
-    """Whether consecutive MPEG frames are found: two at the very start, three after leading rubbish.
+    """Whether consecutive MPEG frames are found: two at the very start, three after other leading bytes.
 
-    One sync word proves nothing: UTF-16 text starts with one.
+    One sync word is not enough: UTF-16 text starts with one.
     """
     start = head.find(b"\xff")
     while 0 <= start < len(head) - 4:

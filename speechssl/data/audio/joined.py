@@ -1,6 +1,6 @@
-"""Recordings that were joined with ``cat``: where each begins, for containers that are read to the end of the first.
+"""Recordings that were joined with ``cat``: where each begins, for containers whose decoder stops after the first.
 
-In: an opened file and its sniffed format. Out: its parts, or nothing when its decoder reads all of it by itself.
+In: an opened file and its sniffed format. Out: its parts, or nothing when its decoder reads all of it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def parts_of(file: BinaryIO, kind: str, start: int) -> list[Spliced]:
 
 
 def _parts(file: BinaryIO, kind: str, start: int) -> list[Part]:
-    """Look through all bytes of a file; the answer is kept, because a long recording is opened once for each piece."""
+    """Search all bytes of a file; the result is cached, because a long recording is opened once for each piece."""
     if isinstance(file, io.BytesIO):
         return _FIND[kind](file.getvalue(), start)
     status = os.fstat(file.fileno())
@@ -73,7 +73,7 @@ def _flac(data: Bytes, start: int) -> list[Part]:
 
 
 def _ogg(data: Bytes, start: int) -> list[Part]:
-    """Find where streams begin behind others; those that begin together are sound and picture of one recording."""
+    """Find where streams begin after others; those that begin together are sound and picture of one recording."""
     starts, end = [], -1
     for place in _places(data, _OGG, start):
         if place != end:
@@ -87,7 +87,7 @@ def _caf(data: Bytes, start: int) -> list[Part]:
 
 
 def _sized(data: Bytes, start: int) -> list[Part]:
-    """Find files that begin exactly where the one before says that it ends."""
+    """Find files that begin exactly where the header of the one before puts its end."""
     starts = []
     while size := _file_size(data, start):
         starts.append(start)

@@ -1,6 +1,6 @@
-"""What a piece of audio may look like before anything is decoded: sizes, rates, channels, lengths, amplitudes.
+"""Limits on audio, most of them checked before anything is decoded: sizes, rates, channels, lengths, amplitudes.
 
-In: claims of a header, or decoded blocks. Out: nothing, or an AudioError with the reason code that ledgers count.
+In: values of a header, or decoded blocks. Out: nothing, or an AudioError with the reason code that ledgers count.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["AudioInfo", "AudioLimits", "check_claims", "check_samples"]
 
 @dataclass(frozen=True)
 class AudioLimits:
-    """Bounds that are checked before the first sample is decoded, and bound what decoding may cost."""
+    """Limits that are checked before the first sample is decoded, so that decoding has a bounded cost."""
 
     max_bytes: int = 64 * 2**20
     """Largest payload taken from memory (a shard member)."""
@@ -27,7 +27,7 @@ class AudioLimits:
     max_rate: int = 192_000
     max_seconds: float = 6 * 3600.0
     max_amplitude: float = 8.0
-    """Full scale is 1; float files above this hold something else than audio."""
+    """Full scale is 1; float files above this do not hold audio."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AudioInfo:
 
 
 def check_claims(item: str, sample_rate: int, channels: int, frames: int, limits: AudioLimits) -> None:
-    """Raise AudioError when a header claims what no recording has (``frames`` < 0: it makes no claim on length)."""
+    """Raise AudioError when a header is outside the limits (``frames`` < 0: the header does not give the length)."""
     if not limits.min_rate <= sample_rate <= limits.max_rate:
         detail = f"{sample_rate:,} Hz is outside {limits.min_rate:,} to {limits.max_rate:,} Hz"
         raise AudioError(item, "sample_rate", detail)

@@ -1,8 +1,8 @@
-"""MPEG audio frames (MP3): how many a file really has, and the file as its decoder must see it to decode them all.
+"""MPEG audio frames (MP3): the true number in a file, and the parts that libsndfile must read to decode them all.
 
 In: an opened MP3 file. Out: the parts it was joined from, each behind a table (Xing) that counts its frames. libsndfile
-reads as many samples as the first table, or an estimate from the first bitrate, says: without this it stops early in
-files of variable bitrate without a table and in joined files, and does not find what is behind leading zeros.
+takes the number of samples from the first table, or estimates it from the first bitrate. So it stops early in joined
+files and in files of variable bitrate without a table. It also finds nothing after leading zeros.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Bytes = bytes | mmap.mmap
 
 
 def frame_size(header: bytes) -> int:
-    """Bytes of the MPEG audio frame that starts with this 4-byte header; 0 when it is none."""
+    """Bytes of the MPEG audio frame that starts with this 4-byte header; 0 for any other bytes."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return 0
     version, layer = header[1] >> 3 & 3, header[1] >> 1 & 3  # version 3: MPEG-1, 2: MPEG-2, 0: 2.5; layer 1: III, 2: II
@@ -43,7 +43,7 @@ def frame_size(header: bytes) -> int:
 
 
 def after_tags(file: BinaryIO) -> int:
-    """Return where a file begins behind ID3v2 tags and leading zero bytes."""
+    """Return where a file begins after ID3v2 tags and leading zero bytes."""
     position = 0
     while True:
         file.seek(position)
@@ -76,9 +76,9 @@ class MpegPart:
     first: bytes
     """Header of the first frame."""
     table: int | None = None
-    """Frames that its table promises (0: it does not say); None without a table."""
+    """Frames that its table promises (0: the table gives no number); None without a table."""
     count: int = 0
-    """Frames of sound; the table is none."""
+    """Frames of sound; the table does not count."""
     pieces: list[tuple[int, int]] = field(default_factory=list)
     """Bytes that hold frames of sound, (from, to)."""
     bitrates: set[int] = field(default_factory=set)
@@ -94,7 +94,7 @@ class MpegPart:
     def counted(self, end: int) -> bool:
         """Whether a decoder finds the true number of frames in a part that ends at byte ``end``.
 
-        A table that promises more counts as true: what is missing then shows.
+        A table that promises more also counts: the decoder then reports what is missing.
         """
         if self.table:
             return self.count <= self.table * (1 + _TOLERANCE) + 1
@@ -103,7 +103,7 @@ class MpegPart:
 
 
 def find_parts(data: Bytes, start: int = 0) -> list[MpegPart]:
-    """Walk from frame to frame; rubbish and tags between them are stepped over.
+    """Walk from frame to frame; tags and other bytes between them are skipped.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def _differs(header: bytes, first: bytes) -> bool:
 
 
 def _next_frame(data: Bytes, start: int, first: bytes) -> tuple[int, int]:
-    """Return where the next frame begins, that another one or the end follows, and its size; (end, 0) without one."""
+    """Return where the next frame begins that another frame or the end follows, and its size; (end, 0) without one."""
     if data[start : start + 3] == b"ID3" and len(data) >= start + 10:
         head = data[start : start + 10]
         start += 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
@@ -163,7 +163,7 @@ def _next_frame(data: Bytes, start: int, first: bytes) -> tuple[int, int]:
 
 
 def _table(data: Bytes, position: int) -> int | None:
-    """Return the number of frames that a table (Xing, Info, VBRI) in this frame promises; 0: it does not say."""
+    """Return the number of frames that a table (Xing, Info, VBRI) in this frame promises; 0: it gives no number."""
     header = data[position : position + 4]
     place = position + 4 + _side_bytes(header)
     if data[place : place + 4] in (b"Xing", b"Info"):
@@ -174,7 +174,7 @@ def _table(data: Bytes, position: int) -> int | None:
 
 
 def mpeg_parts(data: Bytes, start: int) -> list[Part]:
-    """Return what a decoder must read one after the other; nothing when it finds all of the file by itself.
+    """Return the parts that a decoder must read one after the other; nothing when it reads all of the file.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def mpeg_parts(data: Bytes, start: int) -> list[Part]:
 
 
 def _measured(data: Bytes, start: int) -> bool:
-    """Whether a table at the beginning gives the number of bytes that are there: then nothing was joined."""
+    """Whether a table at the beginning gives the true number of bytes: then nothing was joined."""
     place = start + 4 + _side_bytes(data[start : start + 4])
     if _table(data, start) is None or data[start + 36 : start + 40] == b"VBRI" or data[place + 7] & 3 != 3:
         return False

@@ -20,7 +20,7 @@ LONGEST_PAUSE = 2.0
 """Longer pauses are dropped, down to a margin at each end."""
 MARGIN = 0.3
 SHORTEST_PIECE = 2.0
-"""Lone words between long pauses keep enough of the pauses to reach this length."""
+"""Single words between long pauses keep enough of the pauses to reach this length."""
 ABOVE_FLOOR_DB = 6.0
 BELOW_PEAK_DB = 25.0
 """A frame is quiet when it is less than 6 dB above the noise floor and more than 25 dB below loud speech."""
@@ -98,7 +98,7 @@ class SpeechMeter:
 
     @staticmethod
     def quiet(probabilities: np.ndarray, frames: int, frame_seconds: float) -> np.ndarray:
-        """Return bool [frames] on the grid of a LevelMeter: where no speech is likely."""
+        """Return bool [frames] with the frames of a LevelMeter: true where no speech is likely."""
         chunk = ((np.arange(frames) + 0.5) * frame_seconds * 16_000 / SpeechMeter.CHUNK).astype(np.int64)
         return probabilities[np.minimum(chunk, len(probabilities) - 1)] < SPEECH_PROBABILITY
 
@@ -112,7 +112,7 @@ def _silero() -> Any:
 
 
 def resolve_segmenter(wanted: Literal["auto", "energy", "silero"]) -> Literal["energy", "silero"]:
-    """Turn ``auto`` into what is installed.
+    """Replace ``auto`` by the segmenter that is installed.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """One opened recording: its checked header, and its samples in bounded blocks.
 
 In: a file of any name, or the bytes of one. Out: ``AudioInfo`` and float32 blocks at the recording's own rate. Headers
-are not believed: limits come before decoding, memory never follows a claim, decoded length is compared with it.
+are not trusted: limits are checked before decoding, memory does not depend on the header, and the decoded length is
+compared with it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["LENGTH_TOLERANCE", "AudioFile"]
 
 LENGTH_TOLERANCE = 0.01
-"""Decoded and promised length may differ by this share (encoder delay, a damaged last frame)."""
+"""Share by which decoded and promised length may differ (encoder delay, a damaged last frame)."""
 
 _BLOCK_SAMPLES = 262_144  # of all channels together: 1 MB of float32
 _PREROLL_SECONDS = 1.0  # decoding this much before a cut makes lossy formats sample-exact there
@@ -83,7 +84,7 @@ class AudioFile:
             raise
 
     def _sniffed(self) -> tuple[str, int]:
-        """Return the format, and where the recording begins: behind tags, and behind zeros in MP3."""
+        """Return the format, and where the recording begins: after tags, and after zeros in MP3."""
         head = self._file.read(HEAD_BYTES)
         kind, begin = sniff(head), 0
         if kind in (None, "mp3"):
@@ -266,7 +267,7 @@ _quiet_saved = -1
 
 @contextmanager
 def _quiet(wanted: bool) -> Iterator[None]:
-    """Keep libmpg123 from writing to standard error: it complains about sound MP3 files too, once for each packet."""
+    """Keep libmpg123 from writing to standard error: it warns about valid MP3 files too, once per packet."""
     if not wanted:
         yield
         return

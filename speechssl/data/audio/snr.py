@@ -1,7 +1,7 @@
-"""How clean a recording is: its speech level against its noise floor.
+"""Signal-to-noise ratio of a recording: its speech level against its noise floor.
 
-In: one waveform at 16 kHz, or the power of its frames in bands. Out: decibels. The noise is taken, band by band, from
-the quietest moments of each band: speech without pauses still leaves each part of the spectrum alone now and then.
+In: one waveform at 16 kHz, or the power of its frames in bands. Out: decibels. The noise of each band is measured in
+the quietest frames of that band: even speech without pauses leaves each band quiet at times.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def snr_of_bands(power: np.ndarray) -> float | None:
     Parameters
     ----------
     power
-        float32 [F, 24], mean square of each frame in each band. Frames of digital silence are left out: they are
-        gaps between recordings, or a gate, and say nothing about the noise behind the speech.
+        float32 [F, 24], mean square of each frame in each band. Frames of digital silence are left out: they are gaps
+        between recordings, or a gate, and do not show the noise under the speech.
     """
     power = power[power.sum(axis=1) > _SILENCE * power.shape[1]]
     if len(power) < _FEWEST_FRAMES:
@@ -122,7 +122,7 @@ def snr_db(wave: np.ndarray) -> float | None:
     """Return the signal-to-noise ratio of a recording of speech.
 
     The noise of each of 24 mel bands (100 to 7,800 Hz) is the mean of its quietest tenth of 32 ms frames, corrected for
-    taking the lowest; the signal is the mean of the louder half of the frames, less the noise. Reverberation counts as
+    taking the lowest. The signal is the mean of the louder half of the frames, less the noise. Reverberation counts as
     signal; speech that never pauses reads a few decibels low.
 
     Parameters

@@ -1,4 +1,4 @@
-"""A file made of pieces of another one, and a recording made of several files: what was joined is read as one.
+"""Several pieces of a file, or several files of a recording, read as one.
 
 In: an opened file and byte ranges; or the opened parts of a recording. Out: something that reads like one file, or like
 one ``soundfile.SoundFile``.
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 __all__ = ["JoinedSound", "Part", "Spliced"]
 
 Part = tuple[bytes, list[tuple[int, int]]]
-"""What to read first, then which bytes of a file, (from, to)."""
+"""Bytes to read first, then ranges of bytes of a file, (from, to)."""
 
 
 class Spliced(io.RawIOBase):
-    """A read-only file made of a beginning in memory and pieces of another file."""
+    """A read-only file: first bytes in memory, then pieces of another file."""
 
     def __init__(self, head: bytes, file: BinaryIO, pieces: Sequence[tuple[int, int]]) -> None:
         self._head, self._file = head, file

@@ -30,18 +30,18 @@ Known = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class Columns:
-    """What a table with columns says."""
+    """The rows of a table with columns."""
 
     rows: tuple[Row, ...]
     certain: bool
-    """A header names its columns; without one, the table counts only if enough of its keys match."""
+    """Whether a header names the columns; without one, the table is used only if enough of its keys match."""
     entries: tuple[Entry, ...]
 
 
 def read_columns(
     name: str, lines: Sequence[tuple[int, str]], known: Known, split: str | None, *, certain: bool
 ) -> Columns | None:
-    """Read a table with columns, or return None when the lines are none.
+    """Read a table with columns, or return None when the lines are not a table.
 
     Parameters
     ----------
@@ -50,11 +50,11 @@ def read_columns(
     lines
         (number, text) of its lines that are not blank.
     known
-        Whether a key names a recording; tables without a header show by it which column holds the key.
+        Whether a key names a recording; in a table without a header this finds the column of the key.
     split
         Split of every row that names none.
     certain
-        The file's name says that it is a table of recordings.
+        Whether the file's name marks it as a table of recordings.
     """
     delimiter, lines = _delimiter(lines, Path(name).suffix.lower(), known)
     if not delimiter:
@@ -103,8 +103,8 @@ def _titled(line: str) -> bool:
 def _delimiter(lines: Sequence[tuple[int, str]], suffix: str, known: Known) -> tuple[str, Sequence[tuple[int, str]]]:
     """Return the column separator, or nothing, and the lines of the table.
 
-    It is the one that a ``sep=`` line names, that makes a header of the first line, or that nearly every line has. A
-    comma or semicolon counts in a file of another name only when it separates keys of recordings.
+    The separator is the one that a ``sep=`` line names, that splits the first line into a header, or that nearly every
+    line has. Outside .csv files a comma or semicolon counts only when it separates keys of recordings.
     """
     if lines and (said := _SEPARATOR_LINE.fullmatch(lines[0][1].strip())):
         return said[1], lines[1:]
@@ -133,7 +133,7 @@ def _described(
     known: Known,
     split: str | None,
 ) -> tuple[list[Row], list[Entry]]:
-    """Read the rows under a header. Rows that Common Voice calls not validated lend their speaker, not their text."""
+    """Read the rows under a header. Rows that are not validated in Common Voice give their speaker, but no text."""
     rows, entries, joined = [], [], []
     unreviewed = Path(name).stem.lower() in ("invalidated", "other", "reported")
     for number, values in cells:
@@ -168,8 +168,8 @@ def _trimmed(values: Sequence[str], width: int) -> list[str]:
 def _fit(values: Sequence[str], header: Sequence[str], delimiter: str, known: Known) -> list[str]:
     """Return a cell for each column of the header; ValueError when it is not clear which cell is which.
 
-    Cells beyond the header belong to the text when that is the last column, or the first and the key is found where it
-    then must be. Cells may be missing at the end of a line of tabs, whose empty ends editors remove.
+    Cells beyond the header belong to the text if it is the last column, or if it is the first and the key is in the
+    right place. Cells may be missing at the end of a tab-separated line, where editors remove empty cells.
     """
     width, cells = len(header), _trimmed(values, len(header))
     extra = len(cells) - width
@@ -223,7 +223,7 @@ def _undescribed(
 
 
 def _untitled(sample: Sequence[Sequence[str]], key: int, known: Known) -> bool:
-    """Whether the first line is a header in words that are not known: alone without a recording, and no path or id."""
+    """Whether the first line is a header with unknown names: alone without a recording, and with no path or id."""
     first, others = sample[0], sample[1:]
     if known(first[key]) or not others or sum(known(values[key]) for values in others) < 0.9 * len(others):
         return False
@@ -231,7 +231,7 @@ def _untitled(sample: Sequence[Sequence[str]], key: int, known: Known) -> bool:
 
 
 def _text_column(sample: Sequence[Sequence[str]], key: int, width: int) -> int:
-    """Return the last long column; constants, letters of another column, numbers and phones only for want of better."""
+    """Return the last long column; constants, letters of another column, numbers and phones only as a last resort."""
     columns = [[values[c] for values in sample] for c in range(width)]
     lengths = [0 if c == key else sum(map(len, cells)) for c, cells in enumerate(columns)]
     plain = [cells for c, cells in enumerate(columns) if c != key and not _is_spelled(cells)]

@@ -1,6 +1,6 @@
-"""Finds the recording that a table means, whatever it calls it.
+"""Finds the recording that a key of a table names.
 
-In: the paths of a corpus; a key from a table. Out: the paths that the key can mean. A key is only ever compared with
+In: the paths of a corpus; a key from a table. Out: the paths that the key can name. A key is only ever compared with
 paths that were scanned, so it cannot lead out of the corpus.
 """
 
@@ -42,7 +42,7 @@ class AudioIndex:
         return next((parent for parent in parents if parent in self._folders), ".")
 
     def find(self, key: str, table: str) -> list[str]:
-        """Return the recordings that a key in ``table`` can mean; several when nothing tells them apart.
+        """Return the recordings that a key in ``table`` can name; several when the key is ambiguous.
 
         A key never leaves the corpus: its path is only compared with the paths that were scanned.
         """

@@ -1,7 +1,7 @@
 """Every file below a folder, in one fixed order.
 
-In: a folder. Out: relative paths with ``/``, sorted, and ledger entries for what was not followed. Hidden files and
-folders (a leading dot, ``__MACOSX``) are not part of a corpus, nor are outputs of this program that lie inside it.
+In: a folder. Out: relative paths with ``/``, sorted, and ledger entries for links that were not followed. Hidden files
+and folders (a leading dot, ``__MACOSX``) are not part of a corpus, nor are outputs of this program that lie inside it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _HIDDEN = ("__MACOSX", "__pycache__")
 def list_files(root: Path, *, skip: Path, follow_links: bool) -> tuple[list[str], list[Entry]]:
     """Return the regular files below ``root``, sorted by path.
 
-    A symbolic link to a file of the corpus gives that file the link's name, when its own says less or the same: the
-    blobs of a Hugging Face cache, ``train/1.wav`` in a folder of links. Links that lead nowhere are in the entries.
+    A symbolic link to a file of the corpus gives that file the link's name, unless its own name says more: blobs of a
+    Hugging Face cache, ``train/1.wav`` in a folder of links. Broken links are in the entries.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def list_files(root: Path, *, skip: Path, follow_links: bool) -> tuple[list[str]
 
 @dataclass
 class _Walk:
-    """One walk and what it has met."""
+    """The state of one walk."""
 
     root: Path
     skip: Path
@@ -55,7 +55,7 @@ class _Walk:
     seen: set[tuple[int, int]] = field(default_factory=set)
     entries: list[Entry] = field(default_factory=list)
     links: list[tuple[str, Path]] = field(default_factory=list)
-    """(relative path, place) of symbolic links that were met and not looked behind yet."""
+    """(relative path, place) of symbolic links that were found and not followed yet."""
     renamed: set[str] = field(default_factory=set)
     """Files that are used under the name of a link."""
 
@@ -70,7 +70,7 @@ class _Walk:
             self.note(prefix or ".", "unreadable_folder", str(error))
             return
         if prefix and {"ledger.jsonl", "summary.json"} <= {child.name for child in children}:
-            self.note(prefix, "own_output", "made by this program: it is no corpus", "dropped")
+            self.note(prefix, "own_output", "made by this program: it is not a corpus", "dropped")
             return
         for child in children:
             path = prefix + child.name

@@ -1,7 +1,7 @@
-"""Recordings plus what is said of them, made into utterances.
+"""Combines recordings and transcripts into utterances.
 
 In: scans and transcripts by path. Out: utterances in the order of their paths, without splits, and ledger entries for
-what is too short, too long to keep its transcript, out of range, or there twice.
+recordings that are too short, too long to keep their transcript, out of range, or duplicates.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from speechssl.data.ingest.utterance import Utterance, safe_id
 __all__ = ["Gathered", "drop_duplicates", "gather"]
 
 _ROUNDING = 0.05
-"""Seconds by which a table may put the end of a part behind the end of its file."""
+"""Seconds by which the end of a part may lie after the end of its file in a table."""
 
 
 @dataclass
 class Gathered:
-    """Utterances (paths still relative to the corpus), the group of each, and what was left out."""
+    """Utterances (paths still relative to the corpus), the group of each, and ledger entries."""
 
     utterances: list[Utterance] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
@@ -57,7 +57,7 @@ def drop_duplicates(
 ) -> tuple[list[Scan], list[Entry]]:
     """Keep one of each set of files with equal bytes: one with a transcript, else with a split, else the first path.
 
-    Where splits are ``official``, dev and test keep all of theirs, as published, and train none that is also there.
+    Where splits are ``official``, dev and test keep all their files, as published; train keeps no copy of them.
     """
     same: dict[str, list[Scan]] = defaultdict(list)
     for scan in scans:

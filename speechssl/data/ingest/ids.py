@@ -1,4 +1,4 @@
-"""Lists of utterance ids: text files with one id a line, for protocols that name their utterances."""
+"""Lists of utterance ids: text files with one id per line, for protocols that name their utterances."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ def read_ids(paths: Sequence[str | Path]) -> set[str]:
             raise DataError(f"id list {path}: {error}") from error
         found = {safe_id(line.strip()) for line in lines if line.strip() and not line.startswith("#")}
         if not found:
-            raise DataError(f"id list {path}: no ids in it; expected one utterance id a line")
+            raise DataError(f"id list {path}: no ids in it; expected one utterance id per line")
         ids |= found
     return ids
 
@@ -38,7 +38,7 @@ def read_ids(paths: Sequence[str | Path]) -> set[str]:
 def absent_ids(paths: Sequence[str | Path], there: Iterable[str], *, stage: str, where: str) -> list[Entry]:
     """Return a ledger entry for each listed id that is not ``there``, among the utterances of ``where``.
 
-    Without it a rate of half a test set would look like one of all of it.
+    Without these entries the rate of half a test set would look like that of the whole set.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def absent_ids(paths: Sequence[str | Path], there: Iterable[str], *, stage: str,
 
 
 def say_absent(entries: Iterable[Entry]) -> str:
-    """Return in words how many listed ids are not there, with examples; nothing where all are."""
+    """Return a warning with the number of listed ids that are missing and examples; empty if none is."""
     names = [entry.item for entry in entries if entry.reason == ABSENT]
     if not names:
         return ""

@@ -1,4 +1,4 @@
-"""What the folders of well-known corpora say: the speaker and the split of a recording, from its path alone.
+"""Speaker and split of a recording, from its path alone, in the layouts of well-known corpora.
 
 In: a path relative to the corpus. Out: a speaker or None, a split or None; the usual names of splits made one.
 """

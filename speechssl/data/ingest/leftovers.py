@@ -1,6 +1,7 @@
-"""What lies in a corpus, looks like audio or transcripts, and gave nothing: each is named, with what to do.
+"""Files of a corpus that look like audio or transcripts and were not used: each is listed, with advice.
 
-In: the names of files that no reader used. Out: ledger entries, one a file; one a folder for annotations of many files.
+In: the names of files that no reader used. Out: ledger entries, one per file; one per folder for annotations of many
+files.
 """
 
 from __future__ import annotations
@@ -37,11 +38,11 @@ _PACKED = {".gz", ".bz2", ".xz", ".zst", ".lz4"}
 _PLAIN = {".txt", ".json", ".stm", ".trn"}
 _NAMES = {"text", "trans", "transcript", "transcripts"}
 _ORDINARY = {".yaml", ".yml", ".xml", ".pdf", ".pkl", ".npz", ".db", ".gz"}
-"""Files that most often have nothing to do with the corpus: named only when their name promises a transcript."""
+"""Files that mostly do not belong to the corpus: listed only when their name suggests a transcript."""
 
 
 def leftovers(names: Iterable[str]) -> list[Entry]:
-    """Return an entry for each file that promises audio or transcripts and was not used, by path."""
+    """Return an entry for each unused file whose name suggests audio or transcripts, by path."""
     entries = []
     annotations: dict[tuple[str, str], list[str]] = defaultdict(list)
     for name in sorted(names):

@@ -30,11 +30,11 @@ from speechssl.data.ingest.utterance import Utterance, from_row, safe_id, to_row
 __all__ = ["Known", "ManifestSummary", "Utterance", "build_manifest", "read_manifest", "safe_id", "write_manifest"]
 
 _FEWEST_FILES = 20
-"""Below this many audio files a share of bad ones means nothing."""
+"""Fewest audio files for which the share of bad ones is checked."""
 
 
 class Known(Protocol):
-    """What the source of a corpus says of it: the recordings to use, the ledger, whether its splits are official."""
+    """Facts from the source of a corpus: the recordings to use, the ledger, whether its splits are official."""
 
     said: dict[str, list[Said]]
     entries: list[Entry]
@@ -43,7 +43,7 @@ class Known(Protocol):
 
 @dataclass(frozen=True)
 class ManifestSummary:
-    """What became of a folder; ``summary.json`` holds the same."""
+    """The result of reading a folder; ``summary.json`` holds the same."""
 
     utterances: int
     hours: float
@@ -54,7 +54,7 @@ class ManifestSummary:
     """For each split: utterances, hours, labelled_utterances, labelled_hours, speakers."""
     split_rule: str
     files: int = 0
-    """Files that are audio, or claim to be."""
+    """Files that are audio, or have an audio extension."""
     speakers: int = 0
     dropped_pause_hours: float = 0.0
     """Long pauses of long recordings, left out between segments."""
@@ -135,9 +135,10 @@ def build_manifest(
     cfg
         Limits and fractions.
     progress
-        Called with (files looked at, files).
+        Called with (files read, files).
     source
-        Says from the names of all files which recordings to use, and what is known of them; None finds out.
+        Chooses the recordings from the names of all files, and gives their transcripts; None: both are found
+        automatically.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One line of a transcript table, whatever the table's format: what it says about one recording.
+"""One line of a transcript table of any format: what it says about one recording.
 
 In: the named fields of a line, under any of the names that corpora use. Out: a Row, its text in NFC.
 """
@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "meta": ("meta",),
     "": ("sample_rate", "samplerate", "channels", "num_channels"),  # measured from the audio, never taken from the row
 }  # fmt: skip
-"""Names of columns and JSON fields, in order of preference; the first that is there counts, others stay in ``meta``."""
+"""Names of columns and JSON fields, in order of preference; the first one present is used, others stay in ``meta``."""
 
 _TRANSLATED = {
     "audio": "audiodatei datei dateiname fichier archivo arquivo файл аудио 文件 文件名 音频 ファイル 音声",
@@ -45,7 +45,7 @@ _SAMPLE_RATES = range(4_000, 192_001)
 
 @dataclass(frozen=True)
 class Row:
-    """What one line says about one recording."""
+    """The fields of one line about one recording."""
 
     key: str
     """Path, file name or stem of the recording, as written."""
@@ -73,13 +73,13 @@ def field_name(written: str) -> str:
 
 
 def row_from_fields(fields: dict[Any, Any], line: int, split: str | None, *, empty_is_text: bool) -> Row:
-    """Sort the fields of a line into a row; ValueError says what is wrong with it."""
+    """Convert the fields of a line into a row; ValueError names the fault."""
     by_name = {field_name(str(key)): key for key in reversed(list(fields))}
     taken: dict[str, Any] = {}
     used = set()
     for role, names in FIELDS.items():
         present = [by_name[n] for n in names if n in by_name and fields[by_name[n]] is not None]
-        if role == "text" and len(present) > 1:  # lists of aligned words stand beside the text
+        if role == "text" and len(present) > 1:  # lists of aligned words are given beside the text
             present = [key for key in present if isinstance(fields[key], str)] or present
         used |= set(present) if role == "" else set(present[:1])
         if role and present:
@@ -133,5 +133,5 @@ def _span(taken: dict[str, Any]) -> tuple[float, float | None] | None:
             start *= duration / length
         duration = length if duration is None else duration
     if not 0 <= start < 1e7 or not (duration is None or 0 < duration < 1e7):
-        raise ValueError(f"a part from {start} s of {duration} s cannot be")
+        raise ValueError(f"start {start} s and duration {duration} s cannot be a part of a recording")
     return start, duration

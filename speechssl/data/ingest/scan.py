@@ -1,7 +1,8 @@
-"""Looks at every file once, in parallel: is it audio, is it whole, how long, and where could it be cut.
+"""Reads every file once, in parallel: is it audio, is it whole, how long is it, and where can it be cut.
 
-In: paths. Out: one ``Scan`` for each, in the order of the paths whatever the number of processes. Each file is decoded
-to its end in bounded blocks, because only that finds damage. A file that kills its process is named; the rest goes on.
+In: paths. Out: one ``Scan`` for each, in the order of the paths for any number of processes. Each file is decoded to
+its end in bounded blocks, because only that finds damage. A file that crashes its process is listed; the others are
+read.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class ScanSettings:
 
     min_seconds: float
     max_seconds: float
-    """Longer recordings get pieces."""
+    """Longer recordings are cut into pieces."""
     segmenter: Literal["energy", "silero"]
     limits: AudioLimits
 
@@ -44,9 +45,9 @@ class Scan:
 
     path: str
     info: AudioInfo | None = None
-    """None: no audio (``reason`` empty: not ours at all) or unusable audio (``reason`` says why)."""
+    """None: not audio (``reason`` empty: ignored) or unusable audio (``reason`` says why)."""
     digest: str = ""
-    """Of the file's bytes."""
+    """Digest of the file's bytes."""
     pieces: tuple[tuple[float, float], ...] = ()
     """(start, duration) of a recording longer than ``max_seconds``."""
     reason: str = ""
@@ -54,12 +55,12 @@ class Scan:
 
     @property
     def is_audio(self) -> bool:
-        """Whether the file is audio, or claims to be."""
+        """Whether the file is audio, or has an audio extension."""
         return self.info is not None or bool(self.reason)
 
 
 def scan_file(path: Path, settings: ScanSettings) -> Scan:
-    """Look at one file; never raises for what is in it."""
+    """Read one file; its content never raises an error."""
     name = str(path)
     promised = path.suffix.lower() in AUDIO_EXTENSIONS
     try:
@@ -111,7 +112,7 @@ def _scan_chunk(paths: Sequence[Path], settings: ScanSettings) -> list[Scan]:
 def scan_files(
     paths: Sequence[Path], settings: ScanSettings, workers: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Scan]:
-    """Look at all files with ``workers`` processes (1: in this one; 0: one a core); scans in the order of paths."""
+    """Read all files with ``workers`` processes (1: in this one; 0: one per core); scans are in the order of paths."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or cores
     chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
@@ -145,7 +146,7 @@ def _scan_chunks(chunks: Sequence[Sequence[Path]], settings: ScanSettings, worke
 
 
 def _scan_singly(paths: Sequence[Path], settings: ScanSettings) -> list[Scan]:
-    """Look at files one after the other in a process of their own, which is replaced when a file kills it."""
+    """Read files one after the other in a process of their own, which is replaced when a file crashes it."""
     scans: list[Scan] = []
     while len(scans) < len(paths):
         try:

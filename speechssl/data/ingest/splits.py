@@ -1,7 +1,8 @@
-"""Train, dev and test, so that no speaker is heard in two of them.
+"""Divides utterances into train, dev and test, so that no speaker is in two of them.
 
-In: for each utterance what the source says (split, speaker, whether it is labelled). Out: a split for each, and the
-rule in one sentence. Everything is decided by hashes of names, so the same corpus always gives the same splits.
+In: for each utterance split and speaker as far as the source gives them, and whether it is labelled. Out: a split for
+each, and the rule in one sentence. Everything is decided by hashes of names, so the same corpus always gives the same
+splits.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ _CAUTION = {"test": 0, "dev": 1, "train": 3}
 
 @dataclass(frozen=True)
 class Candidate:
-    """What decides the split of one utterance."""
+    """The properties of an utterance that decide its split."""
 
     id: str
     duration: float
     labelled: bool
     speaker: str | None
     split: str | None
-    """As given by the source: kept."""
+    """The split given by the source, which is kept."""
     group: str = ""
     """Copies of one recording share it."""
 
     @property
     def unit(self) -> str:
-        """What must not be divided: the speaker, else the recording."""
+        """The unit that is not divided: the speaker, else the recording."""
         return f"speaker {self.speaker}" if self.speaker else self.piece
 
     @property
@@ -48,9 +49,9 @@ def assign_splits(items: Sequence[Candidate], *, dev_fraction: float, test_fract
     1. A given split is kept, and holds for other utterances of the same speaker that have none.
     2. Labelled speech without a split is divided by whole speakers (whole recordings where the speaker is unknown), in
        the order of their hashes, until test and dev have their fractions of all labelled audio.
-    3. When the source has no dev or no test and nothing is left to make it of, it is taken out of the given train.
+    3. When the source has no dev or no test and no unassigned speech is left, it is taken out of the given train.
     4. With too few speakers for all three, utterances are divided instead: not speaker-disjoint, and the rule says so.
-    5. Unlabelled speech follows its speaker, so that nothing of a dev or test speaker is trained on; else it is train.
+    5. Unlabelled speech follows its speaker, so that none of a dev or test speaker is trained on; else it is train.
     """
     homes = _homes(items)
     splits = [item.split or homes.get(item.unit) or homes.get(item.piece) for item in items]
@@ -83,7 +84,7 @@ def assign_splits(items: Sequence[Candidate], *, dev_fraction: float, test_fract
 
     if not divide:
         homes |= chosen
-        for i, item in enumerate(items):  # what was carved out of train takes its speaker's unlabelled audio along
+        for i, item in enumerate(items):  # unlabelled audio of speakers taken out of train follows them
             if carved and not item.labelled and splits[i] == "train":
                 splits[i] = chosen.get(item.unit, "train")
     homes |= {items[i].piece: splits[i] or "train" for i in pool}
@@ -97,7 +98,7 @@ def assign_splits(items: Sequence[Candidate], *, dev_fraction: float, test_fract
 
 
 def _homes(items: Iterable[Candidate]) -> dict[str, str]:
-    """Return the split that the source gives to each speaker and each recording; of several the most cautious."""
+    """Return the source's split of each speaker and each recording; of several the first in the order above."""
     homes: dict[str, str] = {}
     for item in items:
         for unit in (item.unit, item.piece):
@@ -109,7 +110,7 @@ def _homes(items: Iterable[Candidate]) -> dict[str, str]:
 def _pool(
     items: Sequence[Candidate], splits: Sequence[str | None], free: list[int], missing: int, *, has_train: bool
 ) -> tuple[list[int], bool, bool]:
-    """Return what may be divided, whether speakers must be, and whether it was taken out of the given train."""
+    """Return the units to divide, whether speakers are divided, and whether the units are from the given train."""
     needed = missing + (0 if has_train else 1)
     if not missing or len({items[i].unit for i in free}) >= needed:
         return free, False, False

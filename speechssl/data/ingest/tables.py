@@ -1,7 +1,7 @@
-"""Tables of transcripts, as corpora ship them: JSON, CSV and TSV with or without a header, Sphinx, NIST, lists.
+"""Reads the transcript tables of corpora: JSON, CSV and TSV with or without a header, Sphinx, NIST, lists.
 
-In: one text file. Out: rows that name a recording and say something about it, not yet matched with any file; and ledger
-entries for lines that cannot be used. What is no table gives no rows and no entries.
+In: one text file. Out: rows, each about a recording that is not yet matched with a file, and ledger entries for lines
+that cannot be used. A file that is not a table gives no rows and no entries.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Table:
     """jsonl, columns, sphinx, stm, list, kaldi, fairseq."""
     rows: tuple[Row, ...]
     certain: bool
-    """Its name or header says that it is a table of recordings; others count only if enough of their keys match."""
+    """Whether its name or header marks it as a table of recordings; others are used only if enough of their keys
+    match."""
 
 
 def parse_table(name: str, text: str, known: Callable[[str], bool]) -> tuple[Table | None, list[Entry]]:
@@ -48,7 +49,7 @@ def parse_table(name: str, text: str, known: Callable[[str], bool]) -> tuple[Tab
     text
         Its content.
     known
-        Whether a key names a recording of this corpus; tables without a header show by it which column holds the key.
+        Whether a key names a recording of this corpus; in a table without a header this finds the column of the key.
     """
     suffix = Path(name).suffix.lower()
     if suffix in (".jsonl", ".ndjson") and not text.lstrip().startswith("["):
@@ -69,7 +70,7 @@ def parse_table(name: str, text: str, known: Callable[[str], bool]) -> tuple[Tab
 
 
 def split_of_table(name: str) -> str | None:
-    """Return the split that a table's name promises: ``train.tsv``, ``an4_test.transcription``."""
+    """Return the split in a table's name: ``train.tsv``, ``an4_test.transcription``."""
     words = re.split(r"[^a-z]+", Path(name).name.lower().split(".")[0])
     found = {word for word in words if split_word(word)}
     return found.pop() if len(found) == 1 else None
@@ -87,7 +88,7 @@ def _jsonl(name: str, text: str) -> tuple[Table | None, list[Entry]]:
 
 
 def _objects(name: str, values: Sequence[tuple[int, Any]]) -> tuple[Table | None, list[Entry]]:
-    """Make a row of each JSON object; another value is a bad row, an exception says why."""
+    """Convert each JSON object into a row; any other value, or an exception, is a bad row."""
     rows: list[Row] = []
     entries: list[Entry] = []
     audio_fields = False
@@ -137,7 +138,7 @@ def _has(value: Any, role: str) -> bool:
 
 
 def _members(value: Any) -> Iterator[Any]:
-    """Yield the objects of a JSON file that are about recordings, wherever they lie in it."""
+    """Yield the objects of a JSON file that are about recordings, at any depth."""
     if isinstance(value, list):
         for item in value:
             yield from _members(item) if _has(item, "audio") else (item,)
@@ -178,7 +179,7 @@ _UNSCORED = "ignore_time_segment_in_scoring"
 
 
 def _stm(name: str, lines: Sequence[tuple[int, str]]) -> tuple[Table, list[Entry]] | None:
-    """Read NIST segments (file, channel, speaker, start, end, label, words); parts not to be scored stay out."""
+    """Read NIST segments (file, channel, speaker, start, end, label, words); segments not to be scored are left out."""
     if Path(name).suffix.lower() != ".stm":
         return None
     rows: list[Row] = []
@@ -206,7 +207,7 @@ _FILLER = re.compile(r"<[^<>\s]+>|\+\+[^+\s]+\+\+|(?<=\w)\(\d+\)")
 
 
 def _sphinx(name: str, lines: Sequence[tuple[int, str]]) -> tuple[Table, list[Entry]] | None:
-    """Read ``<s> words </s> (id)`` or NIST's ``words (id)``; fillers (<sil>, ++um++) and variant marks go."""
+    """Read ``<s> words </s> (id)`` or NIST's ``words (id)``; fillers (<sil>, ++um++) and variant marks are removed."""
     matches = [(number, _SPHINX.match(line.strip())) for number, line in lines if not line.startswith(";;")]
     found = [(number, m) for number, m in matches if m]
     marked = Path(name).suffix.lower().startswith((".trans", ".trn"))

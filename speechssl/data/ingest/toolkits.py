@@ -1,4 +1,4 @@
-"""Tables of toolkits that come in several files: a Kaldi (ESPnet) data folder, a fairseq manifest with its labels.
+"""Reads tables that toolkits write as several files: Kaldi (ESPnet) data folders, fairseq manifests with labels.
 
 In: the names of a corpus' texts and a reader. Out: one table for each folder or manifest, the files that it was made
 from, and ledger entries for lines that cannot be used.
@@ -27,11 +27,11 @@ Read = Callable[[str], str]
 
 @dataclass
 class Toolkits:
-    """What was found."""
+    """The tables found."""
 
     tables: list[Table] = field(default_factory=list)
     used: set[str] = field(default_factory=set)
-    """Files that are explained: no other reader shall guess at them."""
+    """Files that were read, which no other reader may interpret."""
     entries: list[Entry] = field(default_factory=list)
 
     def note(self, item: str, reason: str, detail: str, action: str = "rejected") -> None:
@@ -45,9 +45,9 @@ def read_toolkits(names: Collection[str], read: Read) -> Toolkits:
     Parameters
     ----------
     names
-        Files of the corpus that are no audio, relative to it.
+        Files of the corpus that are not audio, relative to it.
     read
-        Returns the text of one; ValueError or OSError when it is none (the file is then left to others).
+        Returns the text of one; ValueError or OSError when it is not text (other readers may then try it).
     """
     result = Toolkits()
     present = set(names)
@@ -61,7 +61,7 @@ def read_toolkits(names: Collection[str], read: Read) -> Toolkits:
 
 
 def _lines(name: str, read: Read) -> list[tuple[int, str, str]]:
-    """Return (line number, first word, the rest) of a file; nothing for a file that is not there or no text."""
+    """Return (line number, first word, the rest) of a file; nothing for a file that is missing or not text."""
     try:
         lines = read(name).split("\n")
     except (OSError, ValueError):
@@ -120,7 +120,7 @@ def _with_words(row: Row, words: dict[str, tuple[int, str]], speakers: dict[str,
 
 
 def _recordings(name: str, lines: Sequence[tuple[int, str, str]], result: Toolkits) -> dict[str, tuple[int, str]]:
-    """Return (line, path) by recording; the path is empty where a command or an archive gives the samples."""
+    """Return (line, path) by recording; the path is empty where the samples come from a command or an archive."""
     recordings: dict[str, tuple[int, str]] = {}
     for number, key, path in lines:
         if path.endswith("|"):
@@ -182,7 +182,7 @@ def _fairseq(name: str, present: Collection[str], read: Read, result: Toolkits) 
         result.used.add(labels)
         said = _label_lines(labels, read)
         if len(said) != len(cells):
-            detail = f"{len(said)} lines for the {len(cells)} recordings of {name}: it is not clear whose they are"
+            detail = f"{len(said)} lines for the {len(cells)} recordings of {name}: they cannot be assigned"
             result.note(labels, "label_mismatch", detail)
         elif not any(texts):
             texts = [_letters_joined(line) if suffix == ".ltr" else clean_text(line) for line in said]

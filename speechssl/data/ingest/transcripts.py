@@ -1,7 +1,8 @@
 """Transcripts and speakers of recordings: finds the transcripts of a corpus and matches them with its recordings.
 
-In: the paths of a corpus and the lengths of its recordings. Out: for each recording what is known of it (``Said``), and
-ledger entries for rows without a recording, recordings with two transcripts, and sidecars that are no transcript.
+In: the paths of a corpus and the lengths of its recordings. Out: for each recording its transcript and speaker
+(``Said``), and ledger entries for rows without a recording, recordings with two transcripts, and sidecars that are not
+transcripts.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _MOST_LATIN = 2**26
 
 @dataclass(frozen=True)
 class Said:
-    """What is known of a recording, or of a part of it."""
+    """Transcript, speaker and split of a recording, or of a part of it."""
 
     span: tuple[float, float | None] | None = None
     text: str | None = None
@@ -44,7 +45,7 @@ class Said:
     split: str | None = None
     id: str | None = None
     group: str = ""
-    """The table row or sidecar the text comes from: copies of one recording share it, and so share a split."""
+    """The table row or sidecar of the text: copies of one recording share it, and therefore share a split."""
     meta: dict[str, Any] = field(default_factory=dict)
 
 
@@ -65,14 +66,14 @@ def find_transcripts(
     root
         The corpus.
     texts
-        Files that are no audio, relative to ``root``, with ``/``.
+        Files that are not audio, relative to ``root``, with ``/``.
     durations
-        Seconds of each recording, by relative path; None for one that is not usable.
+        Seconds of each recording, by relative path; None for an unusable one.
 
     Returns
     -------
     said
-        For each recording that anything is known about: once for the whole, or once for each part that a table names.
+        For each recording with a transcript or speaker: once for the whole, or once for each part that a table names.
     entries
         For the ledger.
     """
@@ -122,7 +123,7 @@ def _promises_table(path: Path, name: str, known: Callable[[str], bool]) -> bool
 
 
 def _sidecar_of(name: str, index: AudioIndex) -> list[str]:
-    """Return the recordings that a text file stands beside, or in a parallel folder of (``txt/p225/x.txt``)."""
+    """Return the recordings whose sidecar a text file is, beside them or in a parallel folder (``txt/p225/x.txt``)."""
     lowered = name.lower()
     suffix = next((s for s in _SIDECAR_SUFFIXES if lowered.endswith(s)), "")
     if not suffix or lowered.endswith(".trans.txt"):
@@ -147,7 +148,7 @@ def _names(path: str) -> tuple[str, str]:
 def _claim_sidecar(name: str, text: str, owners: list[str], claims: dict[str, list[_Claim]]) -> list[Entry]:
     lines = [line for line in text.split("\n") if line.strip()]
     if any("://" in line or "www." in line for line in lines):
-        detail = "it holds a web address: a description, not what was said"
+        detail = "it holds a web address: a description, not a transcript"
         return [Entry("manifest", name, "not_a_transcript", detail, "dropped")]
     if name.lower().endswith(".trn"):  # THCHS-30: words, then syllables and phones
         lines = lines[:1]
@@ -160,7 +161,7 @@ def _claim_sidecar(name: str, text: str, owners: list[str], claims: dict[str, li
     if others and first in _names(owners[0]) and len(first) > 3 and any(c.isdigit() for c in first):
         words = others  # the recording's own name, then the words
     if not words:
-        return [Entry("manifest", name, "empty_transcript", "an empty sidecar says nothing: unlabelled", "dropped")]
+        return [Entry("manifest", name, "empty_transcript", "an empty sidecar is no transcript: unlabelled", "dropped")]
     for owner in owners:
         claims[owner].append(_Claim(_RANK["sidecar"], name, Row(name, 1, words)))
     return []
@@ -169,7 +170,7 @@ def _claim_sidecar(name: str, text: str, owners: list[str], claims: dict[str, li
 def _claim_rows(
     table: Table, index: AudioIndex, durations: Mapping[str, float | None], claims: dict[str, list[_Claim]]
 ) -> list[Entry] | None:
-    """Hand the rows of a table to their recordings; None when it is no table of this corpus at all."""
+    """Assign the rows of a table to their recordings; None when it is not a table of this corpus."""
     found = [(row, index.find(row.key, table.path)) for row in table.rows]
     matched = sum(bool(paths) for _, paths in found)
     if not table.certain and matched < max(1, min(20, len(found) // 2)):
@@ -190,7 +191,7 @@ def _claim_rows(
             other = next(p for p in paths if p not in mine)
             detail = f"{mine[0]} gets it, because its folder has all of this table; {other} is used unlabelled"
             entries.append(Entry("manifest", item, "ambiguous_row", detail, "repaired"))
-        for path in paths if mine else []:  # the others learn whose copies they are, so that they share its split
+        for path in paths if mine else []:  # record that the others are copies of it, so that they share its split
             known = row if path in mine else Row(row.key, row.line, speaker=row.speaker, split=row.split)
             claims[path].append(_Claim(_RANK[table.kind], table.path, known))
     return entries
@@ -211,7 +212,7 @@ def _folder(path: str) -> str:
 
 
 def _merge(path: str, claims: list[_Claim], entries: list[Entry]) -> list[Said]:
-    """Join what several tables say of one recording; the better kind of table wins, and a contradiction is listed."""
+    """Merge what several tables say of one recording; the better kind of table wins; a contradiction is listed."""
     claims.sort(key=lambda claim: (claim.rank, claim.source, claim.row.line))
     by_span: dict[tuple[float, float | None] | None, list[_Claim]] = defaultdict(list)
     for claim in claims:
@@ -262,5 +263,5 @@ def _shown(text: str | None) -> str:
 
 
 def _letters(text: str | None) -> str:
-    """Return what two spellings of the same words share: letters, their marks and digits, without case."""
+    """Return the letters, marks and digits of a text without case, to compare spellings of the same words."""
     return "".join(c for c in (text or "").casefold() if c.isalnum() or unicodedata.category(c)[0] == "M")

@@ -1,4 +1,4 @@
-"""The utterance: one line of a manifest, and the rule for its id.
+"""The utterance, one line of a manifest, and the rule for its id.
 
 In: JSON objects. Out: checked, frozen records that every later stage relies on.
 """
@@ -15,7 +15,7 @@ from typing import Any
 __all__ = ["ID_PATTERN", "Utterance", "from_row", "safe_id", "to_row"]
 
 ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,120}")
-"""What an id may be: webdataset splits names at the first dot, and ids become names of tar members."""
+"""Pattern of ids: webdataset splits names at the first dot, and ids become names of tar members."""
 
 _LONGEST = 120
 _HASH = 12
@@ -23,7 +23,7 @@ _HASH = 12
 
 @dataclass(frozen=True)
 class Utterance:
-    """One piece of audio, and what is known about it."""
+    """One piece of audio, with its transcript and metadata."""
 
     id: str
     """[A-Za-z0-9_-]{1,120}, unique in its manifest."""
@@ -49,8 +49,8 @@ class Utterance:
 def safe_id(raw: str) -> str:
     """Turn any name into an id.
 
-    Accents are dropped (NFKD), runs of other characters outside [A-Za-z0-9_-] become one ``_``; what is longer than 120
-    characters is cut and ends with a hash of the whole name. A name of which nothing is left becomes a hash.
+    Accents are dropped (NFKD), and runs of other characters outside [A-Za-z0-9_-] become one ``_``. A name of more than
+    120 characters is cut and ends with a hash of the whole name. If no character is left, the id is a hash.
 
     Raises
     ------

@@ -53,14 +53,14 @@ def manifest_of(
 
 
 def _unpack(tars: list[Path], audio: Path) -> _Known:
-    """Write the audio of every sample into a folder under its id; what is there already with its size stays."""
+    """Write the audio of every sample into a folder under its id; a file with the right size is kept."""
     samples, entries = read_tars([tar.absolute() for tar in tars])
     known = _Known(entries=entries)
     audio.mkdir(parents=True, exist_ok=True)
     names = {file_name(sample) for sample in samples}
     for path in audio.iterdir():
         if path.name not in names:
-            path.unlink()  # of another set of tars: this folder is ours
+            path.unlink()  # from another set of tars; nothing else writes to this folder
     for sample in samples:
         path = audio / file_name(sample)
         member = sample.audio

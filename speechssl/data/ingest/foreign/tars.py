@@ -1,8 +1,8 @@
-"""Webdataset tars that others made: which audio they hold, where it lies in them, and what is said of it.
+"""Samples of webdataset tars that other tools wrote: audio, its place in the tar, and its metadata.
 
 In: a folder of tars, one tar, or a pattern with braces. Out: samples in the order of the tars, grouped by webdataset's
-own rule (a key ends at the first dot of the file name), and ledger entries for all that gives no sample. Only headers
-and texts are read here; audio is not.
+rule (a key ends at the first dot of the file name), and ledger entries for members without a sample. Only headers and
+texts are read here; audio is not.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from speechssl.data.ingest.utterance import safe_id
 __all__ = ["Member", "Sample", "file_name", "find_tars", "folder_of", "read_tars"]
 
 LARGEST_TEXT = 1 << 20
-"""Bytes of a transcript or JSON member; a larger one is no transcript."""
+"""Largest transcript or JSON member in bytes; a larger one is not a transcript."""
 MOST_TARS = 100_000
-"""Tars that one pattern may name: more is a slip of the keyboard, or an attempt to fill the memory."""
+"""Most tars that one pattern may name: more is a typing error, or an attempt to fill the memory."""
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?")
 _ENDLESS = 10**18
 _TEXTS = ("txt", "text", "transcript", "lab")
 _OURS = {"path", "start", "end", *FIELDS["audio"], *FIELDS["start"], *FIELDS["end"], *FIELDS["duration"]}
-"""JSON fields that describe the source of a sample: the sample's audio is a file of its own, and it is measured."""
+"""JSON fields about the source of a sample, which are ignored: the sample's audio is a separate file, and is
+measured."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Sample:
-    """One recording of a tar, and what is said of it."""
+    """One recording of a tar, with its metadata."""
 
     key: str
-    """As webdataset has it: the path in the tar up to the first dot of the file name."""
+    """Webdataset's key: the path in the tar up to the first dot of the file name."""
     id: str
     """Valid and unique among all tars."""
     audio: Member
@@ -69,7 +70,7 @@ class Sample:
 
 
 def find_tars(location: str | Path) -> list[Path]:
-    """Return the tars that a location names, sorted; none when it is a folder without tars, or no tar at all.
+    """Return the tars that a location names, sorted; none for a folder without tars or a file that is not a tar.
 
     Parameters
     ----------
@@ -99,7 +100,7 @@ def find_tars(location: str | Path) -> list[Path]:
         if not tar.is_file():
             raise DataError(f"{tar}: no such tar; check the numbers in {location}")
         if tar.suffix.lower() != ".tar":
-            raise DataError(f"{tar}: compressed; tars are read at random places, so decompress it first")
+            raise DataError(f"{tar}: compressed; tars are read with random access, so decompress it first")
     return tars
 
 
@@ -174,7 +175,7 @@ def _read_tar(tar: Path, name: str, entries: list[Entry]) -> Iterator[Sample]:
 
 
 def _members(tar: Path, file: BinaryIO, note: Any) -> list[Member]:
-    """Return the regular files of a tar with a key, those of one key together, and name everything else."""
+    """Return the regular files of a tar, grouped by key, and list everything else."""
     from webdataset.tariterators import base_plus_ext
 
     found: list[Member] = []
@@ -188,10 +189,10 @@ def _members(tar: Path, file: BinaryIO, note: Any) -> list[Member]:
                 elif not info.isdir():
                     note(info.name, "no_key" if info.isreg() else "no_file", "not a file with a name and an extension")
     except (tarfile.TarError, EOFError, ValueError) as error:
-        note("", "damaged_shard", f"unreadable behind byte {end}: {error}")
+        note("", "damaged_shard", f"unreadable after byte {end}: {error}")
     else:
         file.seek(end)
-        if any(file.read(tarfile.BLOCKSIZE)):  # tarfile ends in silence at a header that it cannot read
+        if any(file.read(tarfile.BLOCKSIZE)):  # tarfile ends without an error at a header that it cannot read
             note("", "damaged_shard", f"no tar header at byte {end}; what follows is not read")
     first: dict[str, int] = {}
     for number, member in enumerate(found):

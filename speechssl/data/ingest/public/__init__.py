@@ -1,1 +1,1 @@
-"""Public corpora: what is known of them, how their archives are fetched, and how their folders are read."""
+"""Public corpora: facts about them, downloads of their archives, and readers of their folders."""

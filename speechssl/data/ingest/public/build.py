@@ -61,7 +61,7 @@ def make_corpus(
     cfg
         Parts, download, output (empty: ``FOLDER/manifest``), and limits of the manifest.
     progress
-        Called with (files looked at, files).
+        Called with (files read, files).
 
     Raises
     ------
@@ -112,12 +112,12 @@ def make_corpus(
 
 
 def read_corpus(recipe: Recipe, root: Path, files: list[str], subsets: tuple[str, ...], *, named: bool) -> Reading:
-    """Return what a corpus says of its recordings; nothing of the audio is read.
+    """Return transcripts, speakers and splits of a corpus's recordings; no audio is read.
 
     Parameters
     ----------
     subsets
-        Parts to read; with ``named`` every one of them has to be there, else what is not there is in the ledger.
+        Parts to read; with ``named`` each of them must be present, otherwise absent parts are listed in the ledger.
 
     Raises
     ------
@@ -138,4 +138,4 @@ def read_corpus(recipe: Recipe, root: Path, files: list[str], subsets: tuple[str
 
 
 def _way(recipe: Recipe) -> str:
-    return "; --download fetches them" if recipe.archives else f"; it can be had from {recipe.page}"
+    return "; --download fetches them" if recipe.archives else f"; it is available from {recipe.page}"

@@ -1,7 +1,7 @@
 """Fetches the archives of public corpora with torchaudio's checksums and torch.hub's downloader, and unpacks them.
 
 In: the wanted parts of a recipe. Out: folders below the corpus folder, each whole or not there. An archive that is
-there already is checked and used: one fetched by other means (a browser, ``curl -C -``) only has to have its name.
+there already is checked and used: one fetched by other means (a browser, ``curl -C -``) needs the right name.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def fetch(parts: Sequence[Part], folder: Path) -> None:
     Raises
     ------
     DataError
-        An archive cannot be had, has another checksum, is damaged, or would leave the folder; another process is
+        An archive cannot be downloaded, has another checksum, is damaged, or would leave the folder; another process is
         downloading here; or the disk has no room.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def fetch(parts: Sequence[Part], folder: Path) -> None:
 
 
 def _need_room(folder: Path, archives: Sequence[Archive]) -> None:
-    """Refuse before hours of downloading; what is unpacked is about as large as its archive."""
+    """Check the free space before hours of downloading; an unpacked corpus is about as large as its archive."""
     needed = sum((a.gigabytes or 0.0) * (1 if (folder / a.name).exists() else 2) for a in archives)
     free = shutil.disk_usage(folder).free / 1e9
     if needed > free:
@@ -106,13 +106,13 @@ def _download(archive: Archive, path: Path, wanted: str) -> None:
     print(f"{archive.url} -> {path}", file=sys.stderr, flush=True)
     hint = f"run the same command again, or put the file there by other means (`curl -C - -o {path} {archive.url}`)"
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets none: a server that falls silent would hold us for ever
+    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets no timeout: a server that stops sending would block us forever
     try:
         with atomic_path(path) as temporary:
             download_url_to_file(archive.url, str(temporary), hash_prefix=wanted, progress=sys.stderr.isatty())
     except RuntimeError as error:
         raise DataError(
-            f"{archive.url}: incomplete or changed on the way ({error}); nothing is kept; {hint}"
+            f"{archive.url}: incomplete or damaged during the download ({error}); nothing is kept; {hint}"
         ) from error
     except (OSError, http.client.HTTPException) as error:
         raise DataError(f"{archive.url}: cannot be downloaded ({error}); {hint}") from error

@@ -1,4 +1,4 @@
-"""Readers of corpora whose folders and file names say everything: Speech Commands, VCTK, YesNo.
+"""Readers of corpora whose folders and file names hold all metadata: Speech Commands, VCTK, YesNo.
 
 In: a ``Tree``. Out: a ``Reading``.
 """
@@ -17,7 +17,7 @@ __all__ = ["read_speech_commands", "read_vctk", "read_yesno"]
 def read_speech_commands(tree: Tree, recipe: Recipe) -> Reading:
     """Read ``WORD/SPEAKER_nohash_N.wav`` with the splits of ``validation_list.txt`` and ``testing_list.txt``.
 
-    The transcript is the word (Warden 2018, section 5); recordings in ``_background_noise_`` are no speech.
+    The transcript is the word (Warden 2018, section 5); recordings in ``_background_noise_`` are not speech.
     """
     reading = Reading(recipe.code)
     lists = {"validation_list.txt": "dev", "testing_list.txt": "test"}

@@ -10,7 +10,7 @@ __all__ = ["describe", "listing"]
 
 
 def listing() -> str:
-    """Return a line for each corpus: name, hours, language, licence, gigabytes, how it is had, page."""
+    """Return a line for each corpus: name, hours, language, licence, gigabytes, how to get it, page."""
     rows = [("NAME", "HOURS", "LANGUAGE", "LICENCE", "GB", "DOWNLOAD", "PAGE")]
     rows += [
         (recipe.name, _grouped(recipe.hours), recipe.language, recipe.licence, _gigabytes(recipe),
@@ -18,8 +18,7 @@ def listing() -> str:
         for recipe in RECIPES
     ]  # fmt: skip
     return (
-        _table(rows)
-        + "\n\n'speechssl corpus NAME' says more of one; 'speechssl corpus NAME FOLDER' makes its manifest."
+        _table(rows) + "\n\n'speechssl corpus NAME' describes one; 'speechssl corpus NAME FOLDER' makes its manifest."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a reader of a corpus sees and says: the tree of files, and what is known of each recording.
+"""Input and output of a corpus reader: the tree of files, and the metadata of each recording.
 
 In: a folder and the names of its files. Out: a ``Reading`` (data/ingest/manifest.py makes utterances of it) with a
 ledger of what is missing, and lists of utterance ids that the corpus publishes.
@@ -21,11 +21,11 @@ from speechssl.data.ingest.transcripts import Said
 __all__ = ["Reading", "Tree", "is_audio"]
 
 LARGEST_TABLE = 2**33
-"""Bytes of a table with a header that is read at once; those of Common Voice have passed half a gigabyte."""
+"""Most bytes of a table with a header, which is read at once; tables of Common Voice exceed half a gigabyte."""
 
 
 def is_audio(name: str) -> bool:
-    """Say whether a name promises audio."""
+    """Return whether a name has an audio extension."""
     return PurePosixPath(name).suffix.lower() in AUDIO_EXTENSIONS
 
 
@@ -53,14 +53,14 @@ class Tree:
 
 @dataclass
 class Reading:
-    """Facts about the wanted recordings; other recordings are ignored."""
+    """Metadata of the wanted recordings; other recordings are ignored."""
 
     language: str | None = None
     official: bool = True
     said: dict[str, list[Said]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
-    """Parts of which something was found; an empty name where the folder does not say which."""
+    """Parts of which files were found; an empty name where the folder does not name the part."""
     lists: dict[str, list[str]] = field(default_factory=dict)
     """Published lists: name -> utterance ids."""
 
@@ -77,7 +77,7 @@ class Reading:
             return ""
 
     def lines(self, tree: Tree, name: str) -> Iterator[tuple[int, str]]:
-        """Yield the numbered lines of a UTF-8 text that say something, whatever its size."""
+        """Yield the numbered lines of a UTF-8 text of any size that are not blank."""
         try:
             with (tree.root / name).open(encoding="utf-8-sig") as file:
                 for number, line in enumerate(file, 1):
@@ -113,9 +113,9 @@ class Reading:
         subset: str | None = None,
         group: str = "",
     ) -> None:
-        """Say something of a recording, or of a part of it; a transcript that should be there and is not is listed.
+        """Record the metadata of a recording, or of a part of it; a missing transcript is listed.
 
-        Recordings of one ``group`` (the same words by the same mouth) share a split.
+        Recordings of one ``group`` (the same utterance, recorded more than once) share a split.
         """
         if subset is not None:
             self.seen.add(subset)
@@ -128,11 +128,11 @@ class Reading:
         self.said.setdefault(name, []).append(known)
 
     def absent(self, item: str, key: str) -> None:
-        """Note a row whose recording is not there."""
+        """List a row whose recording is missing."""
         self.note(item, "missing_audio", f"no recording {key!r} in the folder")
 
     def count(self, subset: str, found: int, published: int | None) -> None:
-        """Note a part that is not whole."""
+        """List a part that is incomplete."""
         if published is not None and found < published:
             detail = f"{found:,} of the {published:,} utterances that the corpus has"
             self.note(subset, "incomplete_subset", detail, "dropped")

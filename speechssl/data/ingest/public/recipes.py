@@ -1,7 +1,7 @@
 """The public corpora that ``speechssl corpus`` knows: facts, parts, archives.
 
-In: a name. Out: a ``Recipe``. Addresses stand here; checksums come from torchaudio when an archive is fetched
-(download.py). A fact that is not certain is left out.
+In: a name. Out: a ``Recipe``. Addresses are here; checksums come from torchaudio when an archive is fetched
+(download.py). Uncertain facts are left out.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ __all__ = ["RECIPES", "Archive", "Part", "Recipe", "find_recipe"]
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that torchaudio knows the checksum of."""
+    """A file whose checksum torchaudio has."""
 
     url: str
     module: str
-    """Of ``torchaudio.datasets``, the one that lists the checksum."""
+    """Module of ``torchaudio.datasets`` that lists the checksum."""
     creates: str
     """Folder below the corpus folder that is there exactly when the archive is unpacked."""
     into: str = ""
     """Where members go, below the corpus folder; empty when they begin with ``creates`` themselves."""
     gigabytes: float | None = None
-    """Of the archive, about."""
+    """Approximate size of the archive."""
 
     @property
     def name(self) -> str:
@@ -36,12 +36,12 @@ class Archive:
 
 @dataclass(frozen=True)
 class Part:
-    """What ``--subset`` names."""
+    """A part of a corpus, as in ``--subset``."""
 
     name: str
     hours: float | None = None
     utterances: int | None = None
-    """How many the published corpus has; fewer are listed in the ledger."""
+    """Utterances of the published corpus; if there are fewer, the ledger says so."""
     archive: Archive | None = None
 
 
@@ -52,9 +52,9 @@ class Recipe:
     name: str
     title: str
     hours: str
-    """About, for people."""
+    """Approximate, for display."""
     language: str
-    """Code of the one language it has, or words for several."""
+    """Code of its only language, or a description of several."""
     licence: str
     page: str
     parts: tuple[Part, ...]

@@ -1,8 +1,8 @@
 """Unpacks an archive so that its folder is either whole or not there.
 
-In: a tar (compressed or not) or zip file. Out: its regular files below a folder. Names that leave the folder stop it
-before anything is there under its name; devices are left out; a link becomes a second name of the file it points to,
-where that file is in the archive too.
+In: a tar (compressed or not) or zip file. Out: its regular files below a folder. Names that leave the folder are an
+error, before any file has its final name. Devices are left out. A link becomes a second name of the file it points to,
+if that file is in the archive too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def unpack(archive: Path, folder: Path, *, creates: str, into: str = "") -> list
     Parameters
     ----------
     creates
-        The folder, relative, that says that the archive is unpacked.
+        The folder, relative, whose presence shows that the archive is unpacked.
     into
         Where members go, relative to ``folder``.
 
@@ -54,7 +54,7 @@ def unpack(archive: Path, folder: Path, *, creates: str, into: str = "") -> list
         except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeError) as error:
             raise DataError(f"{archive}: incomplete or damaged ({error}); delete it and get it again") from error
         except OSError as error:
-            if error.errno is not None:  # the system's: a full disk, say
+            if error.errno is not None:  # an error of the system, such as a full disk
                 raise
             raise DataError(f"{archive}: incomplete or damaged ({error}); delete it and get it again") from error
         if not (stage / creates).is_dir():
@@ -74,7 +74,7 @@ def _inside(target: Path, name: str, archive: Path) -> Path:
 
 
 class _Blocks:
-    """A file that remembers the last block it gave: at the end, the one that made ``tarfile`` stop."""
+    """A file that keeps the last block it returned: at the end, the block at which ``tarfile`` stopped."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -104,7 +104,7 @@ def _untar(archive: Path, target: Path) -> list[str]:
                 tar.extract(member, target, filter="data")
             else:
                 skipped.append(member.name)
-        if blocks.last != bytes(tarfile.BLOCKSIZE):  # tarfile takes a tar that is cut or damaged here for its end
+        if blocks.last != bytes(tarfile.BLOCKSIZE):  # tarfile treats a cut or damaged header as the end of the tar
             raise tarfile.ReadError("it does not end as a tar file does")
         while blocks.read(1 << 20):  # to the end of a compressed stream, where its own checksum is
             continue

@@ -1,1 +1,1 @@
-"""What is written in files of transcripts: characters, case, tags of corpora, records of tables."""
+"""Text of transcripts: characters, case, tags of corpora, records of tables."""

@@ -1,4 +1,4 @@
-"""Lower case by language, and what capitals cannot say: the dotless i of Turkish, ß of German, accents of Greek.
+"""Lower case by language, and letters that capitals do not distinguish: Turkish dotless i, German ß, Greek accents.
 
 In: a text and its language (a code, a locale or an English name; empty for most languages). Out: lower case. Rules:
 Unicode SpecialCasing; an i has one dot, whatever capital it came from; sigma has its final form at the end of a word.
@@ -37,7 +37,7 @@ def lower_case(text: str, language: str = "") -> str:
     """Return an NFC text in lower case.
 
     In Turkish and its like I becomes ı, and İ becomes i. Elsewhere İ becomes i without a combining dot above, which
-    would be a letter of its own; so do the dotted letters of Lithuanian dictionaries (i + U+0307 + accent).
+    would be a separate letter. The same holds for the dotted letters of Lithuanian dictionaries (i + U+0307 + accent).
     """
     if dotless_i(language):
         text = text.replace("I", "ı").replace("İ", "i")
@@ -45,12 +45,12 @@ def lower_case(text: str, language: str = "") -> str:
 
 
 def final_sigmas(text: str) -> str:
-    """Return a lower-case text whose sigmas have the form of their place in the word, as most writers have it."""
+    """Return a lower-case text with the final form of sigma at the end of words."""
     return _INNER.sub("σ", _FINAL.sub("ς", text)) if "σ" in text or "ς" in text else text
 
 
 def capitals_fold(ref: str, hyp: str, language: str) -> Callable[[str], str] | None:
-    """Return what makes lower-case text equal to text from capitals, where only one of two texts is in capitals.
+    """Return the function that makes lower-case text comparable with capitals, if only one text is in capitals.
 
     Capitals have no ß in German (it is SS) and no accents in Greek: comparing with them, the other text has none
     either. None where both or none are in capitals, or the language has no such rule.

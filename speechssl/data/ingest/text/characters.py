@@ -1,7 +1,7 @@
-"""Characters that are not seen: what is left out of a transcript, what is a space, and what is part of the spelling.
+"""Invisible characters: which are removed from a transcript, which are spaces, and which belong to the spelling.
 
 In: a text. Out: the text without invisible characters. Unicode calls them format characters, variation selectors and
-fillers; none of them separates words, but the zero-width space does in scripts that write no other (UAX 29, UAX 14).
+fillers; none of them separates words. The zero-width space does in scripts without other spaces (UAX 29, UAX 14).
 """
 
 import unicodedata

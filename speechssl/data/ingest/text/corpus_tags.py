@@ -1,6 +1,6 @@
 """Marks in transcripts that are not spoken words: noises, punctuation tags, unknown words, fragments.
 
-In: a transcript. Out: the words, and the tags with what became of each. Conventions of GigaSpeech, Switchboard, Fisher,
+In: a transcript. Out: the words, and the tags, each kept or dropped. Conventions of GigaSpeech, Switchboard, Fisher,
 CallHome, TED-LIUM, AMI, BABEL, CMU Sphinx, Kaldi and NIST. Sounds and tags are dropped; where a mark surrounds a spoken
 word (``[laughter-yes]``, ``((maybe))``, ``th[at]-``, ``{ a / b }``), the word is kept.
 """
@@ -75,7 +75,7 @@ def only_tags(text: str) -> bool:
 
 
 def tag_entries(texts: Iterable[tuple[str, str]], *, stage: str, dropped: bool = True) -> list[Entry]:
-    """Return a ledger entry for each tag in (id, transcript) pairs: how often, where first, and what became of it.
+    """Return a ledger entry for each tag in (id, transcript) pairs: its count, first place, and whether it was kept.
 
     ``dropped`` says whether tags are taken out; without normalisation they are labels like any other text.
     """

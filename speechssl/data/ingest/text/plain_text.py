@@ -1,6 +1,6 @@
-"""Text files of unknown make, read whole: UTF-8 or UTF-16, any line ends.
+"""Reads text files of unknown origin as a whole: UTF-8 or UTF-16, any line ends.
 
-In: a path. Out: its text, every line end a newline; or a ValueError that says why the file is no text.
+In: a path. Out: its text, every line end a newline; or a ValueError that says why the file is not text.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The records of a separated table: what the csv module says, but no quotation mark swallows the rows after it.
+"""The records of a separated table, as in the csv module; but an open quotation mark ends with its line.
 
 In: numbered lines and a delimiter. Out: the cells of each record with its line, and ledger entries for lone quotes.
 """
@@ -16,13 +16,13 @@ from speechssl.core.ledger import Entry
 __all__ = ["Records", "read_records"]
 
 _MOST_LINES = 50
-"""A quoted cell goes on for at most so many lines."""
+"""Most lines of a quoted cell."""
 _QUOTE = '"'
 
 
 @dataclass
 class Records:
-    """The records of one table, and what had to be said of its lines."""
+    """The records of one table, and ledger entries for its lines."""
 
     cells: list[tuple[int, list[str]]] = field(default_factory=list)
     """(line, cells as written)."""
@@ -35,7 +35,7 @@ def read_records(
     """Split lines into records.
 
     A quoted cell of a comma or semicolon table may hold line ends. A line that is a row by itself (``is_row``) is never
-    taken into such a cell: the quotation mark before it was left open, and ends with its own line.
+    part of such a cell. The quotation mark before it was left open, and ends with its own line.
     """
     result = Records()
     quoted = delimiter in ",;"
@@ -74,7 +74,7 @@ def _quoted(
             text += "\n" + line
             if (cells := _parse(text, delimiter)) is not None:
                 return cells, more, ""
-        detail = "a quotation mark is never closed; it is taken to end with its line"
+        detail = "a quotation mark is never closed; it ends with its line"
         return _parse(lines[first][1] + _QUOTE, delimiter), 0, detail
     except csv.Error as error:  # a cell beyond the module's limit
         return None, 0, str(error)

@@ -144,7 +144,9 @@ def test_a_damaged_archive_that_is_there_is_refused_and_nothing_is_unpacked(publ
 
 def test_other_bytes_from_the_server_are_refused_and_not_kept(published, server, dev_clean, tmp_path):
     server.files["/dev-clean.tar.gz"] = dev_clean + b"more"
-    with pytest.raises(DataError, match=r"(?s)incomplete or changed on the way \(invalid hash value.*curl -C - -o "):
+    with pytest.raises(
+        DataError, match=r"(?s)incomplete or damaged during the download \(invalid hash value.*curl -C - -o "
+    ):
         corpus(tmp_path / "data", "dev-clean")
     assert names(tmp_path / "data") == [".download.lock"]
 
