@@ -97,7 +97,7 @@ class CtcObjective(Objective[CtcPrepared]):
         ]
 
     def preparer(self, seed: int | None = None) -> CtcPreparer:
-        """Return what finds rows whose labels do not fit, and draws masks when the objective is in training mode."""
+        """Return the preparer, which finds rows whose labels do not fit and draws masks in training mode."""
         encoder, cfg = self.model.encoder, self.cfg
         return CtcPreparer(
             encoder.frontend.grid,
@@ -133,7 +133,7 @@ class CtcObjective(Objective[CtcPrepared]):
 def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels: tuple[int, ...]) -> Tensor:
     """Return the CTC loss of each row [B], float32: negative log-likelihood of its labels, 0 where they do not fit.
 
-    Labels are int64: cuDNN takes int32 alone, so PyTorch's own kernel always runs (cuDNN's has no ``zero_infinity``).
+    Labels are int64: cuDNN takes int32 only, so PyTorch's own kernel always runs (cuDNN's has no ``zero_infinity``).
     Its backward pass on CUDA is not deterministic; with deterministic algorithms the loss is computed on the CPU.
 
     Parameters

@@ -1,7 +1,7 @@
 """Scoring: decode a split with a fine-tuned model and write the data behind its word error rate.
 
 In: ``EvaluateConfig``. Out: ``hypotheses.jsonl``, ``wer.json``, ``wer.txt`` and a ledger of every utterance that could
-not be scored, so that a rate always says what it is a rate of.
+not be scored, so that it is known which utterances a rate covers.
 """
 
 import json
@@ -123,7 +123,7 @@ def _row(
 
 
 def fields_of(utterance: Utterance) -> dict[str, str | int | float | None]:
-    """Return what the manifest says about an utterance that rates can be broken down by: single values only."""
+    """Return the manifest fields by which rates can be broken down: single values only."""
     fields: dict[str, str | int | float | None] = {"language": utterance.language, "split": utterance.split}
     for name, value in utterance.meta.items():
         if isinstance(value, bool):
@@ -164,7 +164,7 @@ def _write(
     }
     if cfg.decoder.kind != "greedy":
         info["greedy"] = str(greedy_score(rows, n=cfg.bootstrap, seed=cfg.seed))
-    # How often each word occurs in the training transcripts; models fine-tuned before that was kept do not say.
+    # How often each word occurs in the training transcripts; older models do not record it.
     model = json.loads((Path(cfg.model) / "config.json").read_text(encoding="utf-8"))
     counts = model.get("info", {}).get("word_counts")
     return write_wer(output, rows, info, n=cfg.bootstrap, seed=cfg.seed, train_words=counts)

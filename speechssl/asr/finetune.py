@@ -66,8 +66,7 @@ class TrainingSet:
 def ctc_settings(cfg: FinetuneConfig) -> CtcConfig:
     """Return the CTC settings of a run.
 
-    From random weights (``init`` empty) nothing is ever frozen: there is nothing to protect, and a frozen random stem
-    would stay random.
+    From random weights (``init`` empty) nothing is ever frozen: a frozen random stem would stay random.
     """
     return cfg.ctc if cfg.init else replace(cfg.ctc, freeze_steps=0, freeze_frontend=False)
 
@@ -75,8 +74,8 @@ def ctc_settings(cfg: FinetuneConfig) -> CtcConfig:
 def model_settings(cfg: FinetuneConfig, pretrained: ModelConfig | None) -> ModelConfig:
     """Return the encoder's configuration: sizes of the pretrained model, dropouts of this run.
 
-    From random weights the gradient of the stem is not scaled down: that belongs to pretraining, where the stem's own
-    targets move with it.
+    From random weights the gradient of the stem is not scaled down: that is for pretraining, where the targets change
+    with the stem.
     """
     model = pretrained or replace(cfg.model, frontend=replace(cfg.model.frontend, grad_scale=1.0))
     here = cfg.model.encoder
@@ -111,15 +110,15 @@ def build_recogniser(cfg: FinetuneConfig, pretrained: ModelFolder | None, n_toke
 
 
 def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int], int]) -> TrainingSet:
-    """Choose what can be learnt from: transcribed, of a length that is allowed, with labels that fit into its frames.
+    """Choose the utterances to train on: transcribed, of an allowed length, with labels that fit into their frames.
 
-    An empty transcript says that nothing was spoken, and is kept; one whose characters are all outside the vocabulary
-    says nothing about its audio, and is left out.
+    An empty transcript means that nothing was spoken, and is kept. A transcript whose characters are all outside the
+    vocabulary is left out.
 
     Parameters
     ----------
     frames
-        Number of samples to number of encoder frames.
+        Maps a number of samples to a number of encoder frames.
 
     Raises
     ------
@@ -152,7 +151,7 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
 
 
 def _language(cfg: FinetuneConfig, labelled: Labelled) -> tuple[str, list[Entry]]:
-    """Return the language whose rules of case hold: the one set, else that of all utterances that have one."""
+    """Return the language that decides letter case: the one set, else that of all utterances that have one."""
     languages = labelled.languages
     if cfg.tokens.language or len(languages) < 2:
         return cfg.tokens.language or "".join(languages), []
@@ -170,7 +169,7 @@ def _nothing_left(labelled: Labelled, entries: list[Entry]) -> str:
     reasons = Counter(entry.reason for entry in entries)
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "no such split"
     return (
-        f"no utterance of {labelled.name} in {labelled.cfg.shards} can be learnt from ({why}); fine-tuning needs "
+        f"no utterance of {labelled.name} in {labelled.cfg.shards} can be trained on ({why}); fine-tuning needs "
         "transcribed utterances whose labels fit into the encoder's frames"
     )
 
@@ -180,7 +179,7 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None, allow_cha
 
     ``allow_changes`` is that of ``RunFolder.open``.
 
-    The weights with the lowest dev WER are exported; without a dev set the last ones, which is said and recorded.
+    The weights with the lowest dev WER are exported; without a dev set the last ones, which is reported and recorded.
 
     Raises
     ------

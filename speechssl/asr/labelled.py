@@ -1,4 +1,4 @@
-"""Transcribed utterances of a split: what fine-tuning, validation and scoring start from.
+"""Transcribed utterances of a split, for fine-tuning, validation and scoring.
 
 In: ``DataConfig``. Out: manifest entries of the chosen utterances that have a transcript, and a ledger entry for each
 of the others.
@@ -45,7 +45,7 @@ class Labelled:
 
     @property
     def workers(self) -> int:
-        """Loader processes for decoding all of it once: none for less than an hour, where starting them costs more."""
+        """Loader processes for decoding everything once: none for less than an hour, where starting them costs more."""
         hours = sum(utterance.duration for utterance in self.utterances.values()) / 3600
         return self.cfg.workers if hours > 1 else 0
 

@@ -1,6 +1,6 @@
-"""Text normalisation before scoring, by name: what counts as the same word.
+"""Text normalisation before scoring, by name: it decides which words count as equal.
 
-In: a rule. Out: a function of a text, and the words by which a report names the rule.
+In: a rule. Out: a function of a text, and the description of the rule in a report.
 """
 
 import unicodedata
@@ -22,9 +22,9 @@ def normaliser(rule: NormaliseRule, language: str = "en") -> tuple[Callable[[str
     Parameters
     ----------
     rule
-        ``own``: `normalise_text` with the rule ``basic``. ``whisper``: the normaliser that was published with Whisper
-        (Radford et al. 2022, appendix C), from the package whisper_normalizer: the English one (spelling, numbers,
-        contractions, fillers left out) for ``language`` en, else the basic one. ``lower``, ``none``: NFC with and
+        ``own``: `normalise_text` with the rule ``basic``. ``whisper``: the normaliser published with Whisper (Radford
+        et al. 2022, appendix C), from the package whisper_normalizer. For ``language`` en it is the English one
+        (spelling, numbers, contractions, fillers left out), else the basic one. ``lower``, ``none``: NFC with and
         without lower case.
     language
         Code or name; ``own`` and ``lower`` follow its rules of case.

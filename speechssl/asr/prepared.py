@@ -1,7 +1,7 @@
-"""What CTC fine-tuning computes with: a batch with its masks, and rows whose labels do not fit into their frames.
+"""Prepared batches of CTC fine-tuning: a batch with its masks, and the rows whose labels do not fit into their frames.
 
-In: CPU batches with label ids. Out: prepared batches. Apart from the model, so that loader processes do not import it:
-with it they would import PyTorch's compiler.
+In: CPU batches with label ids. Out: prepared batches. This module does not import the model: loader processes would
+then also import PyTorch's compiler.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class CtcPrepared(Prepared):
     frame_counts: tuple[int, ...]
     """Encoder frames of each row."""
     label_counts: tuple[int, ...]
-    """Labels of each row. Both stay on the CPU, where the loss kernel wants them."""
+    """Labels of each row. Both stay on the CPU, where the loss kernel needs them."""
     valid: Tensor
     """[B, F] bool, frames of rows that count, padding left out."""
     padded: bool

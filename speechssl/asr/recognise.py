@@ -1,4 +1,4 @@
-"""Running a recogniser over evaluation batches: the one place where validation and scoring meet the model.
+"""Runs a recogniser over evaluation batches, for validation and scoring.
 
 In: a ``CtcModel`` and padded batches. Out: for each utterance its log-probabilities, padding cut off, on the CPU.
 On a CPU the padding is cut off before the model, too (asr/engine/packed.py).
@@ -19,7 +19,7 @@ from speechssl.models.kernels.choice import exact_float32
 __all__ = ["Listener", "Recognised", "frame_log_probs", "listener", "recognise"]
 
 Listener = Callable[[Sequence[Tensor]], list[Tensor]]
-"""Waves [T] in, int16 or float32; log-probabilities [F, V] (CPU, float32) of each out."""
+"""Maps waves [T], int16 or float32, to the log-probabilities [F, V] (CPU, float32) of each."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def frame_log_probs(model: CtcModel, wave: Tensor, lengths: Tensor, *, bf16: boo
 
 
 def listener(model: CtcModel, *, bf16: bool = False) -> Listener:
-    """Return what recognises utterances of any lengths; on a CPU with the weights that the model has now.
+    """Return a function that recognises utterances of any lengths; on a CPU with the model's weights at this moment.
 
-    The same as ``frame_log_probs`` of each wave alone, by the fastest way there is on the model's device.
+    Results are those of ``frame_log_probs`` of each wave alone, by the fastest method on the model's device.
     """
     if can_pack(model):
         return PackedRecogniser(model, bf16=bf16)
@@ -87,7 +87,7 @@ def recognise(
 ) -> Iterator[Recognised]:
     """Yield every utterance of the batches; stand-ins for unreadable audio are reported to ``rejected`` instead.
 
-    On a CPU the weights are those of the moment when the first utterance is asked for.
+    On a CPU the weights are those at the time of the first utterance.
     """
     hear = listener(model, bf16=bf16)
     for batch in batches:

@@ -52,14 +52,14 @@ class _BasicTable(dict[int, str]):
 _FORMS = re.compile(
     "[\u0132\u0133\u01c4-\u01cc\u01f1-\u01f3\ufb00-\ufb06\ufb50-\ufdfb\ufe70-\ufefc\uff10-\uff5a\uff66-\uff9f]"
 )
-"""Forms of letters that are the same letters: Dutch ij, ligatures, Arabic presentation forms, full and half width."""
+"""Variant forms of letters: Dutch ij, ligatures, Arabic presentation forms, full and half width."""
 _BASIC = _BasicTable()
 _APOSTROPHES = re.compile(r"(?<=[^\W\d_])[\u2018\u201b`´′\u05f3](?=[^\W\d_])")
 """Look-alikes; apostrophes only between letters."""
 _GERSHAYIM = re.compile('(?<=[\u05d0-\u05ea])[\u05f4"](?=[\u05d0-\u05ea])')
 """In a Hebrew abbreviation; a boundary anywhere else."""
 _INTERPUNCT = re.compile("(?<!l)·|·(?!l)")
-"""The dot in the middle, but for that of Catalan between two l."""
+"""The middle dot, except in Catalan between two l."""
 _EDGE_APOSTROPHE = re.compile(r"(?<![^\s'])'|'(?![^\s'])")
 
 
@@ -67,8 +67,8 @@ def normalise_text(text: str, rule: Rule, language: str = "") -> str:
     """Return a transcript in the form that is learnt and scored.
 
     Both rules give NFC text whose words are separated by single spaces, without spaces at the ends and without
-    invisible characters. ``basic`` also takes out corpus tags, lower-cases by the rules of the language, and keeps only
-    letters, marks, numbers and apostrophes inside words; anything else is a space. Applying a rule twice changes
+    invisible characters. ``basic`` also removes corpus tags and lower-cases by the rules of the language. It keeps
+    letters, marks, numbers and apostrophes inside words; anything else becomes a space. Applying a rule twice changes
     nothing.
 
     Raises
@@ -97,7 +97,7 @@ class Tokens:
     sentencepiece: bytes = field(default=b"", repr=False)
     """Serialised sentencepiece model; empty for characters."""
     language: str = ""
-    """Whose rules of case the text follows; empty for those of most languages."""
+    """Decides letter case (Turkish and Azerbaijani dotless i); empty for the rules of most languages."""
 
     @classmethod
     def build(cls, texts: Iterable[str], cfg: TokensConfig) -> tuple[Self, list[Entry]]:
@@ -157,7 +157,7 @@ class Tokens:
         return _import_sentencepiece().SentencePieceProcessor(model_proto=self.sentencepiece)
 
     def normal(self, text: str) -> str:
-        """Return the text in the form that this vocabulary was made of, with `normalise_text`."""
+        """Return the text as this vocabulary's transcripts were normalised, with `normalise_text`."""
         return normalise_text(text, self.normalise, self.language)
 
     def spell(self, text: str) -> str:
@@ -212,7 +212,7 @@ class Tokens:
         return words
 
     def unseen(self, texts: Mapping[str, str], *, split: str, stage: str = "finetune") -> list[Entry]:
-        """Report the characters of ``texts`` (id -> transcript) that labels cannot spell, one entry a character.
+        """Report the characters of ``texts`` (id -> transcript) that labels cannot spell, one entry per character.
 
         In a dev or test split such characters are errors that no training can remove, so they should be known.
         """
@@ -235,7 +235,7 @@ class Tokens:
         ]
 
     def tags(self, texts: Mapping[str, str], *, stage: str = "finetune") -> list[Entry]:
-        """Report the corpus tags of ``texts`` (id -> transcript), one entry a tag; `corpus_tags` says what is one."""
+        """Report the corpus tags of ``texts`` (id -> transcript), one entry per tag; `corpus_tags` says what is one."""
         return tag_entries(texts.items(), stage=stage, dropped=self.normalise == "basic")
 
     def to_dict(self) -> dict[str, Any]:

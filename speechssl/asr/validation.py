@@ -28,7 +28,7 @@ from speechssl.training.parallel import Parallel
 __all__ = ["Validation"]
 
 SAMPLES = 3
-"""Utterances shown at each validation: always the same ones, so that progress can be seen."""
+"""Number of utterances printed at each validation: always the same ones, so that progress can be seen."""
 
 
 class Validation:
@@ -37,7 +37,7 @@ class Validation:
     Attributes
     ----------
     select
-        The rate to choose weights by: that of characters where the script writes no spaces between words.
+        The rate that selects weights: the character error rate where the script has no spaces between words.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Validation:
         return any(tokens.normal(text) for text in dev.texts.values())
 
     def __call__(self, step: int) -> dict[str, float]:
-        """Decode the dev set with the weights as they are.
+        """Decode the dev set with the current weights.
 
         Returns
         -------

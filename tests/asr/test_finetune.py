@@ -132,7 +132,7 @@ def said(name: str, text: str | None, split: str, spoken: str = "ab") -> tuple[U
 def test_no_training_data_says_why(tmp_path: Path) -> None:
     rows = [said("u0", None, "train"), said("u1", None, "train"), said("d", "ab", "dev")]
     folder = write_shards(tmp_path / "corpus", {}, rows)
-    with pytest.raises(DataError, match=r"no utterance of train .* can be learnt from \(2 no_transcript\)"):
+    with pytest.raises(DataError, match=r"no utterance of train .* can be trained on \(2 no_transcript\)"):
         finetune(short(folder, tmp_path / "run"))
     with pytest.raises(DataError, match=r"no such split"):
         finetune(short(folder, tmp_path / "other", data=DataConfig(shards=str(folder), splits=("nowhere",))))

@@ -87,8 +87,8 @@ def greedy(log_probs: torch.Tensor | Array, tokens: Labels) -> str:
 def prefix_beam(log_probs: torch.Tensor | Array, tokens: Labels, beam: int = 50, n_best: int = 1) -> list[Hypothesis]:
     """Return the ``n_best`` most probable labellings, best first, by prefix beam search (no language model).
 
-    Each prefix keeps its probability of ending in a blank and in a label apart, so alignments of one labelling are
-    summed (Graves et al. 2006, section 3.2; Hannun et al. 2014, algorithm 1). Exact when ``beam`` exceeds the number of
+    Each prefix keeps two probabilities, of ending in a blank and in a label, so alignments of one labelling are summed
+    (Graves et al. 2006, section 3.2; Hannun et al. 2014, algorithm 1). Exact when ``beam`` exceeds the number of
     prefixes. Ties are broken by the order of tokens.
     """
     if beam < 1 or n_best < 1:
@@ -112,7 +112,7 @@ def prefix_beam(log_probs: torch.Tensor | Array, tokens: Labels, beam: int = 50,
         stay_blank = total + frame[BLANK]
         stay_label = np.where(has_last, label + frame[last], -np.inf)
         place = {int(node): index for index, node in enumerate(active)}
-        for index in rows:  # growing a parent may arrive at a prefix that is active already: one prefix, one entry
+        for index in rows:  # extending a parent may give a prefix that is active already: merge the two
             parent = place.get(parents[active[index]])
             if parent is not None:
                 stay_label[index] = np.logaddexp(stay_label[index], grow[parent, last[index]])

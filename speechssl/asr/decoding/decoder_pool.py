@@ -1,6 +1,6 @@
 """Decoding in several processes: each has a decoder of its own, results come in the order of the utterances.
 
-In: pairs of anything and log-probabilities. Out: the same things, each with its `Decoded`, for any number of jobs.
+In: pairs of any item and log-probabilities. Out: the same items, each with its `Decoded`, for any number of jobs.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ __all__ = ["decode_all"]
 T = TypeVar("T")
 
 AHEAD = 8
-"""Utterances that wait for each process: enough to keep it busy, few enough for memory."""
+"""Utterances queued for each process: enough to keep it busy, few enough for memory."""
 
 
 def decode_all(

@@ -34,13 +34,13 @@ class DecodedWord:
     """Frames ``start <= f < end``."""
     confidence: float
     """0 to 1. greedy, beam: product over the word's labels of the highest probability that a frame gives the label.
-    lexicon, lm, where other things than the frames chose the labels: geometric mean of the labels' probabilities over
-    the frames that emit them."""
+    lexicon, lm, where the labels are also chosen by words: geometric mean of the labels' probabilities over the frames
+    that emit them."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was heard in one utterance."""
+    """The result of decoding one utterance."""
 
     text: str
     words: tuple[DecodedWord, ...] = ()
@@ -50,10 +50,10 @@ class Decoded:
 
 
 class Decoder(Protocol):
-    """Anything that turns ``[F, V]`` log-probabilities (float32, CPU, no padding) into a `Decoded`."""
+    """Turns ``[F, V]`` log-probabilities (float32, CPU, no padding) into a `Decoded`."""
 
     def __call__(self, log_probs: Tensor) -> Decoded:
-        """Decode one utterance; no frame, no words."""
+        """Decode one utterance; without frames there are no words."""
 
 
 def build_decoder(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None) -> Decoder:
@@ -90,12 +90,12 @@ def build_decoder(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = No
 
 
 def searcher(cfg: DecoderConfig, graph: Graph) -> Decoder:
-    """Return the decoder of a graph that is open already (`open_graph`); settings may differ in weights only."""
+    """Return the decoder of an open graph (`open_graph`); settings may differ from the graph's in weights only."""
     return _SearchDecoder(search_with(cfg, graph), graph.tokens, n_best=cfg.n_best)
 
 
 def describe(cfg: DecoderConfig) -> str:
-    """Return the decoder in words, for tables."""
+    """Return a description of the decoder, for tables."""
     if cfg.kind == "greedy":
         return "greedy"
     if cfg.kind == "beam":
@@ -113,7 +113,7 @@ def decoded_words(
 ) -> tuple[DecodedWord, ...]:
     """Return the words that a frame-wise path ``[F]`` through ``log_probs [F, V]`` spells.
 
-    ``searched`` says that a lexicon has chosen the path, which changes what confidence means (`DecodedWord`).
+    ``searched`` means that a search chose the path, which changes how confidence is computed (`DecodedWord`).
     """
     scores = np.take_along_axis(log_probs.numpy(), path[:, None], axis=1)[:, 0]
     labels = spans(path, scores)

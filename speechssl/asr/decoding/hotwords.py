@@ -1,8 +1,8 @@
-r"""Hotwords: favour words inside the language model, so that the search itself knows about them.
+r"""Hotwords: favour words inside the language model, so that they take part in the search itself.
 
 In: an ARPA file (or none) and words. Out: another ARPA file. KenLM refuses log-probabilities above 0, so nothing is
-added to hotwords: every other word loses the same amount, in all its n-grams, and the word score of the search gives it
-back to all. Every n-gram of a word carries it, so a backoff, which is a sum, carries it exactly once.
+added to hotwords. Instead every other word loses the same amount, in all its n-grams, and the word score of the search
+gives that amount back to all words. With backoff, which is a sum, it counts exactly once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def favour_in(source: Path, target: Path, hotwords: Sequence[str], boost: float)
 
 
 def favour(target: Path, words: Sequence[str], hotwords: Sequence[str], boost: float) -> None:
-    """Write a model that says nothing (log10 probability 0) but that words other than ``hotwords`` cost ``boost``.
+    """Write a model in which every word has log10 probability 0, less ``boost`` for words other than ``hotwords``.
 
     It stands in for a language model when there is none; its probabilities do not sum to one.
     """
@@ -53,5 +53,5 @@ def favour(target: Path, words: Sequence[str], hotwords: Sequence[str], boost: f
         ((END,), (0.0, 0.0)),
     ]
     entries += [((word,), (0.0 if word in hot else -boost, 0.0)) for word in dict.fromkeys([*words, *hotwords])]
-    bigram: tuple[tuple[str, ...], Entry] = ((BEGIN, END), (0.0, 0.0))  # KenLM reads no model without one
+    bigram: tuple[tuple[str, ...], Entry] = ((BEGIN, END), (0.0, 0.0))  # KenLM needs at least one bigram
     write_arpa(target, [len(entries), 1], [entries, [bigram]])

@@ -97,7 +97,7 @@ def search_with(cfg: DecoderConfig, graph: Graph) -> Search:
 
 
 def _hotwords(cfg: DecoderConfig, tokens: Tokens) -> list[str]:
-    """Return the hotwords as the model writes them; a phrase is its words."""
+    """Return the hotwords in the model's normalisation; a phrase gives its words."""
     words = [word for text in cfg.hotwords for word in tokens.normal(text).split()]
     if cfg.hotwords and not words:
         raise ConfigError(f"no word in the hotwords {list(cfg.hotwords)}")
@@ -114,7 +114,7 @@ def _boost(cfg: DecoderConfig) -> float:
 
 
 def _effective(cfg: DecoderConfig) -> DecoderConfig:
-    """Return the weights with which every word gets back what a model of hotwords has taken."""
+    """Return the weights whose word score gives back what the model of hotwords subtracted."""
     if cfg.kind == "lexicon":
         return replace(cfg, lm_weight=1.0, word_score=cfg.word_score + cfg.hotword_score)
     return replace(cfg, word_score=cfg.word_score + cfg.hotword_score)
@@ -123,7 +123,7 @@ def _effective(cfg: DecoderConfig) -> DecoderConfig:
 def _lexicon(
     cfg: DecoderConfig, tokens: Tokens, *, model: Path | None, lm: Path | None, arpa: bool
 ) -> tuple[list[str] | None, str]:
-    """Return the words that may be said (None: no lexicon) and where they are from."""
+    """Return the words of the lexicon (None: no lexicon) and their source."""
     if cfg.lexicon == "none":
         if lm is None:
             raise ConfigError("decoding without a lexicon needs a language model of tokens; use --decoder.kind lm")

@@ -1,7 +1,7 @@
 """The words that a search may produce: from a file, from a language model, or those of the training transcripts.
 
 In: where to look. Out: distinct words that can be spelled with the recogniser's characters. A search cannot produce a
-word outside its lexicon, so the lexicon is part of what a score means.
+word outside its lexicon, so a score depends on the lexicon.
 """
 
 import json
@@ -33,21 +33,21 @@ def training_words(model: Path | None) -> list[str]:
         No folder is known, or it does not list them.
     """
     if model is None:
-        raise ConfigError("no lexicon: give --decoder.lexicon, a file with a word a line")
+        raise ConfigError("no lexicon: give --decoder.lexicon, a file with one word per line")
     try:
         words = json.loads((model / "config.json").read_text(encoding="utf-8")).get("info", {}).get("words")
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigError(f"{model}: not a model folder ({error}); give --model, or --decoder.lexicon") from error
     if not words:
         raise ConfigError(
-            f"{model} does not list its training words; give --decoder.lexicon, a file with a word a line, or "
+            f"{model} does not list its training words; give --decoder.lexicon, a file with one word per line, or "
             "fine-tune it again"
         )
     return [str(word) for word in words]
 
 
 def read_lexicon(path: Path) -> list[str]:
-    """Return the words of a lexicon file, in its order: a word a line, or a word and its spelling (``cat c a t |``).
+    """Return the words of a lexicon file, in order. A line is a word, or a word and its spelling (``cat c a t |``).
 
     Raises
     ------
@@ -60,7 +60,7 @@ def read_lexicon(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such lexicon; decoder.lexicon is a file with a word a line") from None
+        raise ConfigError(f"{path}: no such lexicon; decoder.lexicon is a file with one word per line") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8") from None
     for number, line in enumerate(text.split("\n"), 1):
@@ -73,17 +73,17 @@ def read_lexicon(path: Path) -> list[str]:
         if word:
             words[word] = None
     if not words:
-        raise DataError(f"{path}: no words; a lexicon has a word a line")
+        raise DataError(f"{path}: no words; a lexicon has one word per line")
     return list(words)
 
 
 def spellable(words: Iterable[str], tokens: Tokens, *, source: str) -> list[str]:
-    """Return the distinct words whose characters are all in the vocabulary; a share that cannot be spelled is said.
+    """Return the distinct words whose characters are all in the vocabulary, and warn about the others.
 
     Raises
     ------
     ConfigError
-        None is, or fewer than ``LEAST``: what the search could say would be no language. ``source`` is named.
+        No word, or a smaller share than ``LEAST``, can be spelled. The message names ``source``.
     """
     every = [word for word in dict.fromkeys(words) if word]
     kept = [word for word in every if set(word) <= tokens.characters]
@@ -110,6 +110,6 @@ def _advice(words: Sequence[str], tokens: Tokens) -> str:
     normal = [(word, tokens.normal(word)) for word in words]
     could = [(word, form) for word, form in normal if form and set(form) <= tokens.characters]
     if 2 * len(could) < len(words) or not could:
-        return "is its case or its script another?"
+        return "does the lexicon use another case or script?"
     word, form = could[0]
-    return f"{len(could)} of them could be as the model writes them ({form!r} for {word!r}): write the words so"
+    return f"{len(could)} of them can be spelled in the model's form ({form!r} for {word!r}): write the words so"

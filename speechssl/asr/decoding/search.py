@@ -1,4 +1,4 @@
-"""flashlight's beam search: paths through frame-wise log-probabilities that spell known words, or that an LM likes.
+"""flashlight's beam search: paths through frame-wise log-probabilities, limited by a lexicon or scored by an LM.
 
 In: a vocabulary, a lexicon and a language model (or one of them), and log-probabilities of one utterance. Out: the best
 paths, best first. Lexicon trie and language model are built once and shared by searches with other weights.
@@ -70,7 +70,7 @@ class Graph:
         ARPA or KenLM binary, plain; None for no language model.
     bonus
         Added to the log10 probabilities that look ahead inside words: what a language model with hotwords
-        (`speechssl.asr.decoding.hotwords`) has taken off the other words.
+        (`speechssl.asr.decoding.hotwords`) subtracted from the other words.
     name
         What errors call the language model, when ``lm`` is a copy of it.
 
@@ -221,7 +221,8 @@ class Search:
         if torch.isnan(values).any():
             raise DataError("log-probabilities are not a number; the model's weights or its input are broken")
         if self.graph.words is not None:
-            # In the lexicon a word ends in a boundary, an utterance does not: one more frame closes the last word free.
+            # In the lexicon a word ends in a boundary, but an utterance does not: one more frame ends the last word at
+            # no cost.
             values = torch.cat([values, self._closing])
         values = values.contiguous()
         self._decoder.decode_begin()

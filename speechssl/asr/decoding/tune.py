@@ -1,4 +1,4 @@
-"""Tuning a decoder: the language model's weight and the word score with the fewest word errors on a dev set.
+"""Tunes a decoder: finds the language model weight and the word score with the fewest word errors on a dev set.
 
 In: ``TuneConfig``. Out: ``decoder.toml``, to be given to ``speechssl evaluate``, and ``tune.json`` with every point
 that was tried. The model runs once; its log-probabilities stay in memory. The same inputs give the same choice.
@@ -84,7 +84,7 @@ class Measure(Protocol):
 
 
 def search_weights(measure: Measure, cfg: TuneConfig) -> tuple[list[Point], list[str]]:
-    """Return all points, best first, and warnings: the whole grid, then half the step around the best, again and again.
+    """Return all points, best first, and warnings: the whole grid, then repeatedly half the step around the best.
 
     Raises
     ------
@@ -114,7 +114,7 @@ def search_weights(measure: Measure, cfg: TuneConfig) -> tuple[list[Point], list
 
 
 def _edges(points: Sequence[Point]) -> Iterator[str]:
-    """Yield a warning for each weight whose best value is the least or the greatest that was tried."""
+    """Yield a warning for each weight whose best value is the smallest or the largest that was tried."""
     best = points[0]
     for flag, value, tried in (
         ("lm-weights", best.lm_weight, {point.lm_weight for point in points}),

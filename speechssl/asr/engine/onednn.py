@@ -15,7 +15,7 @@ from speechssl.models.kernels.linear import widened
 __all__ = ["Convolution", "Dense", "available", "dense"]
 
 _ROWS = 512
-"""Rows that the layout of weights is chosen for; any number of rows is correct."""
+"""Number of rows for which the layout of weights is chosen; any number of rows gives the same result."""
 
 
 def available() -> bool:

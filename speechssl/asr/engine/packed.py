@@ -1,9 +1,9 @@
 """A recogniser frozen for inference on a CPU: utterances follow one another without padding.
 
 In: a ``CtcModel`` and waves of any lengths. Out: log-probabilities of each. The frames of several utterances lie in one
-matrix [N, D] for norms, projections and feed-forward layers; the stem, the positional convolution and attention see one
-utterance at a time. So nothing is computed for padding, no mask exists, and what is in work at any time stays in the
-processor's cache. The padded batch of ``frame_log_probs`` is what it is checked against.
+matrix [N, D] for norms, projections and feed-forward layers. The stem, the positional convolution and attention see one
+utterance at a time. So nothing is computed for padding, there are no masks, and the working set stays in the
+processor's cache. The tests compare it with the padded batch of ``frame_log_probs``.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from speechssl.models.waveform import WaveformStem
 __all__ = ["PackedRecogniser", "can_pack"]
 
 PACK_FRAMES = 2_000
-"""Frames in one matrix, unless an utterance alone has more: enough that reading the weights costs little."""
+"""Most frames in one matrix, unless one utterance has more: enough that reading the weights costs little."""
 SCORES = 1 << 20
 """Attention weights in bfloat16 computed at a time: 2 MB, which fits a core's cache. All heads of 13 seconds at
 once take two and a half times as long."""
@@ -39,10 +39,10 @@ def can_pack(model: CtcModel) -> bool:
 
 
 class PackedRecogniser:
-    """A model whose projections and convolutions are copied in the layout that the processor's products read.
+    """A model with copies of its projections and convolutions in the layout of oneDNN's products.
 
-    Make another when the model's weights have changed. Dropout never happens, whatever its mode. With ``bf16`` products
-    and attention weights are in bfloat16; the residual stream, norms and the output layer stay in float32.
+    Make another when the model's weights have changed. There is no dropout, whatever the model's mode. With ``bf16``
+    products and attention weights are in bfloat16; the residual stream, norms and the output layer stay in float32.
     """
 
     @torch.inference_mode()

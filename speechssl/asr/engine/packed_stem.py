@@ -1,9 +1,9 @@
 """The waveform stem of one utterance, in pieces that stay in the processor's cache: for inference on a CPU.
 
 In: samples [T]. Out: features [F, C]. The activations of the first layers are the largest of the whole model: a second
-of audio is 1.6 million numbers. Frames see only their own samples, so pieces of two seconds give the same
-features, and nothing larger than a few megabytes is ever written (larger blocks also come fresh from the operating
-system each time, which takes longer than the arithmetic of the first layer).
+of audio is 1.6 million numbers. Frames see only their own samples, so pieces of two seconds give the same features. No
+block is larger than a few megabytes: the operating system maps larger blocks anew each time, which takes longer than
+the arithmetic of the first layer.
 """
 
 import math
@@ -53,7 +53,7 @@ class PackedStem:
         return torch.cat(pieces)
 
     def _first(self, wave: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        """Return the windows of the first layer, and what maps them to its output."""
+        """Return the windows of the first layer, and the function that maps them to its output."""
         conv, norm = self.first.conv, self.first.norm
         if isinstance(norm, torch.nn.GroupNorm):
             centred, kernels, shift = folded_group_norm(wave[None], conv, norm, None)

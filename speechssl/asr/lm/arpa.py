@@ -1,7 +1,7 @@
 """ARPA n-gram files: reading, scoring in plain Python, and writing.
 
 In: an ARPA file (plain or gzip). Out: its words, or an `Arpa` whose probabilities are those that KenLM gives. Decoding
-reads the file with KenLM; this is for small models, for tests, and for errors that say which line is wrong.
+reads the file with KenLM; this module is for small models, for tests, and for errors that name the wrong line.
 """
 
 import gzip

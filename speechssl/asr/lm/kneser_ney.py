@@ -1,7 +1,7 @@
 """Estimating n-gram language models from text: interpolated modified Kneser-Ney (Chen & Goodman 1999, section 4.2).
 
 In: sentences of words. Out: an `NgramModel` to be written as an ARPA file; the estimate is that of KenLM's lmplz
-(Heafield et al. 2013) without pruning. Everything is counted in memory: about 100 bytes a word of text and order.
+(Heafield et al. 2013) without pruning. Everything is counted in memory: about 100 bytes per word of text and order.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +17,7 @@ from speechssl.core.errors import ConfigError, DataError
 __all__ = ["FALLBACK", "Discounts", "Grams", "NgramModel", "estimate"]
 
 Discounts = tuple[float, float, float]
-"""What is taken off counts of one, of two, and of three and more."""
+"""Discounts of counts of one, of two, and of three and more."""
 
 FALLBACK: Discounts = (0.5, 1.0, 1.5)
 """Used for an order whose counts are too few for the closed form (as lmplz ``--discount_fallback``)."""
@@ -70,7 +70,7 @@ class NgramModel:
             yield tuple(self.words[index] for index in ids), (probability, backoff)
 
     def __str__(self) -> str:
-        """Return sizes and discounts, a line an order."""
+        """Return sizes and discounts, one line per order."""
         lines = [f"{self.sentences} sentences, {self.tokens} words, {len(self.words) - len(SPECIAL)} of them distinct"]
         for n, grams in enumerate(self.orders, 1):
             discounts = ", ".join(f"{value:.3f}" for value in grams.discounts)

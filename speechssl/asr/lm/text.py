@@ -40,7 +40,7 @@ def estimate_lm(source: Path, output: Path, cfg: LmConfig) -> NgramModel:
 
 
 def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
-    """Return what turns a line into the words of the model."""
+    """Return the function that turns a line into the words of the model."""
     if cfg.unit == "tokens" and not cfg.model:
         raise ConfigError("a model of tokens needs the recogniser whose tokens they are; give --model")
     if not cfg.model:
@@ -103,4 +103,4 @@ def _lines(path: Path) -> Iterator[str]:
         with gzip.open(path, "rt", encoding="utf-8-sig") if packed else path.open(encoding="utf-8-sig") as file:
             yield from file
     except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"text {path}: {error}; give a UTF-8 text file with a sentence a line") from error
+        raise DataError(f"text {path}: {error}; give a UTF-8 text file with one sentence per line") from error

@@ -33,7 +33,7 @@ from speechssl.training.precision import agreed
 __all__ = ["MAX_CELLS", "Passage", "align_all", "align_passage", "passages"]
 
 MAX_CELLS = 2_000_000_000
-"""Frames times states (twice the labels) of one alignment, a byte each: about 20 minutes of speech at 50 Hz."""
+"""Most frames times states (twice the labels) of one alignment, a byte each: about 20 minutes of speech at 50 Hz."""
 
 
 _SHOWN = 5
@@ -41,7 +41,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Passage:
-    """A recording, or a part of one, and what is said in it."""
+    """A recording, or a part of one, and its text."""
 
     item: Input
     text: str | None
@@ -50,7 +50,7 @@ class Passage:
 
 
 def passages(words: Sequence[str], splits: Sequence[str] = ()) -> list[Passage]:
-    """Return what the command line names: a manifest (or a folder that holds one), or a recording and its text.
+    """Return the passages that the command line names: a manifest (or its folder), or a recording and its text.
 
     The text is the name of a .txt file, or the words themselves.
 
@@ -122,12 +122,12 @@ def align_passage(model: CtcModel, tokens: Tokens, passage: Passage, *, block: i
 
 
 def _part(passage: Passage) -> str:
-    """Return what tells a changed passage of an unchanged file."""
+    """Return values that differ for a changed passage of an unchanged file."""
     return f"{passage.start:.3f} {passage.duration} {passage.text}"
 
 
 def _unspelled(passage: Passage, done: Transcript, tokens: Tokens) -> list[Entry]:
-    """Return ledger entries for what the transcript has and the model cannot spell, and for tags that are no words."""
+    """Return ledger entries for words and characters that the model cannot spell, and for tags that are no words."""
     if done.error is not None or passage.text is None:
         return []
     item = str(passage.item.path)
@@ -137,7 +137,7 @@ def _unspelled(passage: Passage, done: Transcript, tokens: Tokens) -> list[Entry
         (
             "unspelled_words",
             gaps,
-            "cannot be spelled with the model's characters; they get the time between others",
+            "cannot be spelled with the model's characters; they get the time between their neighbours",
         ),
         ("unspelled_characters", parts, "are aligned without some of their characters, which the model does not have"),
         ("corpus_tag", [tag for tag, kept in find_tags(passage.text) if not kept], "are tags, not words; left out"),

@@ -1,4 +1,4 @@
-"""Captions: words in time as short pieces of text that a reader can follow, in SRT and WebVTT.
+"""Captions in SRT and WebVTT: words with times, grouped into short pieces of text.
 
 In: words with start and end. Out: captions of at most a few lines, none longer than a limit, which never overlap.
 """

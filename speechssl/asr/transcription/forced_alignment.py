@@ -22,7 +22,7 @@ Spelling = tuple[str, list[int]]
 
 @dataclass(frozen=True)
 class Word:
-    """A word in time."""
+    """A word and its time."""
 
     word: str
     start: float
@@ -31,7 +31,7 @@ class Word:
     score: float
     """Geometric mean of the probabilities of its frames, 0 to 1."""
     spelled: bool = True
-    """False for a word that the model has no character of: its time is what is left between its neighbours."""
+    """False for a word without any character of the model: it has the time between its neighbours."""
 
 
 def frames_needed(ids: Sequence[int]) -> int:
@@ -56,8 +56,8 @@ def align(log_probs: torch.Tensor, text: str, tokens: Tokens, *, frame_seconds: 
     log_probs
         ``[F, V]`` float, one utterance, no padding.
     text
-        The transcript; normalised here. Every word comes back: one that can be spelled in part is aligned by the
-        characters that can, one that cannot at all gets the frames between its neighbours and the score 0.
+        The transcript; normalised here. Every word is returned. A word that can be spelled in part is aligned by those
+        characters. A word without any character of the model gets the frames between its neighbours and the score 0.
     frame_seconds
         Length of a frame: the encoder's hop divided by the sample rate.
     item

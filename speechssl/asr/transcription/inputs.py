@@ -1,7 +1,7 @@
-"""What there is to transcribe: files and whole folders, each with a name of its own for what is written about it.
+"""The recordings to transcribe, from files and folders, each with a distinct name for its results.
 
-In: paths from the command line. Out: one ``Input`` a recording, in a fixed order, and ledger entries for what was
-passed over. A folder gives every file below it that is audio by its content or its extension.
+In: paths from the command line. Out: one ``Input`` per recording, in a fixed order, and ledger entries for skipped
+files. A folder gives every file below it that is audio by its content or its extension.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ class Input:
 
 
 def find_inputs(paths: Sequence[Path], *, output: Path | None = None) -> tuple[list[Input], list[Entry]]:
-    """Return the recordings that paths mean.
+    """Return the recordings that paths name.
 
     A single folder's results are laid out like the folder itself; of several arguments, each folder's are in a folder
     of its name. Results have the recording's name without its extension, or with it where two would be the same.
@@ -80,7 +80,7 @@ def _is_audio(path: Path) -> bool:
 
 
 def _named(items: Sequence[Input]) -> list[Input]:
-    """Give each input a distinct name, distinct also where a file system does not tell upper from lower case."""
+    """Give each input a distinct name, also on file systems that ignore case."""
     numbered: list[Input] = []
     used: set[str] = set()
     for item in items:
@@ -101,7 +101,7 @@ def _named(items: Sequence[Input]) -> list[Input]:
 
 
 def seconds_of(path: Path) -> float:
-    """Return a recording's length as its header promises it; 0 when it cannot be read or does not say."""
+    """Return a recording's length from its header; 0 when the header cannot be read or does not give it."""
     try:
         with AudioFile(path, str(path), AudioLimits()) as audio:
             return max(0.0, audio.info.duration)

@@ -1,4 +1,4 @@
-"""Transcription of a pipe: words come out while their recording is still going on.
+"""Transcription of a pipe: words are printed while the recording is still running.
 
 In: 16-bit mono PCM at 16 kHz from a file descriptor, raw or behind a WAV header. Out: words, each at most
 ``step_seconds + lookahead_seconds`` and the time of one computation after the frame that ends it.
@@ -67,7 +67,7 @@ def pcm_blocks(descriptor: int) -> Iterator[Samples]:
 
 
 def _after_header(data: bytes) -> int | None:
-    """Return where the samples begin; None when more bytes are needed to tell."""
+    """Return where the samples begin; None when more bytes are needed to decide."""
     if data[:4] == b"RIFF" and data[8:12] == b"WAVE":
         position, form = 12, b""
         while position + 8 <= len(data):
@@ -95,7 +95,7 @@ def _after_header(data: bytes) -> int | None:
 
 
 def _leading_frames(data: bytes) -> bool | None:
-    """Whether MPEG frames follow each other from the first byte on; None when there are too few bytes to tell."""
+    """Whether MPEG frames follow each other from the first byte on; None when there are too few bytes to decide."""
     position = 0
     for _ in range(_FRAMES):
         if position + 4 > len(data):
@@ -117,7 +117,7 @@ def _check_form(form: bytes) -> None:
 def sliding_log_probs(
     model: CtcModel, blocks: Iterable[Samples], cfg: LiveConfig, *, bf16: bool = False
 ) -> Iterator[Tensor]:
-    """Yield log-probabilities ``[F, V]`` of a recording that is still going on, each frame once.
+    """Yield log-probabilities ``[F, V]`` of a running recording, each frame once.
 
     After each ``step_seconds`` the last ``window_seconds`` are recognised; frames of the last ``lookahead_seconds``
     wait for the next step, because what follows them is not known yet.
@@ -156,7 +156,7 @@ def sliding_log_probs(
 
 
 def live_words(recogniser: Recogniser, blocks: Iterable[Samples], cfg: TranscribeConfig) -> Iterator[Word]:
-    """Yield the words of a recording that is still going on.
+    """Yield the words of a running recording.
 
     A search decoder (``cfg.decoder.kind`` other than greedy) gives its words at the next pause, or after
     ``max_stretch_seconds``.

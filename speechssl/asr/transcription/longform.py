@@ -1,7 +1,7 @@
 """Recordings of any length through a recogniser: read once, front to end, in memory that does not grow.
 
 In: an audio file, or blocks of samples. Out: frame-wise log-probabilities, block by block (models/chunked.py says what
-a frame sees), whatever the file's rate and however its decoder cuts it.
+a frame sees). Any sample rate; the blocks of the decoder do not matter.
 """
 
 from collections.abc import Iterable, Iterator

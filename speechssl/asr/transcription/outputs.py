@@ -1,8 +1,8 @@
-"""The folder that transcripts go to: a file a recording and format, and a journal from which a stopped job goes on.
+"""The output folder of transcripts: one file per recording and format, and a journal from which a job resumes.
 
 In: transcripts as they are made. Out: files laid out like the input, each whole or not there; ``transcripts.jsonl``
-with a line a recording; ``ledger.jsonl`` with what could not be transcribed. A recording whose file and settings are
-those of the journal is not recognised again; its files are only brought up to date.
+with one line per recording; ``ledger.jsonl`` with what could not be transcribed. A recording whose file and settings
+are those of the journal is not recognised again; only its files are updated.
 """
 
 import json
@@ -85,7 +85,7 @@ class Outputs:
             (self.folder / (item.name + suffix)).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave the journal with one line a recording."""
+        """Rewrite the journal with one line per recording."""
         if self._journal.exists() and len(self._places) < _count_lines(self._journal):
             with self._journal.open("rb") as old, atomic_file(self._journal) as new:
                 for place in sorted(self._places.values()):
@@ -129,7 +129,7 @@ def open_outputs(
 
 
 def _source(path: Path) -> dict[str, Any] | None:
-    """Return what tells a changed file: its place, size and time of change."""
+    """Return values that differ for a changed file: its path, size and modification time."""
     try:
         status = path.stat()
     except OSError:

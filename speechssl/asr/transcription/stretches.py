@@ -29,9 +29,9 @@ class CutRule:
     """When a stretch may end; seconds."""
 
     least: float
-    """No stretch is cut before: each cut takes a language model's history away."""
+    """Shortest stretch: each cut resets the language model's history."""
     pause: float
-    """Shortest silence that ends a stretch. 0: any word boundary does, and the last one is taken."""
+    """Shortest silence that ends a stretch. 0: any word boundary ends one, and the last boundary is used."""
     longest: float
     """A stretch without such a pause is cut here at the latest: at its longest blank, or anywhere."""
     silence: float = float("inf")
@@ -55,7 +55,7 @@ class Pause(NamedTuple):
     end: int
     """Frames ``start <= f < end``."""
     safe: bool
-    """Whether no word goes on across it."""
+    """Whether no word continues across it."""
 
     @property
     def length(self) -> int:
@@ -71,7 +71,7 @@ class Pause(NamedTuple):
 def pauses(path: npt.NDArray[np.int64], tokens: Tokens) -> list[Pause]:
     """Return the runs of blanks of a best path, except one at its very start.
 
-    A run is safe when no word goes on across it: the label before or after is the boundary ``|``, or (sentencepiece)
+    A run is safe when no word continues across it: the label before or after is the boundary ``|``, or (sentencepiece)
     the next label begins a word. What comes after the last run is not known yet.
     """
     changes = np.flatnonzero(path[1:] != path[:-1]) + 1

@@ -156,7 +156,7 @@ def transcribe_blocks(
 
 
 def model_key(model: str, precision: Setting, **settings: Any) -> dict[str, Any]:
-    """Return what a transcript depends on beside the audio: the model, and settings with the files they name.
+    """Return all that a transcript depends on beside the audio: the model, and settings with the files they name.
 
     With ``auto`` the results of another kind of processor are kept.
     """
@@ -177,8 +177,8 @@ def transcribe(
 ) -> Summary:
     """Transcribe files and folders into ``cfg.output``, or through ``say``.
 
-    Without an output folder text is said as path, tab, text; other formats as they are, for more than one file only
-    those whose files may follow each other.
+    Without an output folder, text is given as path, tab, text. Other formats are given as they are; for more than one
+    file the format must allow files to follow each other.
 
     Parameters
     ----------
@@ -187,9 +187,9 @@ def transcribe(
     cfg
         The settings.
     say, warn
-        Get results without an output folder, and errors of files.
+        Called with results when there is no output folder, and with errors of files.
     advance
-        Gets (seconds of audio done, seconds in all) as they are read.
+        Called with (seconds of audio done, seconds in all) as they are read.
 
     Raises
     ------
@@ -252,7 +252,7 @@ class _Clock:
         self.before = 0.0
 
     def heard(self, seconds: float) -> None:
-        """Take note of the seconds read of the present file."""
+        """Record the seconds read of the current file."""
         if self.advance is not None:
             self.lengths[self.index] = max(
                 self.lengths[self.index], seconds

@@ -1,4 +1,4 @@
-"""The transcript of one recording: its words in time, or why there are none.
+"""The transcript of one recording: its words with times, or the reason why there are none.
 
 In: what a decoder or an aligner found. Out: a record that the word files (wordfiles.py) are written from.
 """
@@ -38,12 +38,12 @@ def to_row(transcript: Transcript) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Transcript:
-    """Return what ``to_row`` wrote; further fields are passed over.
+    """Return the transcript that ``to_row`` wrote; other fields are ignored.
 
     Raises
     ------
     KeyError, TypeError
-        The row is none of ours.
+        The row is not from ``to_row``.
     """
     words = tuple(
         Word(str(w["word"]), float(w["start"]), float(w["end"]), float(w["score"]), bool(w.get("spelled", True)))

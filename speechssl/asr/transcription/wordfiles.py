@@ -1,4 +1,4 @@
-"""Files of words in time: text, JSON, JSON lines, NIST CTM, Praat TextGrid, SRT and WebVTT.
+"""Files of words with times: text, JSON, JSON lines, NIST CTM, Praat TextGrid, SRT and WebVTT.
 
 In: a ``Transcript``. Out: the content of one file. Times are rounded to milliseconds (CTM: as NIST sctk reads them).
 """

@@ -58,10 +58,10 @@ def test_the_model_folder_lists_its_training_words(tmp_path):
 
 def test_a_lexicon_of_which_nearly_nothing_can_be_spelled_is_refused_with_its_share():
     words = [*(chr(65 + a) + chr(65 + b) for a in range(3) for b in range(3)), "AAA", "BBB", "a"]
-    said = r"11 of 12 words .*up\.lex.* cannot be spelled.*'AA'.*11 of them could be .*'aa'"
+    said = r"11 of 12 words .*up\.lex.* cannot be spelled.*'AA'.*11 of them can be spelled .*'aa'"
     with pytest.raises(ConfigError, match=said):
         spellable(words, tokens_of("abc"), source="up.lex")
-    with pytest.raises(ConfigError, match="case or its script another"):
+    with pytest.raises(ConfigError, match="another case or script"):
         spellable(["\u044f", "\u044e"], tokens_of("abc"), source="up.lex")
 
 
