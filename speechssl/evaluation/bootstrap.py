@@ -1,15 +1,16 @@
-"""How far a word error rate can be trusted: bootstrap intervals, and paired bootstrap between two systems.
+"""Bootstrap intervals of a word error rate, and the paired bootstrap between two systems.
 
 In: errors and reference words of each utterance. Out: an interval, or the interval of a difference and the probability
 that one system is better. Bisani & Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation"
 (ICASSP 2004): utterances are drawn with replacement and errors and words are summed anew (their equations 2 to 6).
 
-On each side the limit is the outer of two: that of the studentised bootstrap (Efron & Tibshirani, An Introduction to
-the Bootstrap, 1993, section 12.5), which follows the skew of error rates, and a percentile expanded for few units
-(Hesterberg, "What teachers should know about the bootstrap", 2015), which holds where resamples have hardly any spread.
-Plain percentiles are too narrow: over 1,000 simulated test sets (tests/evaluation/test_coverage.py) 95 % intervals held
-the true rate in 94 to 96 % from 50 utterances or 8 speakers on, plain percentiles in 88 to 94 % and in 87 to 93 %. With
-fewer than some ten errors in all no resampling helps (88 % for 20 utterances at 2 % errors).
+On each side the limit is the outer of two. The first is that of the studentised bootstrap (Efron & Tibshirani, An
+Introduction to the Bootstrap, 1993, section 12.5), which follows the skew of error rates. The second is a percentile
+expanded for few units (Hesterberg, "What teachers should know about the bootstrap", 2015), which is right where
+resamples have hardly any spread. Plain percentiles are too narrow. Over 1,000 simulated test sets
+(tests/evaluation/test_coverage.py) 95 % intervals held the true rate in 94 to 96 %, from 50 utterances or 8 speakers
+on. Plain percentiles held it in 88 to 94 % (utterances) and in 87 to 93 % (speakers). With fewer than about ten errors
+in all, no resampling helps (88 % for 20 utterances at 2 % errors).
 """
 
 from dataclasses import dataclass
@@ -70,8 +71,8 @@ def bootstrap_wer(
     -------
     (low, high) as rates, or None when there are fewer than two utterances (or blocks) or no reference words. ``low`` is
     not below 0, and ``high`` not above 1 unless some unit has more errors than words. With fewer than about ten units
-    the interval is wide, as it must be; where no unit differs from the pooled rate (no error at all, for example) it is
-    a point, since resampling has nothing to vary.
+    the interval is wide. Where no unit differs from the pooled rate (no error at all, for example) it is a point, since
+    all resamples are alike.
 
     Raises
     ------
@@ -214,7 +215,7 @@ def _limits(table: npt.NDArray[np.int64], resampled: _Resampled, level: float) -
     """Return the outer of the studentised and the expanded percentile limits.
 
     Studentised: rate - q s, with q the quantiles of (rate* - rate) / s* over the resamples; for a resample without
-    spread (all its units alike) the s of the whole set stands in for s*. Expanded: the percentiles at which a normal
+    spread (all its units alike) the s of the whole set replaces s*. Expanded: the percentiles at which a normal
     interval would have the width of Student's with U - 1 degrees of freedom and the unbiased variance.
     """
     from scipy.special import ndtr, stdtrit

@@ -1,7 +1,7 @@
 """The audit for people and for scripts: audit.json, audit.txt, findings.jsonl and one self-contained audit.html.
 
-In: an `Audit`. Out: four files. The page shows what the corpus is, what was found, and for each check some suspects
-with spectrogram and player; a content security policy forbids scripts and requests.
+In: an `Audit`. Out: four files. The page shows the corpus, the findings, and for each check some suspects with
+spectrogram and player. A content security policy forbids scripts and requests.
 """
 
 import json

@@ -32,7 +32,7 @@ class Change:
     change: int
     """Errors of the system minus errors of the baseline; negative is a gain."""
     words_apart: int
-    """Word edits between the two hypotheses, whatever the reference."""
+    """Word edits between the two hypotheses, without regard to the reference."""
     columns: tuple[Column, ...]
     """Words of every system, in the order of the systems."""
 
@@ -48,7 +48,7 @@ class WordChange:
 
 
 def changed_utterances(matched: Matched, baseline: str, name: str, *, shown: int) -> tuple[Change, ...]:
-    """Return at most ``shown`` utterances that gained most against the baseline, then as many that lost most.
+    """Return at most ``shown`` utterances with the largest gains against the baseline, then as many with losses.
 
     Equal changes are in the order of fewer reference words, then of ids.
     """

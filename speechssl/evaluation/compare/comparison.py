@@ -55,7 +55,7 @@ class GroupTable:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that a comparison states."""
+    """All results of a comparison."""
 
     baseline: str
     systems: tuple[SystemScore, ...]
@@ -68,11 +68,11 @@ class Comparison:
     """By system other than the baseline: the utterances whose errors changed most, those that gained first."""
     changed_words: dict[str, tuple[WordChange, ...]]
     oracle: float | None
-    """Error rate if the best hypothesis of each utterance were taken: no choice between the systems can do better."""
+    """Error rate if the best hypothesis of each utterance were chosen: the limit of any choice between the systems."""
     utterances: int
     N: int
     left_out: dict[str, int]
-    """Utterances of each system that took no part; all 0 unless ``common`` was asked for."""
+    """Utterances of each system that were not compared; all 0 unless ``common`` was set."""
     other_references: tuple[str, ...]
     """Utterances left out because the systems were scored against different references."""
     resamples: int
@@ -80,7 +80,7 @@ class Comparison:
 
     @property
     def whole(self) -> bool:
-        """Whether every utterance of every system took part."""
+        """Whether every utterance of every system was compared."""
         return not any(self.left_out.values())
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def compare(
     systems
         Scored rows (of `read_hypotheses`) by name.
     baseline
-        The system that groups and changes are told against; the first when absent.
+        The system that groups and changes are compared with; the first when absent.
     common
         Compare the utterances that all systems share, instead of refusing different sets.
     n, seed

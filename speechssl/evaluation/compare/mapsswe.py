@@ -16,8 +16,8 @@ from speechssl.evaluation.wer.edit_distance import AlignedPair
 __all__ = ["Mapsswe", "holm", "mapsswe", "segment_errors"]
 
 BOUNDARY_WORDS = 2
-"""Adjacent words that both systems have correct, without an insertion between them, part two segments: errors on
-either side are then taken as independent (the default of ``sc_stats``)."""
+"""A segment ends at this many adjacent words that both systems have correct, without an insertion between them: errors
+on either side are taken as independent (the default of ``sc_stats``)."""
 LARGEST_TABLED_Z = 5.14
 """Last entry of the table of the normal distribution in ``sc_stats``."""
 
@@ -34,7 +34,7 @@ class Mapsswe:
     variance: float
     """Sample variance (over ``segments - 1``) of the difference."""
     z: float
-    """mean / sqrt(variance / segments); 0 where there is no variance, as in ``sc_stats``: no test is then possible."""
+    """mean / sqrt(variance / segments); 0 where there is no variance, as in ``sc_stats``: then there is no test."""
     p: float
     """Two-tailed probability of a |z| at least as large if the systems were equal."""
 
@@ -66,8 +66,8 @@ def mapsswe(
     a, b
         The word alignment of each utterance, in the same order for both systems.
     same_words
-        Insist that both alignments of an utterance have the same reference words. With alternations in the references
-        they need not: the words are then walked side by side by position.
+        Require that both alignments of an utterance have the same reference words. With alternatives in the references
+        they may differ; words are then compared by position.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def mapsswe(
     count = len(differences)
     mean = sum(differences) / count if count else 0.0
     squares = 0.0
-    for item in differences:  # in plain order: the sums are then those of sc_stats to the last bit
+    for item in differences:  # summed in order, so that the sums equal those of sc_stats to the last bit
         squares += (item - mean) * (item - mean)
     variance = squares / (count - 1) if count > 1 else 0.0
     z = mean / (math.sqrt(variance) / math.sqrt(count)) if variance else 0.0
@@ -92,7 +92,8 @@ def mapsswe(
 
 
 def segment_errors(a: Sequence[AlignedPair], b: Sequence[AlignedPair]) -> list[tuple[int, int]]:
-    """Cut one utterance into segments and return the errors of both systems in each; segments without errors are none.
+    """Cut one utterance into segments and return the errors of both systems in each; segments without errors are
+    omitted.
 
     Every error is in exactly one segment. A segment ends where `BOUNDARY_WORDS` words in a row are correct in both
     systems, and at the end of the utterance (Gillick & Cox 1989, section 3).
@@ -119,7 +120,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's step-down adjusted p-values, in the order given.
 
     Holm, "A simple sequentially rejective multiple test procedure" (1979): the k-th smallest of m values is multiplied
-    by m - k + 1; no adjusted value is smaller than that of a smaller p, or larger than 1. Rejecting those below 0.05
+    by m - k + 1. No adjusted value is smaller than that of a smaller p, or larger than 1. Rejecting those below 0.05
     keeps the probability of any false rejection below 0.05, whatever the dependence between the tests.
 
     Raises

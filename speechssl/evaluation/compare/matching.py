@@ -1,7 +1,7 @@
-"""The same utterances of several systems, side by side: what a fair comparison needs before any number.
+"""Matches the utterances of several systems, so that all are compared on the same ones.
 
-In: rows of each system. Out: rows in one order for all, or an error that names the first difference; with ``common``,
-the utterances that all systems share, and how many each had beyond them.
+In: rows of each system. Out: rows in one order for all, or an error that names the first difference. With ``common``:
+the utterances that all systems share, and the number of others that each has.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,11 +27,11 @@ class Matched:
     other_references: tuple[str, ...]
     """Utterances that were left out because their references differ."""
     meta: tuple[Row, ...]
-    """Entry k says of utterance k, in the form of a row, what any system knows: speaker, duration, fields, N."""
+    """Entry k holds what any system records of utterance k, as a row: speaker, duration, fields, N."""
 
     @property
     def whole(self) -> bool:
-        """Whether every row of every system takes part."""
+        """Whether every row of every system is compared."""
         return not any(self.left_out.values())
 
 
@@ -73,7 +73,7 @@ def match(systems: Mapping[str, Sequence[Row]], *, common: bool = False) -> Matc
 
 
 def _meta(rows: Sequence[Row]) -> Row:
-    """Merge what the systems say of one utterance; the first that knows a thing is believed."""
+    """Merge the rows of one utterance; of each field the first system that has it is used."""
     fields: dict[str, Any] = {}
     for row in rows:
         if isinstance(row.get("fields"), dict):

@@ -30,9 +30,9 @@ class Column:
 def align_systems(alignments: Sequence[Sequence[AlignedPair]]) -> list[Column]:
     """Merge the alignments of several systems with the same reference into columns.
 
-    Every reference word is one column; its word of each system is that of the system's own alignment, so the errors of
-    each row are those it was scored with. Insertions between two reference words are aligned with those of the systems
-    before: the most words that are equal share their columns.
+    Every reference word is one column. The word of each system is from its own alignment, so the errors of each row are
+    those it was scored with. Insertions between two reference words are aligned with those of the systems before, so
+    that as many equal words as possible share a column.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def _inserted(words: Sequence[Sequence[str]]) -> list[Column]:
         merged: list[tuple[str | None, ...]] = []
         done, used = 0, 0
         for column, word in [*_shared(faces, own), (len(faces), len(own))]:
-            apart = max(column - done, word - used)  # between two shared words, the others are stacked in one column
+            apart = max(column - done, word - used)  # between two shared words, the other words share one column
             for k in range(apart):
                 before = columns[done + k] if done + k < column else (None,) * number
                 merged.append((*before, own[used + k] if used + k < word else None))

@@ -1,4 +1,4 @@
-"""Every two of several systems: how much better is one, how sure is that, and do they err in the same places.
+"""Comparisons of every two systems: the difference, its certainty, and whether they err in the same places.
 
 In: `Matched` rows. Out: a `Pair` for every two systems, with paired bootstrap (Bisani & Ney 2004), MAPSSWE (Gillick &
 Cox 1989) and Holm's correction over all pairs. Differences are ``b - a``, so negative means that b is better.
@@ -17,7 +17,7 @@ from speechssl.evaluation.wer.hypotheses import Row
 __all__ = ["LEVEL", "Pair", "pairs_of"]
 
 LEVEL = 0.05
-"""Two systems are told apart when the MAPSSWE p, corrected over all pairs, is below this."""
+"""Two systems differ when the MAPSSWE p, corrected over all pairs, is below this."""
 _SPEAKERS_FOR_INTERVAL = 5
 
 
@@ -99,7 +99,7 @@ def _alignments(rows: Sequence[Row]) -> list[list[tuple]]:
 
 
 def _right(row: Row) -> list[bool]:
-    """Say of each reference word whether it was recognised."""
+    """Return whether each reference word was recognised."""
     return [op == "C" for op, ref, _ in row["alignment"] if ref is not None]
 
 

@@ -1,1 +1,1 @@
-"""Transcripts of any system, in the formats of NIST and others, scored as sclite scores them."""
+"""Scores transcripts of any system, in the formats of NIST and others, by the rules of sclite."""

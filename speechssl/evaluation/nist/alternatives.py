@@ -1,7 +1,7 @@
-"""Transcripts with alternatives and optional words, as NIST writes them, aligned as sclite aligns them.
+"""Transcripts with alternatives and optional words in NIST's notation, aligned as in sclite.
 
-In: ``the { cat / hat / @ } (uh) sat``: one of the alternatives in braces is to be matched (``@`` or nothing: no word),
-a word in parentheses may be left out. Out: the plain reference and hypothesis that match best, which are then scored as
+In: ``the { cat / hat / @ } (uh) sat``: one of the alternatives in braces must match (``@`` or nothing: no word), and a
+word in parentheses may be left out. Out: the plain reference and hypothesis that match best, which are then scored as
 any other pair. Alternatives may be nested and may be in the hypothesis too (``<ALT_BEGIN>`` of a ctm file).
 """
 
@@ -48,7 +48,7 @@ Item = str | Optional | Alternatives
 
 @dataclass(frozen=True)
 class Resolved:
-    """What was matched: texts without markup."""
+    """The matched texts, without markup."""
 
     ref: str
     hyp: str
@@ -69,7 +69,7 @@ class Network:
 
 
 def has_markup(items: Sequence[Item]) -> bool:
-    """Say whether there is anything but words."""
+    """Return whether there is any markup."""
     return not all(isinstance(item, str) and item != NOTHING for item in items)
 
 
@@ -87,7 +87,7 @@ def parse_markup(text: str, *, optional: bool = True) -> tuple[Item, ...]:
 
 
 def untagged(text: str) -> str:
-    """Return a text without the tags that NIST lets a word carry (``word;tag``); an escaped semicolon is one."""
+    """Return a text without NIST's tags of words (``word;tag``); an escaped semicolon becomes one."""
     return re.sub(r"\\;|;\S*", lambda found: ";" if found.group() == "\\;" else "", text) if ";" in text else text
 
 
@@ -117,13 +117,13 @@ def rewrite(items: Sequence[Item], change: Callable[[str], str]) -> tuple[Item, 
 
 
 def resolve(ref: Sequence[Item], hyp: Sequence[Item], weights: Weights) -> Resolved:
-    """Choose the alternatives that align at the least cost; of equal ones those that sclite takes.
+    """Choose the alternatives that align at the least cost; ties are resolved as in sclite.
 
-    (Up to its rounding: it adds the 0.001 of an empty alternative in single precision, which decides a few ties in
-    otherwise equal alternatives, and nested ones it lists in an order of its own: 2 of 2,000 random transcripts.)
+    Two of 2,000 random transcripts differ from sclite. It adds the 0.001 of an empty alternative in single precision,
+    whose rounding decides a few ties, and it lists nested alternatives in another order.
 
-    The words that are left then align at the same cost, and with the same counts, as in the networks: every alignment
-    of theirs is one of the networks, and ties are taken in the same order.
+    The chosen words align at the same cost and with the same counts as in the networks: each of their alignments is one
+    of the networks, and ties are resolved in the same order.
     """
     a, b = _network(ref), _network(hyp)
     left: list[str] = []
@@ -141,7 +141,7 @@ def resolve(ref: Sequence[Item], hyp: Sequence[Item], weights: Weights) -> Resol
 
 
 def _path(a: Network, b: Network, weights: Weights) -> list[tuple[int | None, int | None]]:
-    """Return the arcs of the best alignment from the last to the first; None where one side stands still."""
+    """Return the arcs of the best alignment from the last to the first; None where one side does not advance."""
     cost, back = _cells(a, b, weights)
     best, i, j = min((cost[i][j], x, y) for x, i in enumerate(a.last) for y, j in enumerate(b.last))
     i, j = a.last[i], b.last[j]

@@ -18,11 +18,11 @@ __all__ = ["Format", "Transcript", "collect", "markup", "read_lines", "read_tran
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said, or recognised, in one utterance."""
+    """The reference or the hypothesis of one utterance."""
 
     id: str
     items: tuple[Item, ...]
-    """Words, and what the markup of NIST adds to them."""
+    """Words, with NIST's markup."""
     where: str
     """File and line, for messages."""
     speaker: str | None = None
@@ -30,7 +30,7 @@ class Transcript:
     """Seconds."""
     language: str | None = None
     audio: str = ""
-    """The whole audio file of the utterance, where the file says."""
+    """The whole audio file of the utterance, where the transcript file names it."""
     times: tuple[tuple[float, float], ...] = ()
     """Start and end of each word, in seconds, where known."""
     confidences: tuple[float, ...] = ()
@@ -74,9 +74,9 @@ def read_transcripts(
     Parameters
     ----------
     side
-        Which text of a jsonl row is meant; a manifest that has ``text`` only serves for both.
+        Which text of a jsonl row to read; a manifest with ``text`` only is read for both sides.
     optional
-        Take words in parentheses in trn files for optional ones.
+        Read words in parentheses in trn files as optional.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def read_transcripts(
         return collect(_kaldi(path, lines))
     if kind == "trn":
         return collect(_trn(path, lines, optional=optional))
-    raise DataError(f"{path}: {kind} has times; it is read against the segments of an stm file")
+    raise DataError(f"{path}: {kind} has times; it is scored against the segments of an stm file")
 
 
 def collect(transcripts: Iterable[Transcript]) -> dict[str, Transcript]:

@@ -1,6 +1,6 @@
-"""Transcripts in tables with a header (csv, tsv): which column is which is said by the first line.
+"""Transcripts in tables with a header (csv, tsv), whose first line names the columns.
 
-In: the lines of a file. Out: one mapping a row, as of JSON lines; None for a file without such a header.
+In: the lines of a file. Out: one mapping per row, as for JSON lines; None for a file without such a header.
 """
 
 import csv
@@ -35,7 +35,8 @@ def table_rows(path: Path, lines: Sequence[str], texts: Collection[str]) -> list
     Raises
     ------
     DataError
-        There is no header, a quotation mark is left open, or a row has other cells than the header; names the line.
+        There is no header, a quotation mark is left open, or a row has more or fewer cells than the header; names the
+        line.
     """
     found = header_of(lines[0], texts) if lines else None
     if found is None:

@@ -1,7 +1,7 @@
-"""The same utterance under two spellings of its id: other case, a path before the name, the suffix of an audio file.
+"""Matches ids that differ in case, in a path before the name, or in the suffix of an audio file.
 
-In: the ids of a reference and of a system. Out: which id of the system is which of the reference. Equal ids come first;
-another spelling counts only where it is that of one utterance on each side. NIST sclite compares ids without case, too.
+In: the ids of a reference and of a system. Out: the reference's id of each id of the system. Equal ids come first.
+Another spelling counts only if it is unique on both sides. NIST sclite ignores case in ids, too.
 """
 
 import unicodedata

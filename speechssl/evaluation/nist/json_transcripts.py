@@ -1,7 +1,7 @@
 """Transcripts in named fields: our manifests and ``hypotheses.jsonl``, those of NeMo and others, csv and tsv tables.
 
-In: a file of JSON lines, a JSON array, or a table with a header. Out: id, text and what else is known of each
-utterance. Ids may be numbers; a row without an id has the name of its audio file.
+In: a file of JSON lines, a JSON array, or a table with a header. Out: id, text and other fields of each utterance. Ids
+may be numbers; a row without an id has the name of its audio file.
 """
 
 import json
@@ -36,14 +36,14 @@ class JsonRow:
     duration: float | None
     language: str | None
     audio: str = ""
-    """The whole audio file that the row is about, where it names one."""
+    """The whole audio file of the row, where it names one."""
 
 
 def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"], *, table: bool = False) -> list[JsonRow]:
     """Return the rows of a file, which is a ``table`` with a header, or JSON.
 
     The text of a reference is ``ref_raw``, ``ref``, ``reference`` ... or else ``text`` and its other names; that of a
-    hypothesis ``hyp_raw``, ``hyp``, ``pred_text`` ... If any row has one of those, ``text`` is not looked at in any: in
+    hypothesis ``hyp_raw``, ``hyp``, ``pred_text`` ... If any row has one of those, ``text`` is ignored in all rows: in
     a manifest of NeMo it is the reference, and would score as a perfect hypothesis.
 
     Raises
@@ -93,7 +93,7 @@ def _no_text(row: dict[str, Any], names: Sequence[str], side: str) -> str:
 
 
 def _objects(path: Path, lines: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the objects of JSON lines, or of a file that is one array, and where each stands."""
+    """Return the objects of JSON lines, or of a file that is one array, and the place of each."""
     text = "\n".join(lines)
     if text.lstrip().startswith("["):
         try:

@@ -1,4 +1,4 @@
-"""``score``: the transcripts of any number of systems against one reference, whatever wrote them.
+"""``score``: scores the transcripts of any number of systems against one reference.
 
 In: `ScoreConfig` and a text normalisation. Out: a `Scoring`: rows of every system with the rates of the normalised and
 of the raw text, and what could not be matched. `scoring_report` writes and shows it.
@@ -39,15 +39,15 @@ class SystemRows:
     rows: list[Row]
     """Of the normalised text."""
     raw: list[Row]
-    """Of the text as it was (NFC)."""
+    """Of the raw text (NFC)."""
     missing: list[str]
-    """Utterances without a hypothesis: scored as if nothing was recognised."""
+    """Utterances without a hypothesis, scored as empty."""
     extra: list[str]
     """Hypotheses without a reference, left out."""
     optional: int
     """Optional words left out, which are not in N (sclite -D counts those of the reference as correct)."""
     renamed: dict[str, str]
-    """Ids (or files and channels) of the hypotheses that are spelled in another way in the reference, and how."""
+    """Ids (or files and channels) that hypotheses and reference spell in different ways: both spellings."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Scoring:
     format: Format
     systems: tuple[SystemRows, ...]
     rule: str
-    """The text normalisation, in words."""
+    """Description of the text normalisation."""
     cost: Cost
     ignored_segments: int
     """Segments of an stm reference that are marked as not to be scored."""
@@ -158,7 +158,7 @@ def _hypotheses(
 
 
 def _by_audio(references: Mapping[str, Transcript], found: Mapping[str, Transcript]) -> dict[str, str]:
-    """Return the reference's id of hypotheses of the same audio file, which both name, or which is the other's id."""
+    """Return the reference's id of hypotheses of the same audio file: both name it, or it is the other side's id."""
     counts = Counter(item.audio for item in references.values())
     there = {item.audio: id_ for id_, item in references.items() if item.audio and counts[item.audio] == 1}
     mine = {item.audio or id_: id_ for id_, item in found.items() if id_ not in references}
@@ -168,7 +168,7 @@ def _by_audio(references: Mapping[str, Transcript], found: Mapping[str, Transcri
 
 
 class _Rules:
-    """The normalisation of each utterance: by its language, and by what capitals cannot say in it."""
+    """The normalisation of each utterance, by its language; where one text is in capitals, by what they do not show."""
 
     def __init__(self, normalise: Normaliser, language: str, for_language: Callable[[str], Normaliser] | None) -> None:
         self._language, self._for_language = language, None if language else for_language
@@ -257,12 +257,12 @@ def _fit(ref: str, kind: Format, hyp: str, other: Format) -> None:
     if (kind == "stm") != (other == "ctm"):
         raise ConfigError(
             f"{hyp} ({other}) cannot be scored against {ref} ({kind}): ctm goes with stm, for both have times; "
-            "set --ref-format or --hyp-format if they were told wrongly"
+            "set --ref-format or --hyp-format if they were detected wrongly"
         )
     if (kind == "text") != (other == "text"):
         raise ConfigError(
             f"{hyp} ({other}) cannot be scored against {ref} ({kind}): only one of them has utterance ids; "
-            "set --ref-format or --hyp-format if they were told wrongly"
+            "set --ref-format or --hyp-format if they were detected wrongly"
         )
 
 

@@ -1,4 +1,4 @@
-"""What ``score`` shows and writes: a table of the systems, a table of the pairs, and a folder for each system.
+"""Output of ``score``: a table of the systems, a table of the pairs, and a folder for each system.
 
 In: a `Scoring`. Out: text for the terminal and, in the output folder, ``comparison.txt``, ``comparison.json``,
 ``ledger.jsonl`` and ``NAME/hypotheses.jsonl``, ``NAME/wer.json``, ``NAME/wer.txt``.
@@ -36,7 +36,7 @@ def report_scoring(scoring: Scoring, cfg: ScoreConfig) -> str:
     pairs: tuple[Pair, ...] = ()
     other: tuple[str, ...] = ()
     if len(scoring.systems) > 1:
-        # Alternatives may be resolved to other reference words for each system: such utterances take no part in pairs.
+        # Alternatives may give other reference words for each system: such utterances are left out of the pairs.
         matched = match({s.name: s.rows for s in scoring.systems}, common=True)
         pairs, other = pairs_of(matched, n=cfg.bootstrap, seed=cfg.seed), matched.other_references
     text = _text(scoring, reports, pairs, other, cfg)
@@ -52,7 +52,7 @@ def report_scoring(scoring: Scoring, cfg: ScoreConfig) -> str:
 
 
 def bootstrap_p(pair: Pair) -> float:
-    """Two-tailed p of the paired bootstrap: twice the share of resamples on the far side of 0, none counted as one.
+    """Two-tailed p of the paired bootstrap: twice the share of resamples on the other side of 0, at least one counted.
 
     1 where there is no bootstrap.
     """
@@ -63,7 +63,7 @@ def bootstrap_p(pair: Pair) -> float:
 
 
 def _raw(system: SystemRows) -> tuple[float | None, dict[str, int]]:
-    """Return WER and counts of the text as it was."""
+    """Return WER and counts of the raw text."""
     total = {name: sum(row[name] for row in system.raw) for name in ("S", "D", "I", "N")}
     errors = total["S"] + total["D"] + total["I"]
     return (errors / total["N"] if total["N"] else None), total
@@ -140,7 +140,7 @@ def _text(
         )
     if other:
         parts.append(
-            f"{len(other)} utterances whose alternatives were resolved to other words for each system take no part in "
+            f"{len(other)} utterances whose alternatives were resolved to other words for each system are left out of "
             "the pairs.\n"
         )
     return "\n".join(parts)

@@ -1,8 +1,8 @@
-"""NIST stm references and ctm hypotheses: which recognised word belongs to which reference segment.
+"""NIST stm references and ctm hypotheses: assigns each recognised word to a reference segment.
 
-In: an stm and a ctm file. Out: a reference and a hypothesis `Transcript` for each segment. As sclite does, the words of
-a channel go in the order of time to the first segment that ends after the middle of the word; words after the last
-segment belong to it; words in segments marked ``IGNORE_TIME_SEGMENT_IN_SCORING`` are not scored.
+In: an stm and a ctm file. Out: a reference and a hypothesis `Transcript` for each segment. As in sclite, the words of a
+channel are assigned in the order of time, to the first segment that ends after the middle of the word. Words after the
+last segment belong to it. Words in segments marked ``IGNORE_TIME_SEGMENT_IN_SCORING`` are not scored.
 """
 
 import math
@@ -41,7 +41,7 @@ class Word:
     start: float
     end: float
     middle: float
-    """Of alternatives: the latest middle of their words."""
+    """The middle of the word; for alternatives the latest middle of their words."""
     item: Item
     confidence: float | None
     where: str
@@ -52,7 +52,7 @@ class Grouped:
     """A ctm file cut at the segments of an stm file."""
 
     hypotheses: dict[str, Transcript]
-    """For every segment that is scored and whose channel the ctm file has; without words where nothing was found."""
+    """One for every segment that is scored and whose channel is in the ctm file; empty where nothing was recognised."""
     outside: list[Word]
     """Words of channels that the stm file does not have."""
     ignored_words: int

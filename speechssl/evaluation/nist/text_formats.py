@@ -1,7 +1,7 @@
-"""The format of a transcript file that does not say: by its name, by its lines, and by the file it is scored with.
+"""Detects the format of a transcript file by its name, by its lines, and by the file it is scored with.
 
 In: a reference and the hypotheses of some systems. Out: a `Format` for each. Where first words may be utterance ids,
-the other file tells; where it does not settle it, the format has to be given: a wrong guess would change the rate.
+the other file decides. If it does not, the format has to be given: a wrong guess would change the rate.
 """
 
 import re
@@ -19,8 +19,8 @@ from speechssl.evaluation.wer.hypotheses import HYPOTHESES
 __all__ = ["TRN", "Format", "file_of", "guess_format", "guess_formats", "looks_like_id"]
 
 Format = Literal["text", "kaldi", "trn", "stm", "ctm", "jsonl", "table"]
-"""text: a line an utterance. kaldi: ``id words``. trn: ``words (id)``. stm, ctm: with times. jsonl; table (csv or tsv
-with a header): fields with ids and texts."""
+"""text: one line per utterance. kaldi: ``id words``. trn: ``words (id)``. stm, ctm: with times. jsonl; table (csv or
+tsv with a header): fields with ids and texts."""
 
 TRN = re.compile(r"(?P<text>.*?)\s*\((?P<id>[^()]*)\)\s*")
 _SUFFIXES: dict[str, Format] = {
@@ -29,7 +29,7 @@ _SUFFIXES: dict[str, Format] = {
 _COUNTED = re.compile(r"\d+[-'’]?[^\W\d_][^\W\d_-]*(-[^\W\d_]+)*")
 """Words that begin with a number: 3rd, 90s, 5kg, 2-year-old."""
 _FEWEST_SORTED = 3
-"""Lines that are in order by chance are no sign of ids when there are fewer."""
+"""Fewest lines whose order is a sign of ids: fewer may be in order by chance."""
 Lines = Callable[[Path], list[str]]
 
 
@@ -41,7 +41,7 @@ class _Guess:
     kind: Format | None
     first: tuple[str, ...] = ()
     single_words: bool = False
-    """Whether no line has more than its first word, which then is all there is to score."""
+    """Whether every line has one word only, which is then the text to score."""
     hypothesis: bool = False
 
 
@@ -52,7 +52,7 @@ def file_of(path: Path) -> Path:
 
 
 def looks_like_id(word: str) -> bool:
-    """Tell an utterance id by its form: ``u1``, ``1089-134686-0000``, ``spk_a``; not ``2``, ``3rd`` or ``well-off``."""
+    """Return whether a word looks like an utterance id: ``u1``, ``1089-134686-0000``, ``spk_a``; not ``2``, ``3rd``."""
     if word.isdigit():
         return len(word) > 5 or (len(word) > 1 and word[0] == "0")
     if any(char in "_/\\|=#" for char in word):
@@ -61,24 +61,24 @@ def looks_like_id(word: str) -> bool:
 
 
 def guess_format(path: Path, read_lines: Lines) -> Format:
-    """Tell the format of a file alone; as `guess_formats`, and text where it could be that or Kaldi text."""
+    """Detect the format of a single file; as `guess_formats`, and text where it could be that or Kaldi text."""
     return _guess(Path(path), read_lines).kind or "text"
 
 
 def guess_formats(
     ref: Path, hyps: Sequence[Path], read_lines: Lines, *, ref_format: str = "auto", hyp_format: str = "auto"
 ) -> tuple[Format, list[Format]]:
-    """Tell the formats of a reference and of the hypotheses that are scored with it.
+    """Detect the formats of a reference and of the hypotheses that are scored with it.
 
-    By the ending of the name, else by the lines: all JSON objects: jsonl; the first a header with an id and a text:
-    table; all ending in a different ``(id)``: trn; all beginning with a word that looks like an id: kaldi. Other files
+    The file extension decides, else the lines. All JSON objects: jsonl. The first a header with an id and a text:
+    table. All ending in a different ``(id)``: trn. All beginning with a word that looks like an id: kaldi. Other files
     whose lines begin with different words are kaldi if the other file has the same words as ids, or as first words in
     another order.
 
     Raises
     ------
     DataError
-        A file cannot be read, or both have the same first words in an order that says nothing.
+        A file cannot be read, or both have the same first words in the same order, which does not decide the format.
     """
     reference = _guess(ref, read_lines) if ref_format == "auto" else _Guess(ref, _given(ref_format))
     found: list[Format] = []
@@ -99,7 +99,7 @@ def _given(name: str) -> Format:
 
 
 def _beside(unsettled: _Guess, known: _Guess, read_lines: Lines) -> Format:
-    """Return what a file that is text or Kaldi text is, by the ids of the file it is scored with."""
+    """Decide between text and Kaldi text, by the ids of the file it is scored with."""
     if known.kind in ("text", "stm", "ctm"):
         return "text"
     ids = set(known.first)
@@ -138,7 +138,7 @@ def _guess(path: Path, read_lines: Lines) -> _Guess:
 
 
 def _together(ref: _Guess, hyp: _Guess) -> Format:
-    """Settle two files whose lines all begin with different words."""
+    """Decide the format of two files whose lines all begin with different words."""
     shared = set(ref.first) & set(hyp.first)
     if 2 * len(shared) < min(len(ref.first), len(hyp.first)) or ref.single_words:
         return "text"

@@ -1,4 +1,4 @@
-"""Can the confidences be believed? Reliability, expected calibration error, normalised cross entropy, error detection.
+"""Quality of confidences: reliability, expected calibration error, normalised cross entropy, error detection.
 
 In: rows of ``hypotheses.jsonl`` with ``confidences``, a number from 0 to 1 for each word of ``hyp``. Out: a
 `Calibration`. A hypothesis word is right when the alignment says so; substituted and inserted words are wrong.
@@ -50,19 +50,19 @@ class Calibration:
     """How well confidences predict which hypothesis words are right."""
 
     utterances: int
-    """Rows with confidences; others take no part."""
+    """Number of rows with confidences; others are left out."""
     words: int
     """Hypothesis words."""
     correct: int
     accuracy: float
     confidence: float
-    """Mean confidence; above ``accuracy``, the system is too sure of itself."""
+    """Mean confidence; above ``accuracy`` the system is overconfident."""
     ece: float
     """Expected calibration error: mean distance of confidence and accuracy over ten equal bins, weighted by words
     (Guo et al. 2017, equation 3)."""
     nce: float | None
-    """Normalised cross entropy (NIST): 1 is perfect, 0 says no more than the share of right words does, below 0 says
-    less than that. None when all words are right, or all wrong."""
+    """Normalised cross entropy (NIST): 1 is perfect, 0 is as informative as the share of right words alone, below 0 is
+    less informative. None when all words are right, or all wrong."""
     auc: float | None
     """Probability that a right word has a higher confidence than a wrong one, a tie counting one half: the area under
     the ROC curve of confidence as a detector of errors. None when all words are right, or all wrong."""
@@ -91,7 +91,7 @@ def judged_words(row: Row) -> list[tuple[float, bool]]:
 
 
 def calibration(rows: Sequence[Row], *, n: int, seed: int) -> Calibration | None:
-    """Judge the confidences of all rows that have them; None when there is none, or not one hypothesis word.
+    """Rate the confidences of all rows that have them; None when there are none, or no hypothesis word.
 
     Raises
     ------

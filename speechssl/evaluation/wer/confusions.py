@@ -1,4 +1,4 @@
-"""The most frequent confusions: which word, or character, is taken for which, lost or made up.
+"""The most frequent confusions of words or characters: substitutions, deletions and insertions.
 
 In: counted aligned pairs. Out: lists, most frequent first; equal counts are in the order of the units.
 """

@@ -1,9 +1,9 @@
 """Minimum edit distance alignment of one reference with one hypothesis, by words and by characters.
 
-In: two texts. Out: counts of substitutions, deletions and insertions, and the aligned pairs. Both texts are brought to
-Unicode NFC first (jiwer compares code points: the same word in NFC and in NFD would be an error) and split at any white
-space. jiwer does the alignment with the fewest errors; its own ratios are not used, because for an empty reference they
-are counts, not rates. With the cost ``sclite`` words are aligned as NIST sclite does (`sclite_weights`).
+In: two texts. Out: counts of substitutions, deletions and insertions, and the aligned pairs. Both texts are converted
+to Unicode NFC first and split at any white space: jiwer compares code points, so the same word in NFC and in NFD would
+be an error. The alignment with the fewest errors is jiwer's. Its ratios are not used, because for an empty reference
+they are counts, not rates. With the cost ``sclite`` words are aligned as NIST sclite does (`sclite_weights`).
 """
 
 import unicodedata
@@ -81,7 +81,8 @@ def align_words(ref: str, hyp: str, cost: Cost = "levenshtein") -> list[AlignedP
 def align_characters(ref: str, hyp: str) -> list[AlignedPair]:
     """Return the character alignment; the single space between words counts as a character, as is usual for CER.
 
-    Spaces beside Chinese, Japanese, Thai, Lao, Khmer and Burmese letters do not: those scripts separate no words.
+    Spaces beside Chinese, Japanese, Thai, Lao, Khmer and Burmese letters do not count: these scripts write no spaces
+    between words.
     """
     import jiwer
 

@@ -1,9 +1,9 @@
 """``hypotheses.jsonl``: one JSON line for each evaluated utterance; every number of a report can be recomputed from it.
 
 In: references and hypotheses. Out: rows with ``id, ref, hyp, speaker, duration, S, D, I, N, wer, alignment`` (texts in
-NFC, ``wer`` null where the reference is empty), written atomically. Reading scores every row again, so a row that was
-edited by hand, or cut, is an error and not a number. Rows whose words were aligned with the weights of NIST sclite say
-so in ``cost``; without that field the alignment is the one with the fewest errors.
+NFC, ``wer`` null where the reference is empty), written atomically. Reading scores every row again, so that a row that
+was edited by hand, or cut, is found. Rows whose words were aligned with the weights of NIST sclite have ``cost``;
+without that field the alignment has the fewest errors.
 """
 
 import json

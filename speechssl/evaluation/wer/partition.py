@@ -28,18 +28,18 @@ __all__ = [
 ]
 
 UNKNOWN = "(unknown)"
-"""Group of the rows that do not say."""
+"""Group of the rows without a value."""
 SNR = "snr_db"
 """Field with the signal-to-noise ratio in decibels."""
 
 _WORD_EDGES = (1, 3, 6, 11, 16, 21, 31)
-"""First lengths, in reference words."""
+"""Smallest length of each group, in reference words."""
 _SECOND_EDGES = (0, 2, 5, 10, 15, 30)
 _RATE_EDGES = (0, 1.5, 2, 2.5, 3, 3.5, 4)
 """Words per second; conversation and read English lie between 2 and 3.5."""
 _SNR_EDGES = (-math.inf, 0, 5, 10, 15, 20, 30, 40)
 _VALUES = 12
-"""Values of a field that get a group of their own, by number of utterances."""
+"""Most values of a field that have a group of their own, by number of utterances."""
 _BINS = 5
 """Quantile bins of a number with more than ``_VALUES`` distinct values."""
 
@@ -96,13 +96,13 @@ def snr_partition(rows: Sequence[Row]) -> Partition:
 def field_partitions(rows: Sequence[Row]) -> tuple[tuple[Partition, ...], dict[str, str]]:
     """Divide by each field of the manifest.
 
-    A field with at most 12 different values gives a group for each; one of many numbers gives five groups of about
-    equally many utterances; one of many texts gives its 12 most frequent values and the rest. Rows without a value
-    are a group of their own.
+    A field with at most 12 different values gives a group for each. More numbers give five groups of about equally many
+    utterances. More texts give groups of the 12 most frequent values, and one of the rest. Rows without a value are a
+    group of their own.
 
     Returns
     -------
-    The divisions in order of field names, and ``{field: reason}`` of the fields that divide nothing.
+    The divisions in order of field names, and ``{field: reason}`` of the fields that do not divide the utterances.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Rare and unseen words: how often reference words of each training frequency are recognised.
+"""Rare and unseen words: error rates of reference words by their frequency in the training text.
 
 In: rows of ``hypotheses.jsonl`` and how often each word occurs in the training transcripts, in the normalisation of the
 references. Out: a `WordBand` for each range of frequencies, and ``train_words.json``, the counts that were used.
@@ -118,7 +118,7 @@ def write_train_words(folder: Path, rows: Sequence[Row], train_words: Mapping[st
 
 
 def read_train_words(path: Path) -> dict[str, int] | None:
-    """Return the counts of ``train_words.json``, or of a text file with one training transcript a line.
+    """Return the counts of ``train_words.json``, or of a text file with one training transcript per line.
 
     Parameters
     ----------
@@ -138,7 +138,9 @@ def read_train_words(path: Path) -> dict[str, int] | None:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; give training transcripts, one a line, or a train_words.json") from None
+        raise DataError(
+            f"{path}: no such file; give training transcripts, one per line, or a train_words.json"
+        ) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8 text") from None
     if path.suffix != ".json":

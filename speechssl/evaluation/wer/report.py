@@ -1,4 +1,4 @@
-"""What an evaluation says: `WerReport`, every rate, count and breakdown, as it is kept in ``wer.json``.
+"""`WerReport`: every rate, count and breakdown of an evaluation, as in ``wer.json``.
 
 In: nothing; `summary` fills it. Out: plain values.
 """
@@ -16,7 +16,7 @@ __all__ = ["WerReport"]
 
 @dataclass(frozen=True)
 class WerReport:
-    """Everything that can be said about one system on one set of utterances. Rates are fractions, not percent."""
+    """All results of one system on one set of utterances. Rates are fractions, not percent."""
 
     wer: float | None
     ci_low: float | None
@@ -81,7 +81,7 @@ class WerReport:
     resamples: int
     seed: int
     unspaced: bool = False
-    """Whether the references are of scripts that separate no words: then ``cer`` is the rate to quote."""
+    """Whether the references are in scripts without spaces between words: then ``cer`` is the rate to quote."""
 
     @property
     def confusions(self) -> tuple[tuple[str, str, int], ...]:

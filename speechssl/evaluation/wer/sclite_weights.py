@@ -1,9 +1,9 @@
 """Word alignment with the edit weights and the order of ties of NIST sclite.
 
 In: words of a reference and of a hypothesis. Out: aligned pairs. A substitution costs 4, a deletion or insertion 3 (the
-defaults of sclite), so that one substitution is dearer than a deletion or insertion and cheaper than both: the best
-alignment is sometimes not one with the fewest errors. Where several alignments cost the same, the one is taken that
-sclite takes, so the counts of each utterance are equal to its counts, not only their sum.
+defaults of sclite). So one substitution costs more than a deletion or insertion and less than both, and the best
+alignment may not have the fewest errors. Ties are resolved as in sclite, so S, D and I of each utterance are equal to
+sclite's, not only their sum.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,7 @@ WEIGHTS: dict[str, Weights] = {"sclite": SCLITE, "levenshtein": LEVENSHTEIN}
 def align_weighted(ref: Sequence[str], hyp: Sequence[str], weights: Weights = SCLITE) -> list[Pair]:
     """Align two word sequences at the least cost; a tie goes to a match or substitution, then to an insertion.
 
-    Time and memory grow with ``len(ref) * len(hyp)`` (4 bytes a cell); the rows are computed at once by numpy.
+    Time and memory grow with ``len(ref) * len(hyp)`` (4 bytes per cell); the rows are computed at once by numpy.
 
     Examples
     --------

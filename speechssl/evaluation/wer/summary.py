@@ -42,7 +42,7 @@ def summarise(
     ----------
     rows
         Mappings with ``id``, ``ref``, ``hyp`` and optionally ``speaker``, ``duration`` (seconds), ``fields`` (of the
-        manifest) and ``confidences`` (0 to 1, one a hypothesis word).
+        manifest) and ``confidences`` (0 to 1, one per hypothesis word).
     n, seed
         Resamples and seed of the bootstrap intervals.
     train_words

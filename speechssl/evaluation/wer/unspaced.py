@@ -1,7 +1,7 @@
-"""Writing without spaces between words, where the rate is that of characters: Chinese, Japanese, Thai, Khmer, Burmese.
+"""Scripts without spaces between words, where CER is the rate to report: Chinese, Japanese, Thai, Khmer, Burmese.
 
 In: texts. Out: whether most of their letters are of such a script, in which a "word" between spaces is a phrase or the
-whole sentence; and a text without the spaces beside such letters, which are a matter of taste and no errors.
+whole sentence. Also a text without the spaces beside such letters, which are optional and not counted as errors.
 """
 
 import re
@@ -19,7 +19,7 @@ _LETTER = re.compile(r"[^\W\d_]")
 
 
 def is_unspaced(texts: Iterable[str]) -> bool:
-    """Tell whether most letters of the texts are of scripts that write no spaces between words."""
+    """Return whether most letters of the texts are of scripts that write no spaces between words."""
     letters = unspaced = 0
     for text in texts:
         letters += len(_LETTER.findall(text))

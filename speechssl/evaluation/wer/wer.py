@@ -1,4 +1,4 @@
-"""Word error rate of a set of utterances, written down: the files of an evaluation folder, and two systems compared.
+"""Files of an evaluation folder with its word error rate, and the comparison of two systems.
 
 In: rows with references and hypotheses. Out: a `WerReport` and, through `write_wer`, ``hypotheses.jsonl``, ``wer.json``
 and ``wer.txt`` (and ``train_words.json`` where the training text is known); everything can be recomputed from the first
@@ -25,7 +25,7 @@ __all__ = ["compare_systems", "greedy_score", "raw_text", "write_wer"]
 def raw_text(rows: Iterable[Mapping[str, Any]]) -> str | None:
     """Return the word error rate of the texts before normalisation (``ref_raw``, ``hyp_raw``), in words.
 
-    None when no row has them. Case and punctuation that the recogniser does not write count as errors here.
+    None when no row has them. Missing case and punctuation count as errors here.
     """
     kept = [row for row in rows if "ref_raw" in row and "hyp_raw" in row]
     raw = [score_row(row["id"], row["ref_raw"], row["hyp_raw"]) for row in kept]
@@ -58,7 +58,7 @@ def write_wer(
     """Write ``hypotheses.jsonl``, ``wer.json`` and ``wer.txt`` into ``folder`` and return the report.
 
     With ``train_words``, occurrences of each word in the training text, errors by word frequency are reported too, and
-    ``train_words.json`` keeps the counts they rest on.
+    ``train_words.json`` keeps their counts.
 
     ``info`` says what was scored (model, split, decoder ...); ``wer.json`` keeps it under ``"info"``. That file is
     written last, so a folder that has it is complete.

@@ -1,4 +1,4 @@
-"""``wer.txt``: an evaluation as a page a person reads in a terminal.
+"""``wer.txt``: an evaluation as text for a terminal.
 
 In: a `WerReport`. Out: text with aligned columns, at most about 100 characters wide.
 """

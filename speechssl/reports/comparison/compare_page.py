@@ -1,7 +1,7 @@
 """compare.html: a comparison of systems as one file that needs no script, no network and no other file.
 
 In: a `Comparison`, what is known of its systems, and notes. Out: the page as text. Everything that comes from a file is
-escaped, and a content security policy forbids scripts and requests on top.
+escaped. A content security policy also forbids scripts and requests.
 """
 
 import re
@@ -28,14 +28,14 @@ __all__ = ["render_comparison"]
 
 _GROUPS = 24
 _SENTENCES = 6
-"""Pairs above which only the table says how they compare."""
+"""Number of pairs above which only the table shows their comparison."""
 _Section = tuple[str, str, list[Html | None]]
 
 
 def render_comparison(
     comparison: Comparison, systems: Sequence[System], caveats: Sequence[str], command: str, made: datetime
 ) -> str:
-    """Return the page; ``made`` is the time it shows, ``command`` what makes it again."""
+    """Return the page; ``made`` is the time it shows, ``command`` the command line that makes it again."""
     names = [item.name for item in comparison.systems]
     title = " against ".join(reversed(names)) if len(names) == 2 else f"{len(names)} systems compared"
     sections = [section for section in (
@@ -75,8 +75,8 @@ def _result(comparison: Comparison) -> _Section:
     parts: list[Html | None] = [
         _prose(verdict(comparison), "lead"),
         _figure(interval_chart(drawn, x_label="Word error rate (%)"), "Word error rate of each system with its 95 % "
-                "interval. Whether two systems differ is told by the intervals of their difference, not by whether "
-                "these overlap."),
+                "interval. The interval of their difference shows whether two systems differ, not the overlap of "
+                "these."),
         score_table(scores),
         el("h3", "Differences"),
     ]  # fmt: skip

@@ -23,7 +23,7 @@ _WIDTH = 100
 
 
 def comparison_text(comparison: Comparison, caveats: Sequence[str], command: str, made: datetime) -> str:
-    """Return the text; ``made`` is the time it shows, ``command`` what makes it again."""
+    """Return the text; ``made`` is the time it shows, ``command`` the command line that makes it again."""
     parts = [f"speechssl compare   {made:%Y-%m-%d %H:%M}\n{_wrapped(verdict(comparison))}\n"]
     parts += [_wrapped(f"! {caveat}") + "\n" for caveat in caveats]
     rows = [

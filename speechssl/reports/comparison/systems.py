@@ -1,4 +1,4 @@
-"""The systems of a comparison: which evaluations a command line names, and what to call them.
+"""The systems of a comparison: the evaluations that a command line names, and their names.
 
 In: words such as ``runs/a``, ``runs/a/evaluate``, ``runs/a/evaluate/hypotheses.jsonl`` or ``NAME=PATH``. Out: `System`
 records with unique names. A run folder stands for the evaluations in it.
@@ -109,7 +109,7 @@ def _test_split(path: Path, places: list[tuple[Path, dict[str, Any]]]) -> tuple[
 
 
 def _scratch_first(places: list[tuple[Path, dict[str, Any]]]) -> list[tuple[Path, dict[str, Any]]]:
-    """Put ``evaluate-scratch`` of a run before ``evaluate``: what pretraining is compared with comes first."""
+    """Put ``evaluate-scratch`` of a run before ``evaluate``, since the baseline comes first."""
     names = [place.name for place, _ in places]
     if names == [_PRETRAINED, _SCRATCH]:
         return places[::-1]
@@ -138,7 +138,7 @@ def _refuse_repeats(places: Sequence[Path]) -> None:
 
 
 def _names(found: Sequence[tuple[str, Path]]) -> list[str]:
-    """Name each system by the parts of its path that tell it from the others, unless it has a name.
+    """Name each system by the parts of its path that differ from the others, unless it has a name.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def _names(found: Sequence[tuple[str, Path]]) -> list[str]:
 def _parts(path: Path, paths: Sequence[Path]) -> tuple[str, ...]:
     """Return the parts of the resolved path that may be a name: no root, and of a file its stem unless it is usual.
 
-    The two arms of one run are called after what tells them apart.
+    The two arms of one run are named by their difference.
     """
     if path.name in {_PRETRAINED, _SCRATCH} and {path.with_name(_PRETRAINED), path.with_name(_SCRATCH)} <= set(paths):
         return (*path.resolve().parent.parts[1:], "pretrained" if path.name == _PRETRAINED else "scratch")

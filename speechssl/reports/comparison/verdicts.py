@@ -1,4 +1,4 @@
-"""A comparison in words: which system is better, by how much, how sure; and what the reader must know beside it.
+"""A comparison in sentences: which system is better, by how much, with which certainty; and its caveats.
 
 In: a `Comparison`. Out: plain sentences, shared by compare.html and compare.txt.
 """
@@ -28,7 +28,7 @@ def points(difference: float, digits: int = 2) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Return the answer in one or two sentences: the system with the lowest rate, and from which it is told apart."""
+    """Return the answer in one or two sentences: the system with the lowest rate, and those it differs from."""
     if comparison.N == 0:
         return "There is no reference word in these utterances, so there is no word error rate to compare."
     if len(comparison.pairs) == 1:
@@ -42,7 +42,7 @@ def verdict(comparison: Comparison) -> str:
     equal = [_other(pair, first) for pair in mine if pair.better != first]
     parts = [f"{first} has the lowest word error rate, {_rate(best[0].score.wer)} %."]
     if apart:
-        parts.append(f"It is told apart from {_list(apart)} (MAPSSWE, corrected over {len(comparison.pairs)} pairs).")
+        parts.append(f"It differs from {_list(apart)} (MAPSSWE, corrected over {len(comparison.pairs)} pairs).")
     if equal:
         parts.append(f"The test cannot tell it from {_list(equal)}.")
     return " ".join(parts)
@@ -79,7 +79,7 @@ def pair_sentence(pair: Pair, pairs: int) -> str:
 
 
 def caveats(comparison: Comparison, infos: Mapping[str, Mapping[str, Any]], notes: Sequence[str]) -> list[str]:
-    """Return what a reader must know before trusting the numbers: what was left out, and settings that differ."""
+    """Return the caveats: utterances that were left out, and settings that differ."""
     found = []
     if not comparison.whole:
         counts = "; ".join(f"{name}: {count}" for name, count in comparison.left_out.items())
@@ -98,7 +98,7 @@ def caveats(comparison: Comparison, infos: Mapping[str, Mapping[str, Any]], note
         said = {name: str(info[key]) for name, info in infos.items() if info.get(key)}
         if len(set(said.values())) > 1:
             listed = "; ".join(f"{name}: {value}" for name, value in said.items())
-            found.append(f"The systems say different things of their {title}: {listed}.")
+            found.append(f"The systems differ in {title}: {listed}.")
     return [*found, *notes]
 
 

@@ -1,1 +1,1 @@
-"""The toolkit of every page: elements, charts, sound, the head."""
+"""Parts of every page: elements, charts, sound, the head."""

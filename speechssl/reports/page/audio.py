@@ -18,7 +18,7 @@ __all__ = ["MEL_BANDS", "RANGE_DB", "log_mel", "player", "spectrogram"]
 
 MEL_BANDS = 80
 RANGE_DB = 70.0
-"""Levels from the loudest point of the clip down to white."""
+"""Decibels from the loudest point of the clip down to white."""
 _WINDOW = 0.025
 _HOP = 0.010
 _LEVELS = 32
@@ -30,8 +30,8 @@ _HERTZ = (500, 1_000, 2_000, 4_000, 8_000, 16_000)
 def player(wave: np.ndarray, rate: int = SAMPLE_RATE, *, label: str) -> Html:
     """Return an ``<audio>`` element that holds the sound.
 
-    The bytes are MP3 at about 32 kbit/s for speech at 16 kHz (every browser plays it, and unlike Ogg Opus it carries no
-    random serial number), or FLAC where the sound library lacks MP3 or the rate.
+    The bytes are MP3 at about 32 kbit/s for speech at 16 kHz: every browser plays it, and unlike Ogg Opus it has no
+    random serial number. They are FLAC where the sound library lacks MP3 or the rate.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def player(wave: np.ndarray, rate: int = SAMPLE_RATE, *, label: str) -> Html:
     rate
         Samples a second.
     label
-        What is heard, for screen readers.
+        Description of the sound, for screen readers.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def spectrogram(wave: np.ndarray, rate: int = SAMPLE_RATE, *, label: str, width:
     rate
         Samples a second.
     label
-        What is seen: the picture's alternative text.
+        The picture's alternative text.
     width, height
         Columns of the picture, and its height on the page in pixels; on the page it is as wide as there is room.
 

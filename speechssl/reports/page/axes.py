@@ -51,7 +51,7 @@ def linear_scale(values: Sequence[float], start: float, end: float, *, n: int = 
     if zero:
         low, high = min(low, 0.0), max(high, 0.0)
     magnitude = max(abs(low), abs(high), 1e-300)
-    if high - low < magnitude * 1e-9:  # ticks have twelve digits: nearer values could not be told apart
+    if high - low < magnitude * 1e-9:  # ticks have twelve digits, which cannot distinguish nearer values
         pad = magnitude * 0.05 if magnitude > 1e-300 else 0.5
         low, high = (low, low + 2 * pad) if zero or magnitude == 1e-300 else (low - pad, high + pad)
     raw = (high - low) / n

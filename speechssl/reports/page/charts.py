@@ -253,7 +253,7 @@ def _spread(ends: list[tuple[float, Series]], top: float, bottom: float) -> list
 
 
 def _described(item: Series) -> str:
-    """Return what a reader who does not see a curve must know of it."""
+    """Return a description of the curves, for screen readers."""
     first, last, least, most = item.y[0], item.y[-1], min(item.y), max(item.y)
     return f"{item.name}: from {first:.3g} at {item.x[0]:g} to {last:.3g} at {item.x[-1]:g}, {least:.3g} to {most:.3g}"
 

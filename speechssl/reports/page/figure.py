@@ -13,7 +13,7 @@ __all__ = ["Figure", "figure", "prose"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing and what it shows."""
+    """A drawing and its caption."""
 
     drawing: Html
     caption: str

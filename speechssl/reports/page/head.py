@@ -1,6 +1,6 @@
-"""The head of every page: one policy that lets nothing in from outside, the house's style, light and dark.
+"""The head of every page: a policy that forbids requests, and the style sheets, light and dark.
 
-In: a title and style sheets. Out: the ``<head>`` element. A page is one file that asks for nothing and runs no script.
+In: a title and style sheets. Out: the ``<head>`` element. A page is one file that requests nothing and runs no script.
 """
 
 from importlib import resources

@@ -1,4 +1,4 @@
-"""Reading JSON lines that may still be growing, or were cut by a kill: what cannot be read is counted, not fatal."""
+"""Reads JSON lines that are still being written, or were cut by a kill: damaged lines are counted, not fatal."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Where the errors are: tables of the word error rate by group, of rare words, and of what the confidences are worth.
+"""Tables of the word error rate by group, of rare words, and of the quality of the confidences.
 
 In: the `WerReport` of one evaluation. Out: `Html`; a breakdown that the evaluation does not have is None.
 """
@@ -43,7 +43,7 @@ def group_tables(wer: WerReport) -> list[Html | None]:
         parts.append(el("p", f"Breakdowns by further fields are in wer.json: {', '.join(hidden)}.", class_="faint"))
     if wer.fields_left_out:
         told = "; ".join(f"{name}: {reason}" for name, reason in wer.fields_left_out.items())
-        parts.append(el("p", f"Fields of the manifest that divide nothing: {told}.", class_="faint"))
+        parts.append(el("p", f"Fields of the manifest that do not divide the utterances: {told}.", class_="faint"))
     return parts
 
 
@@ -97,11 +97,11 @@ def rare_words(wer: WerReport) -> list[Html | None]:
 
 
 def calibration_part(calibration: Calibration | None) -> list[Html | None]:
-    """Return the reliability of the confidences: a drawing, the table behind it, and what it adds up to."""
+    """Return the reliability of the confidences: a drawing, its table, and summary figures."""
     if calibration is None:
         return []
     c = calibration
-    sure = "too sure of itself" if c.confidence > c.accuracy else "not sure enough"
+    sure = "overconfident" if c.confidence > c.accuracy else "underconfident"
     worth = [f"expected calibration error {percent(c.ece, 1)}\N{NO-BREAK SPACE}%"]
     if c.nce is not None:
         worth.append(f"normalised cross entropy {c.nce:.3f} (1 is perfect, 0 is worthless)".replace("-", "−"))
@@ -121,7 +121,7 @@ def calibration_part(calibration: Calibration | None) -> list[Html | None]:
     chart = reliability_chart([(b.confidence, b.accuracy, b.ci_low, b.ci_high) for b in c.bins])
     caption = (
         "Share of recognised words that are right, by confidence, with 95 % intervals. On the dotted line, confidence "
-        "is what it says."
+        "equals the share of right words."
     )
     header = ("Confidence", "Mean", "Right %", "95 % interval", "Words")
     return [
@@ -133,7 +133,7 @@ def calibration_part(calibration: Calibration | None) -> list[Html | None]:
 
 
 def _bounds(group: Group) -> tuple[float | None, float | None]:
-    """Return the interval, unless there is no error: resampling zeros would claim certainty."""
+    """Return the interval, unless there is no error: resampling zeros would give a point."""
     return (group.ci_low, group.ci_high) if group.S + group.D + group.I else (None, None)
 
 

@@ -1,7 +1,7 @@
-"""The sound of the utterances that a report shows: read from the shards of the evaluation, drawn, and bounded in size.
+"""Players and spectrograms of the utterances that a report shows, read from the shards of the evaluation.
 
 In: one evaluation with its resolved configuration, and the rows to show. Out: `Clips`, a player and a spectrogram for
-each row whose audio is still there, and a sentence for every reason why one is not. Nothing is fetched from a network.
+each row whose audio is still there, and a sentence for every reason why one is not. Nothing is read from a network.
 """
 
 import math
@@ -24,19 +24,19 @@ CLIP_SECONDS = 20.0
 TOTAL_BYTES = 3_600_000
 """Characters of HTML for all sounds and pictures together, so that a page stays below 5 MB."""
 _TOLERANCE = 0.02
-"""Seconds between the duration that was scored and the one in the shards (durations are rounded)."""
+"""Largest difference in seconds between the scored duration and that in the shards (durations are rounded)."""
 
 
 @dataclass(frozen=True)
 class Clips:
-    """What can be heard and seen of some utterances."""
+    """Players and spectrograms of some utterances."""
 
     media: dict[str, Html] = field(default_factory=dict)
     """Player and spectrogram by utterance id."""
     problems: dict[str, str] = field(default_factory=dict)
     """Why there is none, by utterance id."""
     note: str = ""
-    """About all of them; empty when there is nothing to say."""
+    """A note about all of them; may be empty."""
 
 
 def clips_of(evaluation: Evaluation, run: Path, rows: Sequence[Row], *, budget: int = TOTAL_BYTES) -> Clips:
@@ -45,7 +45,7 @@ def clips_of(evaluation: Evaluation, run: Path, rows: Sequence[Row], *, budget: 
     Parameters
     ----------
     evaluation
-        Its configuration names the shards. A copied run is looked at in its own folder too.
+        Its configuration names the shards. For a copied run, its own folder is searched too.
     run
         The run folder.
     rows

@@ -1,7 +1,8 @@
-"""Reading a run folder: what is there, whatever is missing, and never more than files.
+"""Reads a run folder, however incomplete, from its files alone.
 
-In: the folder of one stage (pretraining, fine-tuning, evaluation) or of a whole run with its stages as subfolders.
-Out: a `RunRecord`. A run that goes on, or was killed, has torn last lines: they are left out and named in ``notes``.
+In: the folder of one stage (pretraining, fine-tuning, evaluation) or of a whole run with its stages as subfolders. Out:
+a `RunRecord`. A run that is in progress, or was killed, has incomplete last lines: they are left out and named in
+``notes``.
 """
 
 import json

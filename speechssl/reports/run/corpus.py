@@ -1,4 +1,4 @@
-"""What the data of a run is: utterances, hours, labels and speakers of each split, from ``manifest.jsonl``.
+"""The data of a run: utterances, hours, labels and speakers of each split, from ``manifest.jsonl``.
 
 In: a manifest file, read line by line. Out: a `Corpus` with counts and a histogram of durations.
 """

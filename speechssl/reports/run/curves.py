@@ -1,7 +1,7 @@
-"""Which curves the report shows: for each phase, the figures that its metrics allow.
+"""The curves of a report: for each phase, the figures for which it has metrics.
 
 In: the trainings of a run. Out: `Figure` records (caption, SVG). Levels of chance are drawn where the configuration
-says what they are, because a loss means nothing without them.
+gives them, because a loss cannot be judged without them.
 """
 
 import math
@@ -30,7 +30,7 @@ _FEW = 60
 
 
 def training_label(training: Training, phase: Sequence[Training]) -> str:
-    """Return what tells a training apart from the others of its phase."""
+    """Return the name that distinguishes a training from the others of its phase."""
     if training.phase == "finetune" and any(other.scratch for other in phase):
         return "from scratch" if training.scratch else "pretrained"
     return training.name.rsplit("/", 1)[-1].replace("iteration-", "iteration ") or "this run"
@@ -72,7 +72,7 @@ def _caption(trainings: Sequence[Training], curve: Curve) -> str:
 
 
 def _lines(trainings: Sequence[Training], curve: Curve) -> list[Series]:
-    """Return the lines of a curve: one a training, or the groups of the first training."""
+    """Return the lines of a curve: one per training, or the groups of the first training."""
     if not curve.groups:
         return (_with_held_out if curve.held_out else _series)(trainings, curve.metric, curve.scale)
     groups = sorted({name for t in trainings for row in t.train for name in row if name.startswith(f"{curve.metric}_")})
@@ -192,8 +192,8 @@ def _points(training: Training, name: str, *, valid: bool = False) -> tuple[list
 def _chances(trainings: Sequence[Training]) -> tuple[list[tuple[str, float]], list[tuple[str, float]], str]:
     """Return the levels of chance of the loss (nats) and of the accuracy (%), one line where all agree, and a sentence.
 
-    Chance is one of equally likely candidates or, where the units of an iteration were counted, what a model reaches
-    that knows only how frequent each unit is.
+    Chance is a guess among equally likely candidates. Where the units of an iteration were counted, it is a guess by
+    the frequency of each unit alone.
     """
     losses: list[tuple[str, float]] = []
     accuracies: list[tuple[str, float]] = []

@@ -1,4 +1,4 @@
-"""What a report states, computed once from a `RunRecord`: report.html, report.txt and report.json all say the same.
+"""Results of a report, computed once from a `RunRecord`, so that report.html, report.txt and report.json agree.
 
 In: the record. Out: `Facts`, and through `to_json` plain values without NaN (JSON has none).
 """
@@ -68,7 +68,7 @@ class TrainingFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """The statements of a report."""
+    """The results of a report."""
 
     main: Evaluation | None
     """The headline: the pretrained arm on the test split, where there is one."""
@@ -84,7 +84,7 @@ class Facts:
 
 
 def facts_of(record: RunRecord) -> Facts:
-    """Compute the statements of a report."""
+    """Compute the results of a report."""
     notes = list(record.notes)
     main = _preferred([e for e in record.evaluations if not e.scratch]) or _preferred(record.evaluations)
     scratch = comparison = None
@@ -183,7 +183,7 @@ def _training(training: Training) -> TrainingFacts:
 
 
 def _ledger(entries: list[dict[str, Any]]) -> tuple[LedgerLine, ...]:
-    """Count by stage and reason; what every iteration, and both arms, say of the same utterance is one item."""
+    """Count by stage and reason; entries of several iterations, or of both arms, about one utterance are one item."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     seen = set()
     for entry in entries:

@@ -1,4 +1,4 @@
-"""What the report knows of an objective: what its class declares, found by the configuration of the run.
+"""What the class of an objective declares for a report, found by the configuration of the run.
 
 In: a configuration as it was written, of any version. Out: title, curves and number of candidates.
 """
@@ -26,7 +26,7 @@ def _settings(config: Mapping[str, Any]) -> ObjectiveConfig | None:
 
 
 def objective_title(config: Mapping[str, Any]) -> str:
-    """Return what an objective is called, its ``kind`` when this version does not know it."""
+    """Return the title of an objective, or its ``kind`` when this version does not know it."""
     settings = _settings(config)
     if settings is not None:
         return objective_class(settings).title
@@ -44,7 +44,7 @@ def objective_curves(config: Mapping[str, Any]) -> tuple[Curve, ...]:
 
 
 def candidates(config: Mapping[str, Any], iteration: int) -> int | None:
-    """Return among how many equally likely targets the objective chooses in an iteration, counted from 0."""
+    """Return the number of equally likely targets in an iteration, counted from 0."""
     settings = _settings(config)
     return None if settings is None else objective_class(settings).candidates(settings, iteration)
 

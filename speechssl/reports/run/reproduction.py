@@ -1,4 +1,4 @@
-"""The last section of the report: how to make the run again, with which versions and settings, and what it took.
+"""The last section of the report: commands, versions and settings that reproduce the run, and its times.
 
 In: a `RunRecord` and its `Facts`. Out: `Html`.
 """

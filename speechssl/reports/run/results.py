@@ -1,4 +1,4 @@
-"""The first section of the report: the word error rate, how sure it is, and against what.
+"""The first section of the report: the word error rate, its interval, and the comparison of the arms.
 
 In: a `RunRecord` and its `Facts`. Out: `Html`.
 """
@@ -83,7 +83,7 @@ def _size(wer: WerReport) -> str:
 
 
 def _names(record: RunRecord) -> list[str]:
-    """Return what tells each evaluation apart: arm and split, and the folder where these are not enough."""
+    """Return a distinct name for each evaluation: arm and split, and the folder where these are not enough."""
     names = [_arm(evaluation, record) for evaluation in record.evaluations]
     return [
         name if names.count(name) == 1 else f"{name}, {Path(evaluation.name).name or record.title}"

@@ -1,4 +1,4 @@
-"""The report's findings in words. Each sentence says what was measured and how sure it is, and no more.
+"""The report's findings in sentences: what was measured, and its certainty.
 
 In: records. Out: plain text, shared by report.html and report.txt.
 """
@@ -13,7 +13,7 @@ __all__ = ["comparison_sentence", "model_sentence", "probability_text", "score_s
 
 
 def model_sentence(record: RunRecord) -> str:
-    """Return what was done: objective, size of the encoder, hours, transcribed hours."""
+    """Return a sentence on the run: objective, size of the encoder, hours, transcribed hours."""
     parts = []
     pretraining = next((t for t in record.trainings if t.phase == "pretrain"), None)
     any_training = pretraining or next(iter(record.trainings), None)
@@ -66,7 +66,7 @@ def comparison_sentence(paired: PairedBootstrap) -> str:
 
 
 def score_sentences(evaluation: Evaluation) -> list[str]:
-    """Return what a reader of the score must know about it."""
+    """Return notes on the score."""
     wer, sentences = evaluation.wer, []
     how = [
         f"{title}: {evaluation.info[name]}."

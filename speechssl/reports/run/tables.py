@@ -196,7 +196,7 @@ def unit_table(named: Sequence[tuple[str, UnitUse]]) -> Html:
 
 
 def training_table(trainings: Sequence[TrainingFacts], run: str) -> Html:
-    """Return what each training did and cost."""
+    """Return the table of trainings: updates, time, speed, losses."""
     rows = []
     for t in trainings:
         best = "–" if t.dev_wer is None else f"{percent(t.dev_wer, 1)} at {count(t.dev_wer_step or 0)}"

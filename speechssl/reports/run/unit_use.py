@@ -1,4 +1,4 @@
-"""How discrete targets are used: the quality of the k-means units of each iteration, and their counts.
+"""Use of discrete targets: quality and counts of the k-means units of each iteration.
 
 In: the ``units`` folder of an iteration (``units.json``, ``units.npz``). Out: a `UnitUse`, or None where there is none.
 """
@@ -19,7 +19,7 @@ from speechssl.targets.table import UnitTable
 __all__ = ["UnitUse", "read_units", "use_chart"]
 
 _LARGEST = 512 << 20
-"""Bytes of a table above which its counts are not read: a report takes seconds, also of a run on years of audio."""
+"""Bytes of a table above which its counts are not read, so that a report takes seconds for a large corpus too."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Utterances for people: reference above hypothesis, each error marked by a letter, a line and a colour; and the sound.
+"""Utterances of a report: reference above hypothesis, errors marked by letter, line and colour; player and spectrogram.
 
 In: rows of ``hypotheses.jsonl`` and the `Clips` of those whose audio is at hand. Out: `Html`. Colour is never the only
-sign, so a print loses nothing.
+sign, so a print shows everything.
 """
 
 from collections.abc import Sequence

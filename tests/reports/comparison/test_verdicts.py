@@ -56,11 +56,11 @@ def test_many_systems(rows):
     named = {"a": rows[0.3], "b": rows[0.1], "c": rows[0.28]}
     said = verdict(compare(named, n=100, shown=0))
     assert said.startswith("b has the lowest word error rate, ")
-    assert said.endswith("It is told apart from a and c (MAPSSWE, corrected over 3 pairs).")
+    assert said.endswith("It differs from a and c (MAPSSWE, corrected over 3 pairs).")
     said = verdict(compare({"a": rows[0.28], "b": rows[0.3], "c": rows[0.28]}, n=50, shown=0))
     assert said.startswith("a and c share the lowest word error rate")
     close = verdict(compare({"a": rows[0.28], "b": rows[0.3], "c": hypotheses(0.29)}, n=50, shown=0))
-    assert "The test cannot tell it from " in close and "told apart" not in close
+    assert "The test cannot tell it from " in close and "It differs from" not in close
     two = compare(named, n=50, shown=0)
     assert "MAPSSWE p < 0.0001 corrected over 3 pairs (" in pair_sentence(two.pairs[0], 3)
 
@@ -79,8 +79,8 @@ def test_caveats(rows):
     assert caveats(whole, {"a": {"text": "basic"}, "b": {"text": "basic", "split": "test"}}, ["a note"]) == ["a note"]
     told = caveats(whole, {"a": {"text": "basic", "split": "dev"}, "b": {"text": "none", "split": "test"}}, [])
     assert told == [
-        "The systems say different things of their text normalisation: a: basic; b: none.",
-        "The systems say different things of their split: a: dev; b: test.",
+        "The systems differ in text normalisation: a: basic; b: none.",
+        "The systems differ in split: a: dev; b: test.",
     ]
     other = [{**row, "ref": "x " + row["ref"]} if k < 7 else row for k, row in enumerate(rows[0.3])]
     part = compare({"a": rows[0.28], "b": other[:100]}, common=True, n=10, shown=0)

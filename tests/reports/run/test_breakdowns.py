@@ -137,7 +137,7 @@ def test_calibration(wer):
     c = wer.calibration
     rows = Tables(text).one("The same in numbers")[1:]
     assert sum(int(row[4]) for row in rows) == c.words == 13
-    assert f"{100 * c.ece:.1f}\N{NO-BREAK SPACE}%" in text and "too sure of itself" not in text
+    assert f"{100 * c.ece:.1f}\N{NO-BREAK SPACE}%" in text and "overconfident" not in text
     assert {row[3] for row in rows if row[2] in {"0.0", "100.0"}} == {"–"}  # resampling the same says nothing
     points = re.findall(r'<circle class="dot s0" cx="([\d.]+)" cy="([\d.]+)"', text)
     assert len(points) == len(c.bins)
@@ -150,5 +150,5 @@ def test_calibration(wer):
 def test_confidence_that_is_too_high_and_all_right():
     sure = [score_row("u", "a b", "x y", confidences=[1.0, 0.9])]
     text = join(calibration_part(summarise(sure, n=50).calibration))
-    assert "too sure of itself" in text and "cross entropy" not in text
+    assert "overconfident" in text and "cross entropy" not in text
     assert calibration_part(None) == []
