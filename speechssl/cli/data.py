@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from speechssl.cli.arguments import load, positional, wants_help
+from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
 __all__ = ["audit", "corpus", "manifest", "shard", "verify"]
@@ -62,7 +63,7 @@ def shard(words: list[str], overrides: list[str]) -> None:
 def verify(words: list[str], overrides: list[str]) -> int:
     """Check shards against their index and checksums."""
     if wants_help(overrides):
-        print("usage: speechssl verify SHARDS\n\nReads every shard and compares it with its index; lists what differs.")
+        print(verb_help("verify"), end="")
         return 0
     if overrides:
         raise ConfigError(f"verify takes no settings (got {' '.join(overrides)})")

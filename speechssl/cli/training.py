@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from speechssl.cli.arguments import load, positional, wants_help
+from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
 __all__ = ["demo", "estimate", "finetune", "pretrain", "run"]
@@ -46,20 +47,10 @@ def finetune(words: list[str], overrides: list[str]) -> None:
     print(train(cfg, allow_changes=allow_changes))
 
 
-ESTIMATE_HELP = """\
-usage: speechssl estimate CONFIG [--world N] [--json] [--a.b value ...]
-
-Parameters, memory, time of a step and of the whole run, from a short probe on the device at hand.
-CONFIG is a file or preset for `pretrain` or `finetune`; its settings can be overridden as there.
-  --world N   devices that will share each step (1)
-  --json      print JSON, with what was measured
-"""
-
-
 def estimate(words: list[str], overrides: list[str]) -> None:
     """Say what a configuration will cost on the device at hand."""
     if wants_help(overrides):
-        print(ESTIMATE_HELP, end="")
+        print(verb_help("estimate"), end="")
         return
     import tomllib
 
@@ -83,12 +74,9 @@ def estimate(words: list[str], overrides: list[str]) -> None:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
     if "pretrain" in keys or "finetune" in keys:
         raise ConfigError(f"{name} is a configuration of `run`; estimate one for `pretrain` or `finetune`")
-    cfg: PretrainConfig | FinetuneConfig
-    if keys.keys() & {"ctc", "tokens", "dev", "augment"}:
-        cfg = load_config(FinetuneConfig, str(name), overrides, prog="speechssl estimate CONFIG")
-    else:
-        cfg = load_config(PretrainConfig, str(name), overrides, prog="speechssl estimate CONFIG")
-    cost = measure(cfg, world=world)
+    finetuned = keys.keys() & {"ctc", "tokens", "dev", "augment"}
+    cls: type[PretrainConfig | FinetuneConfig] = FinetuneConfig if finetuned else PretrainConfig
+    cost = measure(load_config(cls, str(name), overrides, prog="speechssl estimate CONFIG"), world=world)
     print(estimate_json(cost) if as_json else estimate_text(cost))
 
 
@@ -98,8 +86,8 @@ def run(words: list[str], overrides: list[str]) -> None:
     from speechssl.workflows.pipeline import default_preset
     from speechssl.workflows.pipeline import run as go
 
-    if len(words) == 1 and not wants_help(overrides):
-        words = [*words, default_preset()]
+    if len(words) < 2 and (words or wants_help(overrides)):
+        words = [*(words or ["FOLDER"]), default_preset()]
     (folder,), cfg = load(RunConfig, "run", words, overrides, ["FOLDER"])
     go(Path(folder), cfg)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechssl.cli.arguments import wants_help
+from speechssl.cli.arguments import configure
 from speechssl.core.errors import AudioError, ConfigError
 
 if TYPE_CHECKING:
@@ -21,9 +21,8 @@ _ALIGN = "speechssl align MANIFEST|AUDIO [TEXT...]"
 def transcribe(words: list[str], overrides: list[str]) -> int:
     """Transcribe files, folders or standard input."""
     from speechssl.config import TranscribeConfig
-    from speechssl.config.load import load_config
 
-    cfg = load_config(TranscribeConfig, None, overrides, prog=_TRANSCRIBE)
+    cfg = configure(TranscribeConfig, "transcribe", None, overrides)
     if not words:
         raise ConfigError(f"usage: {_TRANSCRIBE} --model FOLDER [--output FOLDER --format text,srt]")
     if "-" in words:
@@ -42,10 +41,9 @@ def transcribe(words: list[str], overrides: list[str]) -> int:
 def align(words: list[str], overrides: list[str]) -> int:
     """Align known transcripts."""
     from speechssl.config import AlignConfig
-    from speechssl.config.load import load_config
 
-    cfg = load_config(AlignConfig, None, overrides, prog=_ALIGN)
-    if wants_help(overrides) or not words:
+    cfg = configure(AlignConfig, "align", None, overrides)
+    if not words:
         raise ConfigError(f"usage: {_ALIGN} --model FOLDER [--output FOLDER --format textgrid,ctm]")
     from speechssl.asr.transcription.align import align_all, passages
 
