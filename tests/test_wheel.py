@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_a_wheel_holds_every_file_of_the_package_and_works_without_the_checkout(tmp_path):
-    builders = pytest.importorskip("hatchling.builders.wheel")
+    builders = pytest.importorskip("hatchling.builders.wheel", reason="hatchling is not installed: make setup")
     (path,) = builders.WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(path) as wheel:
         wheel.extractall(tmp_path / "installed")

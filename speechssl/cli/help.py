@@ -8,7 +8,7 @@ import shutil
 import textwrap
 from typing import Any, NamedTuple
 
-__all__ = ["VERB_HELP", "listing", "verb_help"]
+__all__ = ["VERB_HELP", "listing", "usage", "verb_help"]
 
 
 class _Verb(NamedTuple):
@@ -161,13 +161,18 @@ def listing(presets: list[str], version: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def usage(verb: str) -> str:
+    """Return a verb with its positional arguments."""
+    return f"speechssl {verb} {VERB_HELP[verb].usage}"
+
+
 def verb_help(verb: str, cfg: Any = None, *, everything: bool = False) -> str:
     """Return the help of a verb; ``cfg`` has its settings (None: it has none), ``everything`` lists the rare ones."""
     from speechssl.config.help import settings, settings_lines
 
     about, width = VERB_HELP[verb], _width()
     options = " [--a.b value ...]" if cfg is not None or about.flags else ""
-    lines = [f"usage: speechssl {verb} {about.usage}{options}", "", *textwrap.wrap(about.does, width)]
+    lines = [f"usage: {usage(verb)}{options}", "", *textwrap.wrap(about.does, width)]
     lines += ["", "examples:", *(f"  {example}" for example in about.examples)]
     lines += [""] * bool(about.flags)
     for flag, does in about.flags:

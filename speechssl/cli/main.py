@@ -44,12 +44,12 @@ VERBS: dict[str, Verb] = {
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM; like Ctrl-C no ``Exception``, so that no library that expects failures takes it for one."""
+    """SIGTERM. As it is no ``Exception``, libraries that catch failures do not catch it."""
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turn SIGTERM into an exception: what a stage has started ends with it, and the exit code says "resume me".
+    """Turn SIGTERM into an exception: a stage then ends its processes, and the exit code asks to run it again.
 
     A second SIGTERM ends the process at once. Training has handlers of its own, which wait for the end of the step.
     """
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except _Terminated as stop:
-        print(f"interrupted: {stop}; run the same command again to go on", file=sys.stderr)
+        print(f"interrupted: {stop}; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

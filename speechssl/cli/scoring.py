@@ -1,10 +1,10 @@
-"""Verbs that read what runs and evaluations left: ``report``, ``compare``; and ``score``, for any system."""
+"""Verbs that read results: ``report``, ``compare``, and ``score`` for transcripts of any system."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from speechssl.cli.arguments import configure, positional, wants_help
-from speechssl.cli.help import verb_help
+from speechssl.cli.help import usage, verb_help
 from speechssl.core.errors import ConfigError
 
 __all__ = ["compare", "report", "score"]
@@ -17,7 +17,7 @@ def report(words: list[str], overrides: list[str]) -> int:
         return 0
     if overrides:
         raise ConfigError(f"report takes no settings (got {' '.join(overrides)})")
-    (folder,) = positional(words, ["RUN"], "report")
+    (folder,) = positional(words, "report", 1)
     from speechssl.reports.run.build import build_report
 
     print(build_report(Path(str(folder))))
@@ -30,7 +30,7 @@ def compare(words: list[str], overrides: list[str]) -> None:
 
     cfg = configure(CompareConfig, "compare", None, overrides)
     if not words:
-        raise ConfigError("usage: speechssl compare RUN RUN... [--output FOLDER]   (RUN: PATH or NAME=PATH)")
+        raise ConfigError(f"usage: {usage('compare')} [--output FOLDER]   (RUN: PATH or NAME=PATH)")
     from speechssl.reports.comparison.compare import build_comparison
 
     page = build_comparison([str(word) for word in words], cfg)

@@ -80,7 +80,7 @@ def _convert(value: Any, kind: Any, where: str, base: Any = None) -> Any:
 def _refuse_nan(value: Any, where: str) -> None:
     """Raise ConfigError for a NaN anywhere in a value: it would make every comparison false, in silence."""
     if isinstance(value, float) and math.isnan(value):
-        raise ConfigError(f"{where}: nan is no number to set; give a number, or leave the setting out")
+        raise ConfigError(f"{where}: nan is not allowed; give a number, or leave the setting out")
     if is_dataclass(value):
         for item in fields(value):
             _refuse_nan(getattr(value, item.name), f"{where}.{item.name}" if where else item.name)

@@ -192,7 +192,7 @@ def test_write_leaves_no_temporary(tmp_path):
 
 
 def test_nan_is_no_setting_wherever_it_comes_from(tmp_path):
-    with pytest.raises(ConfigError, match=r"decoder\.lm_weight: nan is no number to set"):
+    with pytest.raises(ConfigError, match=r"decoder\.lm_weight: nan is not allowed"):
         load_config(config.EvaluateConfig, None, ["--decoder.lm-weight", "nan"])
     with pytest.raises(ConfigError, match=r"lm_weights: nan"):
         load_config(config.TuneConfig, None, ["--lm-weights", "1", "nan"])
