@@ -99,6 +99,7 @@ NAMES_OF_OBJECTIVES = re.compile(r"hubert|wav2vec2", re.IGNORECASE)
 MAY_NAME_OBJECTIVES = (
     "objectives/",
     "config/",
+    "cli/help.py",  # examples name presets
     "interop/",  # architectures and prefixes of weights in the formats of other libraries
 )
 
