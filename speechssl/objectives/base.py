@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from speechssl.data.batches.batch import Batch, Prepared
 
-__all__ = ["Curve", "Loss", "Objective", "OfflineTargets", "Prepared", "PreparedT", "Preparer", "Rule"]
+__all__ = ["Curve", "Loss", "Objective", "OfflineTargets", "Prepared", "PreparedT", "Preparer", "Ranks", "Rule"]
 
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
@@ -106,6 +106,14 @@ class OfflineTargets(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """What an objective needs of the ranks of a run (``training.parallel.Parallel``)."""
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of ``value`` over ranks, as a tensor of its own (a collective)."""
+        ...
+
+
 class Preparer(Protocol[Prepared_co]):
     """Draws masks and targets for a CPU batch, whose samples may be int16. Rows of weight 0 get no targets.
 
@@ -128,7 +136,8 @@ class Objective(nn.Module, Generic[PreparedT]):
     rules: ClassVar[tuple[Rule, ...]] = ()
     """What tells a collapse of this objective, each with its own advice."""
     chance: dict[str, float]
-    """Metric name -> value that a model which has learnt nothing would show (for training/monitoring/health.py)."""
+    """Metric name -> value that a model which has learnt nothing would show: the first line of ``metrics.jsonl``, and
+    what training/monitoring/health.py compares with."""
     seed: int = 0
     """Key of what the preparer draws."""
 
@@ -172,6 +181,9 @@ class Objective(nn.Module, Generic[PreparedT]):
         """
         return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
 
-    def after_update(self, step: int) -> None:
-        """Do what follows an optimiser step (an EMA teacher); ``step`` is the number of updates made so far."""
-        del step
+    def after_update(self, step: int, parallel: Ranks) -> None:
+        """Do what follows an optimiser step: move an EMA teacher, or codebooks by sums over all ranks.
+
+        Called on every rank, after the same updates. ``step`` is the number of updates made so far.
+        """
+        del step, parallel
