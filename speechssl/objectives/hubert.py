@@ -23,6 +23,7 @@ from speechssl.objectives.base import Curve, Loss, Objective, OfflineTargets, Ru
 from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
     ACCURACY,
+    MASKED_SHARE,
     MaskedPrepared,
     cosine_rows,
     draw_masks,
@@ -137,13 +138,13 @@ class Hubert(Objective[HubertPrepared]):
     rules = (
         Rule(
             metric="prediction_perplexity",
-            finding="prediction",
-            dead=2.0,
-            meaning="the same unit is predicted for practically every frame",
-            advice="Try a lower optim.lr or a longer warmup; look at units/units.json: if one unit has nearly all "
-            "frames, use more audio for the k-means (objective.targets.kmeans_hours) or another layer, and check "
-            "that the audio is not silent",
+            finding="prediction_collapse",
+            message="{name} is {value:.2f}: the same unit is predicted for practically every frame. Try a lower "
+            "optim.lr or a longer warmup; look at units/units.json: if one unit has nearly all frames, use more audio "
+            "for the k-means (objective.targets.kmeans_hours) or another layer, and check that the audio is not silent",
+            low=2.0,
         ),
+        MASKED_SHARE,
     )
 
     def __init__(self, encoder: SpeechEncoder, cfg: HubertConfig, units: OfflineTargets, *, seed: int) -> None:

@@ -18,11 +18,12 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
-from speechssl.objectives.base import Curve, Loss, Prepared
+from speechssl.objectives.base import Curve, Loss, Prepared, Rule
 from speechssl.objectives.frames import FrameSelection
 
 __all__ = [
     "ACCURACY",
+    "MASKED_SHARE",
     "MaskedPrepared",
     "cosine_rows",
     "draw_masks",
@@ -42,6 +43,18 @@ ACCURACY = Curve(
     held_out=True,
 )
 """The curve of every objective that chooses among candidates."""
+
+MASKED_SHARE = Rule(
+    metric="masked_fraction",
+    finding="masked_fraction",
+    message="{value:.0%} of the frames are masked (usual: 49 to 57 %). Check the objective's mask.prob and "
+    "mask.length; very short utterances have room for few spans, so raise data.min_seconds",
+    low=0.15,
+    high=0.85,
+    after=None,
+    severity="warning",
+)
+"""Enough must be masked to have something to predict, and little enough to predict it from."""
 
 
 @dataclass(frozen=True)
