@@ -6,8 +6,7 @@ which declares how it is called and what a report draws of it.
 
 from typing import Any
 
-from speechssl.config import HubertConfig, ObjectiveConfig, Wav2Vec2Config
-from speechssl.config.objectives import offline_targets
+from speechssl.config.objectives import HubertConfig, ObjectiveConfig, Wav2Vec2Config, offline_targets
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.hubert import Hubert

@@ -23,6 +23,7 @@ from speechssl.objectives.base import Curve, Loss, Objective, OfflineTargets, Ru
 from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
     ACCURACY,
+    MASKED_LOSS,
     MASKED_SHARE,
     MaskedPrepared,
     cosine_rows,
@@ -119,13 +120,7 @@ class Hubert(Objective[HubertPrepared]):
 
     title = "HuBERT"
     curves = (
-        Curve(
-            "masked_loss",
-            "Masked prediction loss (nats per masked frame)",
-            "Masked prediction loss; lower is better.",
-            chance="loss",
-            held_out=True,
-        ),
+        MASKED_LOSS,
         ACCURACY,
         Curve(
             "prediction_perplexity",

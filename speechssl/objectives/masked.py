@@ -23,6 +23,7 @@ from speechssl.objectives.frames import FrameSelection
 
 __all__ = [
     "ACCURACY",
+    "MASKED_LOSS",
     "MASKED_SHARE",
     "MaskedPrepared",
     "cosine_rows",
@@ -44,6 +45,14 @@ ACCURACY = Curve(
 )
 """The curve of every objective that chooses among candidates."""
 
+MASKED_LOSS = Curve(
+    "masked_loss",
+    "Masked prediction loss (nats per masked frame)",
+    "Masked prediction loss; lower is better.",
+    chance="loss",
+    held_out=True,
+)
+"""The curve of every objective that predicts the unit or code of masked frames."""
 MASKED_SHARE = Rule(
     metric="masked_fraction",
     finding="masked_fraction",
