@@ -6,57 +6,24 @@ the utterance. Masked frames become the encoder's mask embedding, where the pape
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.config.model import FrontendConfig
-from speechssl.config.objectives import BestRqConfig, MaskConfig
+from speechssl.config.objectives import BestRqConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import key
-from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import MEL_STRIDE, FrameGrid
 from speechssl.models.kernels.linear import Linear
 from speechssl.models.logmel import LogMelStem
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Curve, Loss, Objective, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import (
-    ACCURACY,
-    MASKED_LOSS,
-    MASKED_SHARE,
-    MaskedPrepared,
-    draw_masks,
-    empty_loss,
-    frame_counts,
-)
+from speechssl.objectives.masked import ACCURACY, MASKED_LOSS, MASKED_SHARE, MaskedPrepared, MaskPreparer, empty_loss
 
-__all__ = ["BestRq", "BestRqPreparer", "RandomQuantiser"]
-
-
-@dataclass(frozen=True)
-class BestRqPreparer:
-    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id). A row of weight 0 gets no targets."""
-
-    grid: FrameGrid
-    mask: MaskConfig
-    seed: int
-
-    def __call__(self, batch: Batch) -> MaskedPrepared:
-        """Return the batch with its masks."""
-        rows, width = frame_counts(self.grid, batch)
-        mask = draw_masks(batch, rows, width, self.mask, self.seed)
-        return MaskedPrepared(
-            batch=batch,
-            n_targets=int(mask.sum()),
-            mask=torch.from_numpy(mask),
-            masked=FrameSelection.of(mask),
-            lengths=batch.lengths if batch.padded else None,
-            frame_lengths=torch.tensor(rows) if batch.padded else None,
-        )
+__all__ = ["BestRq", "RandomQuantiser"]
 
 
 class RandomQuantiser(nn.Module):
@@ -157,9 +124,9 @@ class BestRq(Objective[MaskedPrepared]):
         del iteration
         return cfg.entries
 
-    def preparer(self, seed: int | None = None) -> BestRqPreparer:
+    def preparer(self, seed: int | None = None) -> MaskPreparer:
         """Return what draws masks."""
-        return BestRqPreparer(self.encoder.frontend.grid, self.cfg.mask, self.seed if seed is None else seed)
+        return MaskPreparer(self.encoder.frontend.grid, self.cfg.mask, self.seed if seed is None else seed)
 
     def forward(self, prepared: MaskedPrepared) -> Loss:
         """Return the cross-entropy of the codes of the masked frames (section 3), a mean over codebooks."""

@@ -73,14 +73,13 @@ class HubertPreparer:
         mask &= known.any(axis=1, keepdims=True)
         masked = mask & known
         others = ~mask & known if self.everywhere else np.zeros_like(known)
-        return HubertPrepared(
-            batch=batch,
+        return HubertPrepared.of(
+            batch,
+            rows,
+            mask,
+            masked,
             n_targets=int(masked.sum()) + int(others.sum()),
-            mask=torch.from_numpy(mask),
-            lengths=batch.lengths if batch.padded else None,
-            frame_lengths=torch.tensor(rows) if batch.padded else None,
             units=torch.from_numpy(labels[masked]),
-            masked=FrameSelection.of(masked),
             others=FrameSelection.of(others),
             other_units=torch.from_numpy(labels[others]),
         )

@@ -70,15 +70,7 @@ class Wav2Vec2Preparer:
             if count
         ]
         drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.negatives), dtype=np.int32)
-        return Wav2Vec2Prepared(
-            batch=batch,
-            n_targets=int(mask.sum()),
-            mask=torch.from_numpy(mask),
-            lengths=batch.lengths if batch.padded else None,
-            frame_lengths=torch.tensor(rows) if batch.padded else None,
-            negatives=torch.from_numpy(drawn),
-            masked=FrameSelection.of(mask),
-        )
+        return Wav2Vec2Prepared.of(batch, rows, mask, negatives=torch.from_numpy(drawn))
 
 
 @dataclass(frozen=True)
