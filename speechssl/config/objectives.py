@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "BestRqConfig",
     "HubertConfig",
     "MaskConfig",
     "ObjectiveConfig",
@@ -119,7 +120,23 @@ class HubertConfig:
     targets: TargetsConfig = field(default_factory=TargetsConfig)
 
 
-ObjectiveConfig = Wav2Vec2Config | HubertConfig
+@dataclass(frozen=True)
+class BestRqConfig:
+    """Masked prediction of the codes of a frozen random quantiser (BEST-RQ, section 3)."""
+
+    kind: Literal["best_rq"] = "best_rq"
+    n_mels: int = 80
+    """Log-mel channels of the speech that is quantised, whatever the encoder sees."""
+    codebooks: int = 1
+    """Quantisers, each with a projection and a softmax of its own; the loss is their mean."""
+    entries: int = 8192
+    """Codes of each codebook."""
+    code_dim: int = 16
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.4, length=20, min_spans=1))
+    """400 ms of a waveform stem, begun at one in a hundred frames of 10 ms (section 4)."""
+
+
+ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig
 """The settings of any objective; ``kind`` says which."""
 
 
