@@ -12,6 +12,7 @@ import pytest
 from speechssl import config
 from speechssl.config.load import from_dict
 from speechssl.workflows.demo import DemoConfig
+from tests.support.objectives import KINDS, build, make_batch
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "speechssl"
@@ -95,28 +96,56 @@ def test_imports_go_one_way(path):
             assert pieces[2] in inner[parts[1]] | {parts[1]}, f"{parts[0]}/{parts[1]} must not import {name}"
 
 
-NAMES_OF_OBJECTIVES = re.compile(r"hubert|wav2vec2", re.IGNORECASE)
+NAMES_OF_OBJECTIVES = re.compile("|".join(re.sub("[-_]", "[-_]?", kind) for kind in KINDS), re.IGNORECASE)
 MAY_NAME_OBJECTIVES = (
     "objectives/",
     "config/",
+    "cli/help.py",  # examples name presets
     "interop/",  # architectures and prefixes of weights in the formats of other libraries
 )
+SHARED_METRICS = {"accuracy"}
+"""Words of evaluation in general."""
+UNITS_HAVE_TOO = {"perplexity"}
+"""What units/units.json says of units has this name, too; training/monitoring/ reads no units."""
 
 
-def test_nothing_else_names_an_objective():
+def strings_and_names(path: Path) -> tuple[set[str], set[str]]:
+    """Return the string constants of a file without its docstrings, and every name that its code uses."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
+    strings, names = set(), set()
+    for node in ast.walk(tree):
+        field = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name", ast.ImportFrom: "module"}.get(type(node))
+        if field:
+            names.add(str(getattr(node, field)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            strings.add(node.value)
+    return strings, names
+
+
+def metrics_of_objectives() -> set[str]:
+    """Return the names of all metrics that objectives log, without the number of a group."""
+    logged: set[str] = set()
+    for kind in KINDS:
+        objective = build(kind).double()
+        logged |= objective(objective.prepare(make_batch([16_000]))).metrics.keys()
+        logged |= {rule.metric for rule in objective.rules}
+    return {re.sub(r"_\d+$", "", name) for name in logged} - SHARED_METRICS
+
+
+def test_nothing_else_names_an_objective_or_its_metrics():
     """In code: prose may say which paper a number comes from."""
+    metrics = metrics_of_objectives()
+    assert len(metrics) > 8
     for path in FILES:
         name = path.relative_to(PACKAGE).as_posix()
         if name.startswith(MAY_NAME_OBJECTIVES):
             continue
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        said = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings
-        for node in ast.walk(tree):
-            text = {ast.Name: "id", ast.Attribute: "attr", ast.alias: "name", ast.ImportFrom: "module"}.get(type(node))
-            found = str(getattr(node, text)) if text else ""
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
-                found = node.value
+        strings, names = strings_and_names(path)
+        for found in strings | names:
             assert not NAMES_OF_OBJECTIVES.search(found), f"{name}: {found!r} names an objective"
+        known = metrics if name.startswith("training/monitoring/") else metrics - UNITS_HAVE_TOO
+        assert not {found.removeprefix("valid_") for found in strings} & known, f"{name} names a metric"
 
 
 def dotted(path: Path) -> str:

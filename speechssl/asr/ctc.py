@@ -17,9 +17,14 @@ from speechssl.core.errors import DataError
 from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import at_least_float32
-from speechssl.objectives.base import Loss, Objective
+from speechssl.objectives.base import Loss, Objective, Plateau, Rule
 
 __all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser", "recogniser_of"]
+
+LASTING_BLANKS = (
+    "All-blank output is normal for the first part of a run. If it lasts: check the transcripts and the vocabulary in "
+    "the ledger, shorten ctc.freeze_steps, or raise optim.lr"
+)
 
 
 class CtcModel(nn.Module):
@@ -67,6 +72,33 @@ class CtcObjective(Objective[CtcPrepared]):
     ``cfg.freeze_steps`` updates only the head is trained; the masks and dropouts of the frozen encoder stay on, as in
     fairseq. With ``cfg.freeze_frontend`` the waveform stem is never trained.
     """
+
+    rules = (
+        Rule(
+            metric="blank_fraction",  # speech needs about 0.6 to 0.95
+            finding="ctc_all_blank",
+            message="{value:.0%} of the frames are blank after step {step}. " + LASTING_BLANKS,
+            high=0.99,
+            after=0.3,
+            severity="warning",
+        ),
+        Plateau(
+            metric="loss",
+            share=0.2,
+            while_above=("blank_fraction", 0.9),
+            finding="ctc_plateau",
+            message="the CTC loss has not fallen for a fifth of the run ({value:.0%} blank frames). " + LASTING_BLANKS,
+        ),
+        Rule(
+            metric="dev_wer",
+            finding="ctc_no_words",
+            message="{name} is {value:.2f} at step {step}: nothing is recognised yet. Look at the samples in the log: "
+            "no words at all is the blank plateau (train longer), wrong letters are a vocabulary that does not fit",
+            high=0.98,
+            after=0.5,
+            severity="warning",
+        ),
+    )
 
     def __init__(self, model: CtcModel, cfg: CtcConfig, *, seed: int) -> None:
         super().__init__()

@@ -6,9 +6,10 @@ In: the words after the verb. Out: checked positional arguments and a configurat
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from speechssl.cli.help import usage, verb_help
 from speechssl.core.errors import ConfigError
 
-__all__ = ["Verb", "load", "positional", "split", "wants_help"]
+__all__ = ["Verb", "configure", "load", "positional", "split", "wants_help"]
 
 T = TypeVar("T")
 
@@ -24,25 +25,33 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(arguments), []
 
 
-def positional(words: list[str], names: Sequence[str], verb: str, *, optional: int = 0) -> list[str | None]:
-    """Check the number of positional arguments; missing optional ones are None."""
-    if not len(names) - optional <= len(words) <= len(names):
-        wanted = " ".join(f"[{n}]" if i >= len(names) - optional else n for i, n in enumerate(names))
-        raise ConfigError(f"usage: speechssl {verb} {wanted} [--a.b value ...]   (got: {' '.join(words) or 'nothing'})")
-    return [*words, *[None] * (len(names) - len(words))]
+def positional(words: list[str], verb: str, needed: int, *, optional: int = 0) -> list[str | None]:
+    """Return the positional arguments, None for each optional one that is missing; a wrong number is an error."""
+    if not needed <= len(words) <= needed + optional:
+        raise ConfigError(f"usage: {usage(verb)} [--a.b value ...]   (got: {' '.join(words) or 'nothing'})")
+    return [*words, *[None] * (needed + optional - len(words))]
 
 
 def wants_help(overrides: list[str]) -> bool:
-    """Return whether ``--help`` or ``-h`` is given."""
-    return "--help" in overrides or "-h" in overrides
+    """Return whether ``-h``, ``--help`` or ``--help-all`` is given."""
+    return not {"-h", "--help", "--help-all"}.isdisjoint(overrides)
 
 
-def load(cls: type[T], verb: str, words: list[str], overrides: list[str], names: Sequence[str]) -> tuple[list[str], T]:
-    """Return (required positionals, configuration) of a verb whose last positional is an optional CONFIG."""
-    from speechssl.config.load import load_config
+def configure(cls: type[T], verb: str, name: str | None, overrides: list[str]) -> T:
+    """Return the configuration of a verb; ``--help`` and ``--help-all`` print the help of the verb and exit."""
+    from speechssl.config.load import initial_config, load_config
 
     if wants_help(overrides):
-        words = words if len(words) == len(names) + 1 else [*names]  # the listing needs no real arguments
-    given = positional(words, [*names, "CONFIG"], verb, optional=1)
-    cfg = load_config(cls, given[-1], overrides, prog=f"speechssl {verb} {' '.join([*names, '[CONFIG]'])}")
+        base, _ = initial_config(cls, name, overrides)
+        print(verb_help(verb, base, everything="--help-all" in overrides), end="", flush=True)
+        raise SystemExit(0)
+    return load_config(cls, name, overrides, prog=f"speechssl {verb}")
+
+
+def load(cls: type[T], verb: str, words: list[str], overrides: list[str], needed: int = 0) -> tuple[list[str], T]:
+    """Return (``needed`` positionals, configuration) of a verb whose last positional is an optional CONFIG."""
+    if wants_help(overrides) and len(words) != needed + 1:
+        words = [""] * needed  # help needs no other argument than CONFIG
+    given = positional(words, verb, needed, optional=1)
+    cfg = configure(cls, verb, given[-1], overrides)
     return [str(word) for word in given[:-1]], cfg

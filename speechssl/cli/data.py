@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from speechssl.cli.arguments import load, positional, wants_help
+from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
 __all__ = ["audit", "corpus", "manifest", "shard", "verify"]
@@ -20,7 +21,7 @@ def corpus(words: list[str], overrides: list[str]) -> None:
     from speechssl.config.load import write_toml
     from speechssl.core.progress import progress
 
-    (name, folder), cfg = load(CorpusConfig, "corpus", words, overrides, ["list|NAME", "FOLDER"])
+    (name, folder), cfg = load(CorpusConfig, "corpus", words, overrides, 2)
     from speechssl.data.ingest.public.build import make_corpus
 
     with progress("corpus", unit="files") as advance:
@@ -37,7 +38,7 @@ def manifest(words: list[str], overrides: list[str]) -> None:
     from speechssl.core.progress import progress
     from speechssl.data.ingest.foreign.manifest import manifest_of
 
-    (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, ["FOLDER", "OUTPUT"])
+    (folder, output), cfg = load(ManifestConfig, "manifest", words, overrides, 2)
     with progress("manifest", unit="files") as advance:
         summary = manifest_of(folder, Path(output), cfg, advance)
     write_toml(cfg, Path(output) / "config.toml")
@@ -51,7 +52,7 @@ def shard(words: list[str], overrides: list[str]) -> None:
     from speechssl.core.progress import progress
     from speechssl.data.store.writer import shard_manifest
 
-    (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, ["MANIFEST", "OUTPUT"])
+    (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, 2)
     path = Path(manifest)
     with progress("shard", unit="utterances") as advance:
         summary = shard_manifest(path / "manifest.jsonl" if path.is_dir() else path, Path(output), cfg, advance)
@@ -62,11 +63,11 @@ def shard(words: list[str], overrides: list[str]) -> None:
 def verify(words: list[str], overrides: list[str]) -> int:
     """Check shards against their index and checksums."""
     if wants_help(overrides):
-        print("usage: speechssl verify SHARDS\n\nReads every shard and compares it with its index; lists what differs.")
+        print(verb_help("verify"), end="")
         return 0
     if overrides:
         raise ConfigError(f"verify takes no settings (got {' '.join(overrides)})")
-    (folder,) = positional(words, ["SHARDS"], "verify")
+    (folder,) = positional(words, "verify", 1)
     from speechssl.data.store.writer import verify_shards
 
     summary = verify_shards(Path(str(folder)))
@@ -83,7 +84,7 @@ def audit(words: list[str], overrides: list[str]) -> int:
     from speechssl.data.audit.audit import audit as look
     from speechssl.reports.audit import write_audit
 
-    (source,), cfg = load(AuditConfig, "audit", words, overrides, ["MANIFEST|FOLDER"])
+    (source,), cfg = load(AuditConfig, "audit", words, overrides, 1)
     with progress("audit", unit="utterances") as advance:
         found = look(Path(source), cfg, advance)
     page = write_audit(found, cfg, Path(cfg.output or "audit"))

@@ -13,42 +13,13 @@ from types import FrameType
 
 from speechssl.cli import data, recognition, scoring, training, transcription
 from speechssl.cli.arguments import Verb, split
+from speechssl.cli.help import listing
 from speechssl.core.errors import InterruptedRun, SpeechsslError
 from speechssl.core.version import __version__
 
 __all__ = ["EXIT_INTERRUPTED", "main"]
 
 EXIT_INTERRUPTED = 75
-
-HELP = """\
-speechssl: from a folder of raw audio to a word error rate you can defend.
-
-usage: speechssl VERB ... [--a.b value ...]
-
-  run FOLDER [CONFIG]               everything below, stage by stage; resumes where it stopped
-  demo [CONFIG] [--smoke]           makes its own corpus, shows what pretraining is worth; --corpus FOLDER: your audio
-
-  corpus list|NAME [FOLDER]         public corpora: what there is; download one, write its manifest with its own splits
-  manifest FOLDER OUTPUT [CONFIG]   find audio and transcripts (tars, too); write OUTPUT/manifest.jsonl and a ledger
-  shard MANIFEST OUTPUT [CONFIG]    resample to 16 kHz mono FLAC in webdataset tars with an index
-  verify SHARDS                     check shards against their index and checksums
-  audit MANIFEST|FOLDER [CONFIG]    hours, duplicates, leaks, faults of sound and text: a page, and an exit code for CI
-  estimate CONFIG                   what a configuration will cost here: memory, time; what to change
-  pretrain [CONFIG]                 self-supervised pretraining (--objective.kind); under torchrun on many devices
-  finetune [CONFIG]                 CTC fine-tuning on transcripts
-  lm TEXT|MANIFEST|SHARDS OUTPUT    n-gram language model (Kneser-Ney) as an ARPA file, for decoding
-  tune [CONFIG]                     choose the decoder's weights on dev; writes the settings for evaluate
-  evaluate [CONFIG]                 decode a split and report its word error rate with an interval
-  transcribe FILE|FOLDER|-          text and word times of audio of any length: TextGrid, CTM, SRT, VTT, JSON
-  align MANIFEST|AUDIO TEXT         when the words of known transcripts were spoken, in the same formats
-  score REF HYP...                  score any system's transcripts: text, Kaldi, NIST trn or stm and ctm, JSON lines
-  compare RUN RUN...                which system is better, by how much, how sure, and where: a page and a table
-  report RUN                        one self-contained report.html for a run folder
-
-CONFIG is a TOML file or the name of a preset: {presets}.
-'speechssl VERB --help' lists every setting of a verb. Version {version}.
-"""
-
 
 VERBS: dict[str, Verb] = {
     "run": training.run,
@@ -73,12 +44,12 @@ VERBS: dict[str, Verb] = {
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM; like Ctrl-C no ``Exception``, so that no library that expects failures takes it for one."""
+    """SIGTERM. As it is no ``Exception``, libraries that catch failures do not catch it."""
 
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turn SIGTERM into an exception: what a stage has started ends with it, and the exit code says "resume me".
+    """Turn SIGTERM into an exception: a stage then ends its processes, and the exit code asks to run it again.
 
     A second SIGTERM ends the process at once. Training has handlers of its own, which wait for the end of the step.
     """
@@ -104,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         from speechssl.config.load import presets
 
-        print(HELP.format(presets=", ".join(presets()), version=__version__), end="")
+        print(listing(presets(), __version__), end="")
         return 0 if words else 2
     if words[0] in ("--version", "version"):
         print(__version__)
@@ -127,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except _Terminated as stop:
-        print(f"interrupted: {stop}; run the same command again to go on", file=sys.stderr)
+        print(f"interrupted: {stop}; run the same command again to resume", file=sys.stderr)
         return EXIT_INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

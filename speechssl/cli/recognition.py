@@ -11,7 +11,7 @@ def evaluate(words: list[str], overrides: list[str]) -> None:
     """Decode and score a split."""
     from speechssl.config import EvaluateConfig
 
-    _, cfg = load(EvaluateConfig, "evaluate", words, overrides, [])
+    _, cfg = load(EvaluateConfig, "evaluate", words, overrides)
     from speechssl.asr.evaluate import evaluate as score
 
     print(score(cfg))
@@ -21,7 +21,7 @@ def tune(words: list[str], overrides: list[str]) -> None:
     """Choose a decoder's weights on dev."""
     from speechssl.config import TuneConfig
 
-    _, cfg = load(TuneConfig, "tune", words, overrides, [])
+    _, cfg = load(TuneConfig, "tune", words, overrides)
     from speechssl.asr.decoding.tune import tune as choose
 
     print(choose(cfg))
@@ -31,7 +31,7 @@ def lm(words: list[str], overrides: list[str]) -> None:
     """Estimate a language model."""
     from speechssl.config import LmConfig
 
-    (source, output), cfg = load(LmConfig, "lm", words, overrides, ["TEXT|MANIFEST|SHARDS", "OUTPUT"])
+    (source, output), cfg = load(LmConfig, "lm", words, overrides, 2)
     from speechssl.asr.lm.text import estimate_lm
 
     print(estimate_lm(Path(source), Path(output), cfg))

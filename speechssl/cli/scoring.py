@@ -1,9 +1,10 @@
-"""Verbs that read what runs and evaluations left: ``report``, ``compare``; and ``score``, for any system."""
+"""Verbs that read results: ``report``, ``compare``, and ``score`` for transcripts of any system."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from speechssl.cli.arguments import positional, wants_help
+from speechssl.cli.arguments import configure, positional, wants_help
+from speechssl.cli.help import usage, verb_help
 from speechssl.core.errors import ConfigError
 
 __all__ = ["compare", "report", "score"]
@@ -12,11 +13,11 @@ __all__ = ["compare", "report", "score"]
 def report(words: list[str], overrides: list[str]) -> int:
     """Write the report of a run."""
     if wants_help(overrides):
-        print("usage: speechssl report RUN\n\nWrites RUN/report.html, report.json and report.txt.")
+        print(verb_help("report"), end="")
         return 0
     if overrides:
         raise ConfigError(f"report takes no settings (got {' '.join(overrides)})")
-    (folder,) = positional(words, ["RUN"], "report")
+    (folder,) = positional(words, "report", 1)
     from speechssl.reports.run.build import build_report
 
     print(build_report(Path(str(folder))))
@@ -26,11 +27,10 @@ def report(words: list[str], overrides: list[str]) -> int:
 def compare(words: list[str], overrides: list[str]) -> None:
     """Compare systems that were scored on the same utterances."""
     from speechssl.config import CompareConfig
-    from speechssl.config.load import load_config
 
-    cfg = load_config(CompareConfig, None, overrides, prog="speechssl compare RUN RUN...")
+    cfg = configure(CompareConfig, "compare", None, overrides)
     if not words:
-        raise ConfigError("usage: speechssl compare RUN RUN... [--output FOLDER]   (RUN: PATH or NAME=PATH)")
+        raise ConfigError(f"usage: {usage('compare')} [--output FOLDER]   (RUN: PATH or NAME=PATH)")
     from speechssl.reports.comparison.compare import build_comparison
 
     page = build_comparison([str(word) for word in words], cfg)
@@ -41,9 +41,9 @@ def compare(words: list[str], overrides: list[str]) -> None:
 def score(words: list[str], overrides: list[str]) -> None:
     """Score the transcripts of any systems against a reference."""
     from speechssl.config import ScoreConfig
-    from speechssl.config.load import load_config, write_toml
+    from speechssl.config.load import write_toml
 
-    cfg = load_config(ScoreConfig, None, overrides, prog="speechssl score REF HYP...")
+    cfg = configure(ScoreConfig, "score", None, overrides)
     if words:
         if cfg.ref or cfg.hyp:
             raise ConfigError("name the files either as REF HYP... or with --ref and --hyp, not both")

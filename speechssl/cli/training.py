@@ -1,9 +1,10 @@
-"""Verbs that train: ``pretrain``, ``finetune``, and the whole way: ``run``, ``demo``."""
+"""Verbs that train: ``pretrain``, ``finetune``, ``estimate``, and from folder to report: ``run``, ``demo``."""
 
 from dataclasses import replace
 from pathlib import Path
 
 from speechssl.cli.arguments import load, positional, wants_help
+from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
 __all__ = ["demo", "estimate", "finetune", "pretrain", "run"]
@@ -13,7 +14,7 @@ PROFILED_STEPS = 5
 
 
 def _profiled(overrides: list[str]) -> list[str]:
-    """Spell the flag ``--profile`` out: ``--training.profile 5``."""
+    """Replace the flag ``--profile`` by ``--training.profile 5``."""
     if "--profile" not in overrides:
         return overrides
     return [word for word in overrides if word != "--profile"] + ["--training.profile", str(PROFILED_STEPS)]
@@ -29,7 +30,7 @@ def pretrain(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import PretrainConfig
 
     overrides, allow_changes = _flag("--allow-changes", overrides)
-    _, cfg = load(PretrainConfig, "pretrain", words, _profiled(overrides), [])
+    _, cfg = load(PretrainConfig, "pretrain", words, _profiled(overrides))
     from speechssl.training.pretrain import pretrain as train
 
     print(train(cfg, allow_changes=allow_changes))
@@ -40,26 +41,16 @@ def finetune(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import FinetuneConfig
 
     overrides, allow_changes = _flag("--allow-changes", overrides)
-    _, cfg = load(FinetuneConfig, "finetune", words, _profiled(overrides), [])
+    _, cfg = load(FinetuneConfig, "finetune", words, _profiled(overrides))
     from speechssl.asr.finetune import finetune as train
 
     print(train(cfg, allow_changes=allow_changes))
 
 
-ESTIMATE_HELP = """\
-usage: speechssl estimate CONFIG [--world N] [--json] [--a.b value ...]
-
-Parameters, memory, time of a step and of the whole run, from a short probe on the device at hand.
-CONFIG is a file or preset for `pretrain` or `finetune`; its settings can be overridden as there.
-  --world N   devices that will share each step (1)
-  --json      print JSON, with what was measured
-"""
-
-
 def estimate(words: list[str], overrides: list[str]) -> None:
-    """Say what a configuration will cost on the device at hand."""
+    """Estimate the memory and time of a configuration on this machine."""
     if wants_help(overrides):
-        print(ESTIMATE_HELP, end="")
+        print(verb_help("estimate"), end="")
         return
     import tomllib
 
@@ -68,7 +59,7 @@ def estimate(words: list[str], overrides: list[str]) -> None:
     from speechssl.workflows.estimate import estimate as measure
     from speechssl.workflows.estimate import estimate_json, estimate_text
 
-    (name,) = positional(words, ["CONFIG"], "estimate")
+    (name,) = positional(words, "estimate", 1)
     overrides, as_json = [word for word in overrides if word != "--json"], "--json" in overrides
     world = 1
     if "--world" in overrides:
@@ -83,34 +74,31 @@ def estimate(words: list[str], overrides: list[str]) -> None:
         raise ConfigError(f"{name}: not valid TOML: {error}") from error
     if "pretrain" in keys or "finetune" in keys:
         raise ConfigError(f"{name} is a configuration of `run`; estimate one for `pretrain` or `finetune`")
-    cfg: PretrainConfig | FinetuneConfig
-    if keys.keys() & {"ctc", "tokens", "dev", "augment"}:
-        cfg = load_config(FinetuneConfig, str(name), overrides, prog="speechssl estimate CONFIG")
-    else:
-        cfg = load_config(PretrainConfig, str(name), overrides, prog="speechssl estimate CONFIG")
-    cost = measure(cfg, world=world)
+    finetuned = keys.keys() & {"ctc", "tokens", "dev", "augment"}
+    cls: type[PretrainConfig | FinetuneConfig] = FinetuneConfig if finetuned else PretrainConfig
+    cost = measure(load_config(cls, str(name), overrides, prog="speechssl estimate CONFIG"), world=world)
     print(estimate_json(cost) if as_json else estimate_text(cost))
 
 
 def run(words: list[str], overrides: list[str]) -> None:
-    """Go the whole way, from a folder to a report."""
+    """Run every stage, from a folder to a report."""
     from speechssl.config import RunConfig
     from speechssl.workflows.pipeline import default_preset
     from speechssl.workflows.pipeline import run as go
 
-    if len(words) == 1 and not wants_help(overrides):
-        words = [*words, default_preset()]
-    (folder,), cfg = load(RunConfig, "run", words, overrides, ["FOLDER"])
+    if len(words) < 2 and (words or wants_help(overrides)):
+        words = [*(words or ["FOLDER"]), default_preset()]
+    (folder,), cfg = load(RunConfig, "run", words, overrides, 1)
     go(Path(folder), cfg)
 
 
 def demo(words: list[str], overrides: list[str]) -> None:
-    """Show on a corpus of its own what pretraining is worth."""
+    """Show what pretraining is worth, on synthetic speech."""
     from speechssl.workflows.demo import DemoConfig
     from speechssl.workflows.demo import demo as go
 
     smoke = "--smoke" in overrides
     overrides = [word for word in overrides if word != "--smoke"]
     words = words or (["demo-smoke"] if smoke else ["demo"])
-    _, cfg = load(DemoConfig, "demo", words, overrides, [])
+    _, cfg = load(DemoConfig, "demo", words, overrides)
     go(replace(cfg, smoke=True) if smoke else cfg)

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from speechssl.cli.arguments import wants_help
+from speechssl.cli.arguments import configure
+from speechssl.cli.help import usage
 from speechssl.core.errors import AudioError, ConfigError
 
 if TYPE_CHECKING:
@@ -14,18 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["align", "transcribe"]
 
-_TRANSCRIBE = "speechssl transcribe FILE|FOLDER|-..."
-_ALIGN = "speechssl align MANIFEST|AUDIO [TEXT...]"
-
 
 def transcribe(words: list[str], overrides: list[str]) -> int:
     """Transcribe files, folders or standard input."""
     from speechssl.config import TranscribeConfig
-    from speechssl.config.load import load_config
 
-    cfg = load_config(TranscribeConfig, None, overrides, prog=_TRANSCRIBE)
+    cfg = configure(TranscribeConfig, "transcribe", None, overrides)
     if not words:
-        raise ConfigError(f"usage: {_TRANSCRIBE} --model FOLDER [--output FOLDER --format text,srt]")
+        raise ConfigError(f"usage: {usage('transcribe')} --model FOLDER [--output FOLDER --format text,srt]")
     if "-" in words:
         if len(words) > 1:
             raise ConfigError("standard input (-) cannot be mixed with files; transcribe it alone")
@@ -42,11 +39,10 @@ def transcribe(words: list[str], overrides: list[str]) -> int:
 def align(words: list[str], overrides: list[str]) -> int:
     """Align known transcripts."""
     from speechssl.config import AlignConfig
-    from speechssl.config.load import load_config
 
-    cfg = load_config(AlignConfig, None, overrides, prog=_ALIGN)
-    if wants_help(overrides) or not words:
-        raise ConfigError(f"usage: {_ALIGN} --model FOLDER [--output FOLDER --format textgrid,ctm]")
+    cfg = configure(AlignConfig, "align", None, overrides)
+    if not words:
+        raise ConfigError(f"usage: {usage('align')} --model FOLDER [--output FOLDER --format textgrid,ctm]")
     from speechssl.asr.transcription.align import align_all, passages
 
     found = passages(words, cfg.splits)
@@ -58,12 +54,12 @@ def align(words: list[str], overrides: list[str]) -> int:
 
 
 def _live(cfg: "TranscribeConfig") -> int:
-    """Print the words of standard input as they become final: in lines between pauses, or one JSON or CTM line each."""
+    """Print the words of standard input when they are final: as lines between pauses, or as a JSON or CTM line each."""
     import json
     from dataclasses import asdict
 
     if cfg.output or cfg.format not in ("text", "jsonl", "ctm"):
-        raise ConfigError("from standard input words go to standard output: --format text, jsonl or ctm, no --output")
+        raise ConfigError("standard input is transcribed to standard output: --format text, jsonl or ctm, no --output")
     from speechssl.asr.transcription.live import live_words, pcm_blocks
     from speechssl.asr.transcription.transcribe import open_recogniser
 
@@ -103,7 +99,7 @@ def _note(text: str) -> None:
 
 @contextmanager
 def _bar(title: str, *, wanted: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Yield a progress bar in seconds of audio, or None where results themselves show how far it is."""
+    """Yield a progress bar in seconds of audio, or None where the printed results show the progress."""
     from speechssl.core.progress import progress
 
     if not wanted:

@@ -10,72 +10,79 @@ __all__ = ["AuditConfig"]
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """Look at a corpus for faults before anything is trained on it. Thresholds are those of each check's finding."""
+    """Thresholds of the checks, and what the exit code says."""
 
     output: str = ""
     """Where ``audit.json``, ``audit.txt``, ``findings.jsonl`` and ``audit.html`` go; empty for ``audit`` in the current
     folder."""
     fail_on: Literal["error", "warning", "never"] = "error"
-    """Exit code 1 when there is a finding of this severity or a graver one."""
+    """Exit code 1 when there is a finding of this severity or a worse one."""
     ignore: tuple[str, ...] = ()
-    """Checks that are left out, by code."""
+    """Codes of checks to leave out."""
     workers: int = 0
     """Processes that decode; 0 takes one per core. The findings do not depend on it."""
     suspects: int = 3
     """Recordings shown with spectrogram and player for each check; 0 for none."""
     suspect_seconds: float = 12.0
-    """Longer recordings are shown up to here."""
+    """Longer recordings are shown up to this time."""
     max_channels: int = 16
+    """Files with more channels are refused."""
     max_file_hours: float = 6.0
     """Longer files are refused before they are decoded."""
     hang_minutes: float = 30.0
-    """A file whose decoding takes longer is given up (with two processes or more: one alone has nobody to watch it)."""
+    """Decoding that takes longer is stopped; needs two processes or more."""
     min_seconds: float = 0.1
+    """Utterances below are too_short."""
     max_seconds: float = 30.0
-    """Utterances outside are too_short, too_long."""
+    """Utterances above are too_long."""
     duration_tolerance: float = 0.1
-    """Seconds (and one per cent) by which the manifest's duration may differ from the file's."""
+    """Seconds, beside one per cent, by which the manifest's duration may differ from that of the file."""
     clipped_share: float = 0.002
-    """Share of samples within one per cent of the largest or smallest value."""
+    """Largest share of samples within one per cent of the largest or smallest value."""
     silent_db: float = -60.0
-    """Level of the loudest frames, in decibels below full scale, under which nothing is there."""
+    """Level of the loudest frames, in decibels of full scale, below which an utterance counts as silence."""
     quiet_db: float = -48.0
+    """Level of the loudest frames, in decibels of full scale, below which an utterance counts as quiet."""
     edge_silence: float = 2.0
-    """Seconds of silence at the start or at the end."""
+    """Most seconds of silence at the start or at the end."""
     speech_share: float = 0.2
-    """Least share of the frames that is not silence."""
+    """Least share of frames that are not silence."""
     snr_db: float = 10.0
+    """Least estimated signal-to-noise ratio."""
     dynamic_db: float = 4.0
-    """Least distance from the quiet to the loud frames: speech comes and goes, noise does not."""
+    """Least difference in level between quiet and loud frames; steady noise has less than speech."""
     dc_offset: float = 0.01
-    """Of full scale."""
+    """Largest mean of the samples, relative to full scale."""
     bandwidth_hz: float = 5_000.0
-    """A sharp edge in the spectrum below this, with nothing above, is telephone audio at a higher rate."""
+    """A spectrum that ends sharply below this frequency is a finding: telephone audio at a higher rate."""
     low_rate_hz: int = 16_000
+    """Lowest sample rate of a file."""
     hum_db: float = 14.0
-    """Prominence of two or more harmonics of 50 or 60 Hz over their neighbourhood, at the quietest moments."""
+    """Largest level of harmonics of 50 or 60 Hz over their neighbours, in the quietest frames."""
     inverted_correlation: float = -0.9
+    """Channels whose correlation is below this cancel each other when averaged."""
     duplicate_errors: float = 0.25
-    """Share of differing fingerprint bits up to which two recordings are one; unrelated speech is near 0.48, and never
-    below 0.38 in what we measured."""
+    """Recordings whose fingerprints differ in at most this share of bits are duplicates. Unrelated speech is near 0.48,
+    never below 0.38 in measurements."""
     duplicate_overlap: float = 0.5
-    """Share of the shorter recording's fingerprint that must lie over the longer one's."""
+    """Least share of the shorter recording that must match the longer one."""
     rate_ratio: float = 2.2
-    """Characters per second of speech may be this many times the corpus' median, or its inverse."""
+    """Characters per second of speech may differ from the median of the corpus by this factor."""
     max_chars_per_second: float = 30.0
-    """Nobody speaks faster than this for a whole utterance."""
+    """Most characters per second over a whole utterance."""
     frame_samples: int = 320
+    """Hop of the model's frames in samples at 16 kHz, for the check that CTC can align the text."""
     receptive_samples: int = 400
-    """Stride and first window of the model's frames at 16 kHz (wav2vec 2.0, HuBERT), for the CTC check."""
+    """Samples that the first frame sees, for the same check."""
     rare_count: int = 2
-    """A character seen at most this often, in at least a thousand, is rare."""
+    """A character seen at most this often, among at least a thousand, is rare."""
     minority_share: float = 0.2
-    """Digits, punctuation or capitals in at most this share of the transcripts are an inconsistency; in more, a habit
-    of the corpus."""
+    """Digits, punctuation or capitals in at most this share of the transcripts are inconsistent. In more, they are
+    taken for the style of the corpus."""
     repeated_transcripts: int = 5
-    """Occurrences of one transcript of three words or more."""
+    """A transcript of three words or more that occurs this often is a finding."""
     looped_words: int = 4
-    """The same word, or two to four words, this often in a row."""
+    """A word, or a group of two to four, repeated this often in a row is a finding."""
 
     def __post_init__(self) -> None:
         if self.workers < 0 or self.suspects < 0 or self.suspect_seconds <= 0 or self.frame_samples < 1:

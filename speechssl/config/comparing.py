@@ -12,11 +12,12 @@ class CompareConfig:
     output: str = "compare"
     """Folder for ``compare.html``, ``compare.json`` and ``compare.txt``."""
     baseline: str = ""
-    """Name of the system that the others are told against; empty for the first."""
+    """Name of the system that the others are compared with; empty for the first."""
     common: bool = False
-    """Compare the utterances that all systems share, instead of refusing systems that were scored on different ones."""
+    """Compare on the utterances that all systems share, instead of refusing systems scored on different ones."""
     shown: int = 10
     """Utterances listed as better, and as worse, for each system."""
     bootstrap: int = 2_000
     """Resamples for the 95 % intervals."""
     seed: int = 1
+    """Seed of the resampling."""

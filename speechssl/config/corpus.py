@@ -14,9 +14,9 @@ class CorpusConfig:
     subset: tuple[str, ...] = ()
     """Parts of the corpus, such as ``dev-clean test-clean``, or ``all``; empty for the usual ones that are there."""
     download: bool = False
-    """Fetch archives that are not unpacked in the folder yet, checked by torchaudio's checksums."""
+    """Download archives that are not unpacked in the folder yet; torchaudio's checksums are checked."""
     output: str = ""
-    """Where the manifest goes; empty for ``FOLDER/manifest``."""
+    """Folder of the manifest; empty for ``FOLDER/manifest``."""
     manifest: ManifestConfig = field(default_factory=lambda: ManifestConfig(max_seconds=60.0))
-    """Longer than elsewhere: no utterance of a published test set is to be cut or left out. The fractions count only
-    for corpora without splits of their own."""
+    """How the audio is read. The default max_seconds leaves no utterance of a published test set out. The fractions
+    count only for corpora without splits of their own."""

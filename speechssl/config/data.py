@@ -19,11 +19,13 @@ class ManifestConfig:
     segmenter: Literal["auto", "energy", "silero"] = "auto"
     """``auto`` takes silero-vad when it is installed."""
     dev_fraction: float = 0.05
+    """Share of labelled audio kept for choosing between models."""
     test_fraction: float = 0.05
-    """Shares of labelled audio kept for selection and for reporting: whole speakers, where speakers are known."""
+    """Share of labelled audio kept for the final score. Both are whole speakers, where speakers are known."""
     max_bad_fraction: float = 0.5
     """Stop when more than this share of the audio files is unusable (needs at least 20 files)."""
     follow_links: bool = False
+    """Follow symbolic links that lead out of the folder."""
     workers: int = 0
     """Processes that probe files; 0 takes one per core."""
 
@@ -33,10 +35,11 @@ class ShardConfig:
     """How a manifest becomes webdataset shards at 16 kHz mono."""
 
     name: str = "shard"
+    """Start of the shards' file names."""
     shard_seconds: float = 3600.0
     """Audio in one shard."""
     encoding: Literal["flac", "pcm16"] = "flac"
-    """pcm16: WAV, twice the bytes, and several times faster to read. The samples are the same."""
+    """pcm16: WAV, twice the bytes of FLAC, and several times faster to read. The samples are the same."""
     channels: Literal["mean", "first"] = "mean"
     """How several channels become one."""
     seed: int = 0
@@ -54,22 +57,24 @@ class AugmentConfig:
     speeds: tuple[float, ...] = ()
     """Speed factors drawn uniformly, such as (0.9, 1.0, 1.1); empty for none."""
     gain_db: float = 0.0
-    """Half-width of a uniform gain, in decibels."""
+    """The gain is drawn uniformly between minus and plus this, in decibels."""
     noise_snr_db: tuple[float, float] | None = None
     """Range of signal-to-noise ratios for added white-to-pink noise; None for none."""
     noise_prob: float = 0.5
+    """Share of the utterances that noise is added to."""
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which utterances make batch k (data/batches/plan.py) and how they are read (data/batches/stream.py)."""
+    """Which utterances make a batch, and how they are read."""
 
     shards: str = ""
-    """Folder of shards, or an http(s) URL of one (read through a local cache); or webdataset tars that others made: a
-    folder of them, one tar, or a pattern such as ``data/train-{000000..000099}.tar``."""
+    """Folder of shards, or its http(s) URL (read through a local cache). Webdataset tars made by others: their folder,
+    one tar, or a pattern such as ``data/train-{000000..000099}.tar``."""
     cache: str = ""
     """Where remote shards are kept; empty for ``~/.cache/speechssl``."""
     splits: tuple[str, ...] = ("train",)
+    """Splits of the shards to use."""
     ids: tuple[str, ...] = ()
     """Files with one utterance id a line; when given, only these utterances (of any split) are used."""
     min_seconds: float = 2.0
@@ -79,7 +84,7 @@ class DataConfig:
     batch_seconds: float = 87.5
     """Audio in one micro-batch, padding included."""
     batches_per_step: int = 1
-    """Micro-batches in one optimiser step, over all ranks; accumulation is this divided by the number of ranks."""
+    """Micro-batches in one optimiser step, over all ranks. Each rank accumulates its part of them."""
     buckets: int = 16
     """Length buckets; utterances of one batch come from one bucket."""
     window_shards: int = 16
@@ -90,6 +95,6 @@ class DataConfig:
     """threads: no copying between processes and less memory; decoding and checking run beside Python, augmentation does
     not. Batches do not depend on it."""
     timeout: float = 300.0
-    """Seconds after which a hanging loader is an error."""
+    """Seconds without a batch after which the loader is taken to hang; an error."""
     max_bad_fraction: float = 0.01
     """Stop when more than this share of a window of 1,000 utterances, or 100 in a row, cannot be read."""

@@ -21,6 +21,7 @@ from speechssl.core.files import write_atomic
 __all__ = [
     "find_config",
     "from_dict",
+    "initial_config",
     "load_config",
     "presets",
     "read_toml",
@@ -79,7 +80,7 @@ def _convert(value: Any, kind: Any, where: str, base: Any = None) -> Any:
 def _refuse_nan(value: Any, where: str) -> None:
     """Raise ConfigError for a NaN anywhere in a value: it would make every comparison false, in silence."""
     if isinstance(value, float) and math.isnan(value):
-        raise ConfigError(f"{where}: nan is no number to set; give a number, or leave the setting out")
+        raise ConfigError(f"{where}: nan is not allowed; give a number, or leave the setting out")
     if is_dataclass(value):
         for item in fields(value):
             _refuse_nan(getattr(value, item.name), f"{where}.{item.name}" if where else item.name)
@@ -214,21 +215,28 @@ def load_config(cls: type[T], name: str | None = None, overrides: Sequence[str] 
     name
         Path of a TOML file, the name of a preset, or None for the defaults.
     overrides
-        Arguments such as ``["--optim.lr", "1e-3", "--data.batch-seconds=40"]``; ``--help`` lists every one and exits.
+        Arguments such as ``["--optim.lr", "1e-3", "--data.batch-seconds=40"]``.
 
     Raises
     ------
     ConfigError
         The file, a key or a value cannot be used.
     """
-    base = read_toml(cls, find_config(name)) if name else cls()
-    base, words = _choose(base, list(overrides))
+    base, words = initial_config(cls, name, overrides)
     import tyro  # after the file is read, so that a bad file is reported without waiting for it
 
     # tyro prints its own message, with the nearest match, and leaves with code 2.
     cfg = tyro.cli(cls, args=words, default=base, prog=prog, config=(tyro.conf.AvoidSubcommands,))
     _refuse_nan(cfg, "")
     return cfg
+
+
+def initial_config(cls: type[T], name: str | None, overrides: Sequence[str]) -> tuple[T, list[str]]:
+    """Return the configuration of a file or preset (or the defaults) with the kinds that the overrides choose.
+
+    The overrides that are left are returned beside it. Errors are those of :func:`load_config`.
+    """
+    return _choose(read_toml(cls, find_config(name)) if name else cls(), list(overrides))
 
 
 def _choose(base: Any, words: list[str], prefix: str = "") -> tuple[Any, list[str]]:

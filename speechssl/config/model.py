@@ -11,19 +11,21 @@ class FrontendConfig:
     """Waveform convolution stem (wav2vec 2.0, section 2) or log-mel stem."""
 
     kind: Literal["waveform", "logmel"] = "waveform"
+    """waveform: convolutions on samples. logmel: log-mel features, at about a thirtieth of the cost."""
     conv_layers: tuple[tuple[int, int, int], ...] = (
         (512, 10, 5), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 3, 2), (512, 2, 2), (512, 2, 2),
     )  # fmt: skip
-    """(channels, kernel, stride) of each layer of the waveform stem."""
+    """Channels, kernel and stride of each layer of the waveform stem."""
     norm: Literal["group", "layer"] = "group"
     """group: one group norm after the first layer (BASE). layer: layer norm after every layer (LARGE)."""
     bias: bool = False
+    """Biases in the convolutions of the waveform stem."""
     n_mels: int = 80
-    """log-mel stem: channels of a 25 ms window every 10 ms."""
+    """log-mel stem: mel channels of a 25 ms window every 10 ms."""
     stack: int = 4
     """log-mel stem: 10 ms frames joined into one encoder frame (4: 25 frames a second)."""
     grad_scale: float = 0.1
-    """Scale of the gradient that enters the waveform stem (feature_grad_mult)."""
+    """Factor of the gradient that enters the waveform stem (fairseq's ``feature_grad_mult``)."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,29 @@ class EncoderConfig:
     """Feature projection, convolutional positional embedding, transformer."""
 
     dim: int = 768
+    """Width of the transformer."""
     layers: int = 12
+    """Transformer blocks."""
     heads: int = 12
+    """Attention heads of each block; a divisor of ``dim``."""
     ffn_dim: int = 3072
+    """Width inside the feed-forward layers."""
     norm: Literal["post", "pre"] = "post"
-    """post: BASE. pre: LARGE (layer_norm_first)."""
+    """Layer norm after each sublayer (post: BASE) or before it (pre: LARGE; fairseq's ``layer_norm_first``)."""
     pos_kernel: int = 128
+    """Kernel of the positional convolution, in frames."""
     pos_groups: int = 16
+    """Groups of the positional convolution."""
     dropout: float = 0.1
+    """On the outputs of attention and feed-forward layers."""
     attention_dropout: float = 0.1
+    """On attention weights; above 0 attention on a CPU is slower."""
     activation_dropout: float = 0.0
+    """Inside the feed-forward layers."""
     input_dropout: float = 0.1
-    """On projected features."""
+    """On the projected features."""
     layer_drop: float = 0.05
+    """Probability that a block is skipped in a step."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,6 @@ class ModelConfig:
     """The encoder that every objective shares."""
 
     normalize: bool = False
-    """Zero mean and unit variance for each utterance's waveform (LARGE: true)."""
+    """Give each utterance's waveform zero mean and unit variance (LARGE)."""
     frontend: FrontendConfig = field(default_factory=FrontendConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "BestRqConfig",
     "HubertConfig",
     "MaskConfig",
     "ObjectiveConfig",
@@ -25,7 +26,9 @@ class MaskConfig:
     prob: float = 0.65
     """Expected share of frames that would be masked if spans never overlapped."""
     length: int = 10
+    """Frames in a span."""
     min_spans: int = 2
+    """Fewest spans of an utterance."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,9 @@ class TeacherConfig:
     """Model folder (ours, or of Hugging Face), or a torchaudio state dict (.pt, .pth), of any size; its frames must lie
     as far apart as those of the new model. Empty: none."""
     layer: int = 0
-    """Layer of it, from 1."""
+    """Its layer, from 1."""
     kmeans: str = ""
-    """``units/kmeans.npz`` of an earlier run on the same features: its clusters instead of new ones, so that the units
-    of this corpus mean what those of that one did. Empty: clusters are fitted."""
+    """``units/kmeans.npz`` of an earlier run on the same features, to use its clusters. Empty: fit them."""
 
 
 @dataclass(frozen=True)
@@ -49,23 +51,24 @@ class TargetsConfig:
     steps: tuple[int, ...] = (250_000, 400_000)
     """Updates in each iteration; their sum replaces ``training.steps``."""
     clusters: tuple[int, ...] = (100, 500)
+    """Clusters of the k-means, which are the units to predict."""
     layers: tuple[int, ...] = (0, 6)
-    """Layer of the previous iteration's encoder whose output is clustered; 0: MFCC. The first is always 0: a model that
-    the first iteration learns from is the ``teacher``."""
+    """Layer of the previous iteration's encoder whose output is clustered; 0: MFCC. The first is always 0: give a model
+    for the first iteration as ``teacher``."""
     carry_over: bool = False
     """Start iteration 2 from the encoder of iteration 1 (the paper starts afresh)."""
     kmeans_hours: float = 50.0
-    """Audio used to fit the k-means (drawn by key)."""
+    """Hours of audio used to fit the k-means."""
     kmeans_starts: int = 20
-    """Random starts of the k-means, of which the best goes on."""
+    """Random starts of the k-means, of which the best is kept."""
     units_normalise: bool = False
-    """Give each utterance's features zero mean and unit variance before they are clustered: less of the speaker and of
-    the channel is then left in the units (not in the paper)."""
+    """Give each utterance's features zero mean and unit variance before clustering. Less of the speaker and of the
+    channel is then left in the units (not in the paper)."""
     units: str = ""
     """Targets of the first iteration that were made elsewhere. An .npz file with an integer array for each utterance
     id, or JSON lines with ``id`` and ``units``."""
     units_hop: int = 0
-    """Samples at 16 kHz from one of these units to the next, where the file does not say (``hop``)."""
+    """Samples at 16 kHz from one unit of the file to the next, where it does not say (``hop``)."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
 
 
@@ -75,19 +78,27 @@ class Wav2Vec2Config:
 
     kind: Literal["wav2vec2"] = "wav2vec2"
     final_dim: int = 256
+    """Width of the space in which outputs and targets are compared."""
     groups: int = 2
+    """Codebooks of the quantiser."""
     entries: int = 320
-    """Codebook entries in each group."""
+    """Entries of each codebook."""
     negatives: int = 100
+    """Distractors of each masked frame, drawn from the masked frames of its utterance."""
     logit_temperature: float = 0.1
+    """Divisor of the cosine similarities."""
     gumbel_start: float = 2.0
+    """Temperature of the Gumbel softmax at the first update."""
     gumbel_end: float = 0.5
+    """Lowest temperature of the Gumbel softmax."""
     gumbel_decay: float = 0.999995
+    """Factor of the temperature at each update."""
     diversity_weight: float = 0.1
+    """Weight of the loss that keeps all codebook entries in use."""
     penalty_weight: float = 10.0
     """Weight of the mean squared output of the stem."""
     feature_dropout: float = 0.1
-    """On the features that the quantiser sees."""
+    """Dropout on the features that the quantiser sees."""
     mask: MaskConfig = field(default_factory=MaskConfig)
 
 
@@ -97,16 +108,35 @@ class HubertConfig:
 
     kind: Literal["hubert"] = "hubert"
     final_dim: int = 256
+    """Width of the space in which outputs and targets are compared."""
     logit_temperature: float = 0.1
+    """Divisor of the cosine similarities."""
     penalty_weight: float = 10.0
+    """Weight of the mean squared output of the stem."""
     unmasked_weight: float = 0.0
-    """Weight of the loss on frames that are not masked. Above 0 these frames count in the divisor, too (fairseq's
-    ``pred_nomask_weight``)."""
+    """Weight of the loss on frames that are not masked (fairseq's ``pred_nomask_weight``). Above 0 these frames count
+    in the divisor, too."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
 
 
-ObjectiveConfig = Wav2Vec2Config | HubertConfig
+@dataclass(frozen=True)
+class BestRqConfig:
+    """Masked prediction of the codes of a frozen random quantiser (BEST-RQ, section 3)."""
+
+    kind: Literal["best_rq"] = "best_rq"
+    n_mels: int = 80
+    """Log-mel channels of the speech that is quantised, whatever the encoder sees."""
+    codebooks: int = 1
+    """Quantisers, each with a projection and a softmax of its own; the loss is their mean."""
+    entries: int = 8192
+    """Codes of each codebook."""
+    code_dim: int = 16
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.4, length=20, min_spans=1))
+    """400 ms of a waveform stem, begun at one in a hundred frames of 10 ms (section 4)."""
+
+
+ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig
 """The settings of any objective; ``kind`` says which."""
 
 

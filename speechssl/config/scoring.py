@@ -21,26 +21,26 @@ class ScoreConfig:
     """Folder for the comparison and each system's ``hypotheses.jsonl``, ``wer.json`` and ``wer.txt``; empty to print
     the tables only."""
     ref_format: Literal["auto", "text", "kaldi", "trn", "stm", "jsonl", "table"] = "auto"
-    """auto: by the ending of the name, else by the first lines; the table says what was taken."""
+    """auto: detected from the end of the name or from the first lines. The printed table says which it is."""
     hyp_format: Literal["auto", "text", "kaldi", "trn", "ctm", "jsonl", "table"] = "auto"
     normalise: Literal["own", "whisper", "lower", "none"] = "own"
-    """own: this project's rule ``basic`` (NFC, lower case, only letters, marks, numbers and apostrophes within words).
-    whisper: the published normaliser of Whisper (package whisper_normalizer). lower: NFC and lower case. none: NFC. The
-    rates of the raw text (none) are always given beside it."""
+    """own: NFC, lower case, only letters, marks, numbers and apostrophes within words. whisper: the published
+    normaliser of Whisper (package whisper_normalizer). lower: NFC and lower case. none: NFC, whose rates are always
+    given as well."""
     language: str = ""
-    """For ``own`` and ``lower``: whose rules of case (tr: I is the capital of ı; de, el: ß and accents are not missed
-    against capitals); empty: that of the reference, where a manifest gives it. For ``whisper``: its English normaliser
-    for en or nothing, its basic one for any other."""
+    """Language whose rules of lower case apply (tr: I becomes ı; de, el: ß and accents match capitals). Empty: that of
+    the reference, where a manifest gives it. whisper: its English normaliser for en or nothing, else its basic one."""
     cost: Literal["levenshtein", "sclite"] = "levenshtein"
-    """levenshtein: the fewest errors, which is how the word error rate is defined and what jiwer and this project's
-    ``evaluate`` count. sclite: the weights 4, 3, 3 and the ties of NIST sclite, for its very counts."""
+    """levenshtein: fewest errors, the definition of the word error rate, as in jiwer and ``evaluate``. sclite: the
+    weights 4, 3, 3 and the ties of NIST sclite, which give its counts."""
     optional_words: bool = True
     """In trn, stm and ctm, a word in parentheses may be left out (the option -D of sclite)."""
     allow_extra: bool = False
     """Leave out hypotheses of utterances that the reference does not have, instead of refusing them."""
     speakers: str = ""
-    """Who speaks, where the files do not say: a file of ``id speaker`` lines (Kaldi's utt2spk), or ``prefix`` for the
-    part of the id before the first -, or else _ (sclite -i rm)."""
+    """Speakers, where the files do not name them: a file of ``id speaker`` lines (Kaldi's utt2spk), or ``prefix`` for
+    the part of the id before the first - or else _ (sclite -i rm)."""
     bootstrap: int = 2_000
     """Resamples for the 95 % intervals."""
     seed: int = 1
+    """Seed of the resampling."""

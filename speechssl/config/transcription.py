@@ -26,17 +26,18 @@ class CaptionConfig:
 
 @dataclass(frozen=True)
 class LiveConfig:
-    """Transcription of a pipe: a window slides along in steps, and frames near its end wait for the next one.
+    """Transcription of a pipe, in windows that overlap: frames near the end of one wait for the next.
 
     A word comes out at most ``step_seconds + lookahead_seconds`` after the frame that ends it, and the time that
     computing one window takes.
     """
 
     window_seconds: float = 12.0
-    """What the model sees at a time."""
+    """Audio that the model sees at a time."""
     step_seconds: float = 1.0
+    """Distance of one window from the next."""
     lookahead_seconds: float = 2.0
-    """Of each window's end, seen again before its words count."""
+    """Part at the end of a window whose words wait for the next window."""
     pause_seconds: float = 1.0
     """Silence that ends a word and a line."""
 
@@ -48,18 +49,18 @@ class TranscribeConfig:
     model: str = ""
     """Model folder of a fine-tuning run."""
     output: str = ""
-    """Folder for one file an input and format, laid out like the input; empty: standard output."""
+    """Folder that gets a file for each input and format, laid out as the input. Empty: standard output."""
     format: str = "text"
     """One or several, separated by commas: text, json, jsonl, ctm, textgrid, srt, vtt."""
     block_seconds: float = 5.0
-    """Each layer looks at a block of this length and its two neighbours."""
+    """Each layer attends to a block of this length and its two neighbours."""
     max_stretch_seconds: float = 30.0
-    """A search decoder gets stretches between pauses, at most this long (greedy decoding needs none)."""
+    """Longest stretch that beam search decodes at once; recordings are cut at pauses. Greedy decoding needs no cut."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     live: LiveConfig = field(default_factory=LiveConfig)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """As that of ``evaluate``."""
+    """auto: bf16 where the processor or the GPU computes in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 
@@ -70,7 +71,7 @@ class AlignConfig:
     model: str = ""
     """Model folder of a fine-tuning run."""
     output: str = ""
-    """Folder for one file an utterance and format; empty: standard output."""
+    """Folder that gets a file for each utterance and format. Empty: standard output."""
     format: str = "textgrid"
     """One or several, separated by commas: text, json, jsonl, ctm, textgrid, srt, vtt."""
     splits: tuple[str, ...] = ()
@@ -78,5 +79,5 @@ class AlignConfig:
     block_seconds: float = 5.0
     captions: CaptionConfig = field(default_factory=CaptionConfig)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """As that of ``evaluate``."""
+    """auto: bf16 where the processor or the GPU computes in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

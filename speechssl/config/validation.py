@@ -9,12 +9,12 @@ __all__ = ["ValidationConfig"]
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Utterances that pretraining holds out. They are chosen by their ids alone: every seed holds out the same ones."""
+    """Utterances that pretraining holds out. They are chosen by their ids alone, not by the seed."""
 
     share: float = 0.01
-    """Share of the audio that is held out; 0 for none. Small corpora give a minute instead, but at most 5 %."""
+    """Share of the audio that is held out; 0 for none. Of a small corpus it is a minute, but at most 5 %."""
     seconds: float = 600.0
-    """Most audio that is held out: more would not make the curve smoother, only dearer."""
+    """Most audio that is held out. More costs time and makes the curve no smoother."""
     ids: tuple[str, ...] = ()
     """Files with one utterance id a line, held out instead of a share (whole speakers, a published list)."""
 

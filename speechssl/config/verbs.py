@@ -22,10 +22,10 @@ class EvaluateConfig:
         default_factory=lambda: DataConfig(splits=("test",), min_seconds=0.0, max_seconds=60.0, batch_seconds=200.0)
     )
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    """Where it is not greedy, the greedy word error rate is written beside it."""
+    """Search for the words. The greedy word error rate is written as well."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    """Of the model's matrix products. auto: bf16 where the processor or the GPU computes in it, else fp32. In bf16 one
-    frame in a hundred has another best symbol; fp32 for scores that do not depend on the machine."""
+    """auto: bf16 where the processor or the GPU computes in it, else fp32. In bf16 one frame in a hundred has another
+    best symbol; use fp32 for scores that do not depend on the machine."""
     bootstrap: int = 2_000
     """Resamples for the 95 % interval."""
     seed: int = 1
@@ -34,19 +34,19 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """The whole way: folder -> manifest -> shards -> pretraining -> fine-tuning -> evaluation -> report."""
+    """From a folder of audio to a report, stage by stage."""
 
     name: str = ""
     """Empty: the folder's name."""
     output: str = ""
     """Empty: ``runs/NAME``."""
     scratch: bool = False
-    """Also fine-tune the same model from random weights, for comparison: same labels, updates and tuning."""
+    """Also fine-tune the model from random weights, with the same labels, updates and learning rates, to compare."""
     learning_rates: tuple[float, ...] = ()
-    """Fine-tune with each of these rates and keep the one with the lowest dev WER; empty: ``finetune.optim.lr``."""
+    """Fine-tune with each of these rates and keep the one with the lowest dev WER. Empty: ``finetune.optim.lr``."""
     halve_at: tuple[float, ...] = ()
-    """Shares of the updates after which the worse half (by dev CER) of the rates that are left ends; of every arm
-    alike. Empty: all rates are trained to their end."""
+    """Shares of the updates after which the worse half of the remaining rates ends, judged by dev CER. Empty: all rates
+    are trained to their end."""
     jobs: int = 1
     """Fine-tunings at a time, each in a process of its own."""
     manifest: ManifestConfig = field(default_factory=ManifestConfig)

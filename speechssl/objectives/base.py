@@ -5,6 +5,7 @@ built, so the number of targets is known before the forward pass and the loss is
 micro-batches and ranks.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
@@ -13,7 +14,18 @@ from torch import Tensor, nn
 
 from speechssl.data.batches.batch import Batch, Prepared
 
-__all__ = ["Curve", "Loss", "Objective", "OfflineTargets", "Prepared", "PreparedT", "Preparer", "Rule"]
+__all__ = [
+    "Curve",
+    "Loss",
+    "Objective",
+    "OfflineTargets",
+    "Plateau",
+    "Prepared",
+    "PreparedT",
+    "Preparer",
+    "Ranks",
+    "Rule",
+]
 
 PreparedT = TypeVar("PreparedT", bound=Prepared)
 Prepared_co = TypeVar("Prepared_co", bound=Prepared, covariant=True)
@@ -35,25 +47,38 @@ class Loss:
 
 @dataclass(frozen=True)
 class Rule:
-    """When a metric of an objective has fallen too far, and what to try then.
-
-    training/monitoring/health.py evaluates it.
-    """
+    """A metric out of its bounds, and what to try then. training/monitoring/health.py evaluates it."""
 
     metric: str
     """Beginning of the metric's name; each metric that begins so is watched by itself."""
     finding: str
-    """Beginning of the finding's name: ``codebook`` gives ``codebook_collapse`` and ``codebook_shrinking``."""
-    dead: float
-    """Below this value the run has collapsed."""
-    meaning: str
-    """What such a value means."""
-    advice: str
-    """What to try, as whole sentences without the last full stop."""
-    shrunk: float = 0.0
-    """Share of its highest value below which the metric is warned about; 0: never."""
-    shrinking: str = ""
-    """What that means, and what to try."""
+    """Name of the finding."""
+    message: str
+    """What was seen and what to try, without the last full stop; may hold ``{name}``, ``{value}`` and ``{step}``, and
+    ``{peak}`` for the highest value so far."""
+    low: float = -math.inf
+    high: float = math.inf
+    """Bounds of the metric, which are in order themselves."""
+    fell: float = 0.0
+    """Share of its highest value that the metric must not fall below; 0: any."""
+    after: float | None = 0.1
+    """Share of the run after which the metric is judged, and not before 500 updates; None: from the first line."""
+    severity: Literal["warning", "collapse"] = "collapse"
+    """collapse: the weights are of no use any more."""
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """A loss that no longer falls, while another metric shows that it has not converged."""
+
+    metric: str
+    share: float
+    """Part of the run without a fall by 1 %."""
+    while_above: tuple[str, float]
+    """The other metric, and the value above which the model has not learnt yet."""
+    finding: str
+    message: str
+    """As in `Rule`; ``{value}`` is that of the other metric."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +131,14 @@ class OfflineTargets(Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """What an objective needs of the ranks of a run (``training.parallel.Parallel``)."""
+
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum of ``value`` over ranks, as a tensor of its own (a collective)."""
+        ...
+
+
 class Preparer(Protocol[Prepared_co]):
     """Draws masks and targets for a CPU batch, whose samples may be int16. Rows of weight 0 get no targets.
 
@@ -125,10 +158,12 @@ class Objective(nn.Module, Generic[PreparedT]):
     """What reports call it."""
     curves: ClassVar[tuple[Curve, ...]] = ()
     """What the report draws, its loss first."""
-    rules: ClassVar[tuple[Rule, ...]] = ()
-    """What tells a collapse of this objective, each with its own advice."""
+    rules: ClassVar[tuple[Rule | Plateau, ...]] = ()
+    """What tells that a run of this objective goes wrong, each with its own advice. Of the rules that one metric
+    breaks, the first is reported."""
     chance: dict[str, float]
-    """Metric name -> value that a model which has learnt nothing would show (for training/monitoring/health.py)."""
+    """Metric name -> value that a model which has learnt nothing would show: the first line of ``metrics.jsonl``, and
+    what training/monitoring/health.py compares with."""
     seed: int = 0
     """Key of what the preparer draws."""
 
@@ -172,6 +207,9 @@ class Objective(nn.Module, Generic[PreparedT]):
         """
         return {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
 
-    def after_update(self, step: int) -> None:
-        """Do what follows an optimiser step (an EMA teacher); ``step`` is the number of updates made so far."""
-        del step
+    def after_update(self, step: int, parallel: Ranks) -> None:
+        """Do what follows an optimiser step: move an EMA teacher, or codebooks by sums over all ranks.
+
+        Called on every rank, after the same updates. ``step`` is the number of updates made so far.
+        """
+        del step, parallel

@@ -6,10 +6,10 @@ which declares how it is called and what a report draws of it.
 
 from typing import Any
 
-from speechssl.config import HubertConfig, ObjectiveConfig, Wav2Vec2Config
-from speechssl.config.objectives import offline_targets
+from speechssl.config.objectives import BestRqConfig, HubertConfig, ObjectiveConfig, Wav2Vec2Config, offline_targets
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, OfflineTargets
+from speechssl.objectives.best_rq import BestRq
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 
@@ -23,6 +23,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Wav2Vec2
         case HubertConfig():
             return Hubert
+        case BestRqConfig():
+            return BestRq
 
 
 def build_objective(

@@ -23,6 +23,8 @@ from speechssl.objectives.base import Curve, Loss, Objective, OfflineTargets, Ru
 from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
     ACCURACY,
+    MASKED_LOSS,
+    MASKED_SHARE,
     MaskedPrepared,
     cosine_rows,
     draw_masks,
@@ -71,14 +73,13 @@ class HubertPreparer:
         mask &= known.any(axis=1, keepdims=True)
         masked = mask & known
         others = ~mask & known if self.everywhere else np.zeros_like(known)
-        return HubertPrepared(
-            batch=batch,
+        return HubertPrepared.of(
+            batch,
+            rows,
+            mask,
+            masked,
             n_targets=int(masked.sum()) + int(others.sum()),
-            mask=torch.from_numpy(mask),
-            lengths=batch.lengths if batch.padded else None,
-            frame_lengths=torch.tensor(rows) if batch.padded else None,
             units=torch.from_numpy(labels[masked]),
-            masked=FrameSelection.of(masked),
             others=FrameSelection.of(others),
             other_units=torch.from_numpy(labels[others]),
         )
@@ -118,13 +119,7 @@ class Hubert(Objective[HubertPrepared]):
 
     title = "HuBERT"
     curves = (
-        Curve(
-            "masked_loss",
-            "Masked prediction loss (nats per masked frame)",
-            "Masked prediction loss; lower is better.",
-            chance="loss",
-            held_out=True,
-        ),
+        MASKED_LOSS,
         ACCURACY,
         Curve(
             "prediction_perplexity",
@@ -137,13 +132,13 @@ class Hubert(Objective[HubertPrepared]):
     rules = (
         Rule(
             metric="prediction_perplexity",
-            finding="prediction",
-            dead=2.0,
-            meaning="the same unit is predicted for practically every frame",
-            advice="Try a lower optim.lr or a longer warmup; look at units/units.json: if one unit has nearly all "
-            "frames, use more audio for the k-means (objective.targets.kmeans_hours) or another layer, and check "
-            "that the audio is not silent",
+            finding="prediction_collapse",
+            message="{name} is {value:.2f}: the same unit is predicted for practically every frame. Try a lower "
+            "optim.lr or a longer warmup; look at units/units.json: if one unit has nearly all frames, use more audio "
+            "for the k-means (objective.targets.kmeans_hours) or another layer, and check that the audio is not silent",
+            low=2.0,
         ),
+        MASKED_SHARE,
     )
 
     def __init__(self, encoder: SpeechEncoder, cfg: HubertConfig, units: OfflineTargets, *, seed: int) -> None:

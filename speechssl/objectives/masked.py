@@ -6,6 +6,7 @@ utterance by its own key, so that neither batch neighbours nor ranks nor workers
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,11 +19,14 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
-from speechssl.objectives.base import Curve, Loss, Prepared
+from speechssl.objectives.base import Curve, Loss, Prepared, Rule
 from speechssl.objectives.frames import FrameSelection
 
 __all__ = [
     "ACCURACY",
+    "MASKED_LOSS",
+    "MASKED_SHARE",
+    "MaskPreparer",
     "MaskedPrepared",
     "cosine_rows",
     "draw_masks",
@@ -43,6 +47,26 @@ ACCURACY = Curve(
 )
 """The curve of every objective that chooses among candidates."""
 
+MASKED_LOSS = Curve(
+    "masked_loss",
+    "Masked prediction loss (nats per masked frame)",
+    "Masked prediction loss; lower is better.",
+    chance="loss",
+    held_out=True,
+)
+"""The curve of every objective that predicts the unit or code of masked frames."""
+MASKED_SHARE = Rule(
+    metric="masked_fraction",
+    finding="masked_fraction",
+    message="{value:.0%} of the frames are masked (usual: 49 to 57 %). Check the objective's mask.prob and "
+    "mask.length; very short utterances have room for few spans, so raise data.min_seconds",
+    low=0.15,
+    high=0.85,
+    after=None,
+    severity="warning",
+)
+"""Enough must be masked to have something to predict, and little enough to predict it from."""
+
 
 @dataclass(frozen=True)
 class MaskedPrepared(Prepared):
@@ -56,6 +80,29 @@ class MaskedPrepared(Prepared):
     """[B] int64 samples in each row, or None when no row is padded (then the encoder builds no masks)."""
     frame_lengths: Tensor | None
     """[B] int64 frames in each row, or None as above."""
+
+    @classmethod
+    def of(cls, batch: Batch, rows: list[int], mask: np.ndarray, targets: np.ndarray | None = None, **own: Any) -> Self:
+        """Return a CPU batch with its mask.
+
+        Parameters
+        ----------
+        rows
+            Valid frames in each row.
+        mask, targets
+            [B, F] bool: what is masked, and which of it carries a target (by default all).
+        own
+            What a subclass adds; ``n_targets`` where there are other targets than masked frames.
+        """
+        masked = mask if targets is None else targets
+        return cls(
+            batch=batch,
+            mask=torch.from_numpy(mask),
+            masked=FrameSelection.of(masked),
+            lengths=batch.lengths if batch.padded else None,
+            frame_lengths=torch.tensor(rows) if batch.padded else None,
+            **{"n_targets": int(masked.sum())} | own,
+        )
 
     def masked_fraction(self) -> Tensor:
         """Return the share of valid frames that are masked, as a scalar on the device."""
@@ -84,6 +131,22 @@ def draw_masks(batch: Batch, rows: list[int], frames: int, cfg: MaskConfig, seed
     """
     counted = [length if weight > 0 else 0 for length, weight in zip(rows, batch.weights.tolist(), strict=True)]
     return mask_batch(counted, frames, cfg, (generator("mask", seed, batch.epoch, item) for item in batch.ids))
+
+
+@dataclass(frozen=True)
+class MaskPreparer:
+    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and nothing else: targets are computed on
+    the device.
+    """
+
+    grid: FrameGrid
+    mask: MaskConfig
+    seed: int
+
+    def __call__(self, batch: Batch) -> MaskedPrepared:
+        """Return the batch with its masks; a row of weight 0 has none."""
+        rows, width = frame_counts(self.grid, batch)
+        return MaskedPrepared.of(batch, rows, draw_masks(batch, rows, width, self.mask, self.seed))
 
 
 def penalty_weight(encoder: SpeechEncoder, weight: float) -> float:

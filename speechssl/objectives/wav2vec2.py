@@ -25,6 +25,7 @@ from speechssl.objectives.base import Curve, Loss, Objective, Rule
 from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.masked import (
     ACCURACY,
+    MASKED_SHARE,
     MaskedPrepared,
     cosine_rows,
     draw_masks,
@@ -69,15 +70,7 @@ class Wav2Vec2Preparer:
             if count
         ]
         drawn = np.concatenate(negatives) if negatives else np.zeros((0, self.negatives), dtype=np.int32)
-        return Wav2Vec2Prepared(
-            batch=batch,
-            n_targets=int(mask.sum()),
-            mask=torch.from_numpy(mask),
-            lengths=batch.lengths if batch.padded else None,
-            frame_lengths=torch.tensor(rows) if batch.padded else None,
-            negatives=torch.from_numpy(drawn),
-            masked=FrameSelection.of(mask),
-        )
+        return Wav2Vec2Prepared.of(batch, rows, mask, negatives=torch.from_numpy(drawn))
 
 
 @dataclass(frozen=True)
@@ -174,15 +167,28 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
     rules = (
         Rule(
             metric="perplexity",
-            finding="codebook",
-            dead=2.0,
-            meaning="practically one entry is used",
-            advice="Try a lower optim.lr, a larger diversity weight, or a slower decay of the Gumbel temperature; "
-            "check that the audio is not silent",
-            shrunk=0.05,
-            shrinking="entries are dying. If it goes on, go back to an earlier checkpoint with a lower optim.lr or a "
-            "larger diversity weight",
+            finding="codebook_collapse",
+            message="{name} is {value:.2f}: practically one entry is used. Try a lower optim.lr, a larger diversity "
+            "weight, or a slower decay of the Gumbel temperature; check that the audio is not silent",
+            low=2.0,
         ),
+        Rule(
+            metric="perplexity",
+            finding="codebook_shrinking",
+            message="{name} fell from {peak:.0f} to {value:.1f}: entries are dying. If it goes on, go back to an "
+            "earlier checkpoint with a lower optim.lr or a larger diversity weight",
+            fell=0.05,
+            severity="warning",
+        ),
+        Rule(
+            metric="target_variance",  # 1 when the targets point everywhere, 0 when they are all the same
+            finding="target_collapse",
+            message="{name} is {value:.4f}: all targets are nearly the same vector, so there is nothing to predict. Go "
+            "back to an earlier checkpoint with a lower optim.lr; check that the audio is not silent",
+            low=0.01,
+            after=0.0,
+        ),
+        MASKED_SHARE,
     )
     temperature: Tensor
 

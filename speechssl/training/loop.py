@@ -149,7 +149,7 @@ def train(
                 if updated:
                     set_rate(optimizer, lr)
                     optimizer.step()
-                    objective.after_update(step + 1)
+                    objective.after_update(step + 1, parallel)
                     if state.average is not None:
                         state.average.update()
                     state.skips_in_row = 0

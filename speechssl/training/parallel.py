@@ -28,7 +28,7 @@ __all__ = ["TIMEOUT_SECONDS", "Parallel", "start_parallel"]
 TIMEOUT_SECONDS = 1800.0
 """How long a rank waits for the others (rank 0 may be validating); torchrun itself notices a rank that died at once."""
 
-Number = TypeVar("Number", int, float)
+Summed = TypeVar("Summed", int, float, Tensor)
 
 _stores: list[Any] = []
 _groups = count()
@@ -48,8 +48,13 @@ class Parallel:
         """Whether this is rank 0, the one that writes files."""
         return self.rank == 0
 
-    def sum(self, value: Number) -> Number:
-        """Return the sum of ``value`` over ranks, of the same Python type (a collective; integers stay exact)."""
+    def sum(self, value: Summed) -> Summed:
+        """Return the sum of ``value`` over ranks, of the same type (a collective; integers stay exact)."""
+        if isinstance(value, Tensor):
+            total = value.detach().clone()
+            if self.world > 1:
+                dist.all_reduce(total)
+            return total
         if self.world == 1:
             return value
         tensor = torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)

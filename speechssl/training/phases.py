@@ -186,6 +186,7 @@ def _outlook(phase: Phase, objective: Objective[Any], hours: float, validate: He
     cfg, plan = phase.cfg, phase.plan
     per_step = cfg.data.batches_per_step
     dropped = ", ".join(f"{count} {reason}" for reason, count in plan.dropped_counts.most_common())
+    chance = ", ".join(f"{name} {value:.3g}" for name, value in objective.chance.items())
     held = "nothing" if validate is None else f"{validate.seconds / 60:.1f} min in {len(phase.held):,} utterances"
     return (
         f"{phase.title}: {hours:.2f} h in {phase.plan.n_rows:,} utterances"
@@ -194,6 +195,7 @@ def _outlook(phase: Phase, objective: Objective[Any], hours: float, validate: He
         f"{cfg.training.steps * per_step / plan.batches_per_epoch:.1f} epochs; held out for validation: {held}; "
         f"{sum(parameter.numel() for parameter in objective.parameters()) / 1e6:.2f} M parameters; "
         f"{phase.parallel.world} x {phase.parallel.device.type}, {cfg.training.precision}"
+        + (f"; chance: {chance}" if chance else "")
     )
 
 

@@ -13,14 +13,6 @@ from speechssl.cli.main import EXIT_INTERRUPTED, VERBS, main
 from speechssl.core.errors import InterruptedRun
 
 
-def test_help_lists_every_verb(capsys):
-    assert main(["--help"]) == 0
-    text = capsys.readouterr().out
-    for verb in VERBS:
-        assert f"\n  {verb} " in text
-    assert "wav2vec2-base" in text
-
-
 def test_no_verb_is_a_wrong_command_line(capsys):
     assert main([]) == 2
     assert "usage" in capsys.readouterr().out
@@ -72,16 +64,6 @@ def test_wrong_use_is_explained(words, message, capsys, tmp_path, monkeypatch):
     assert main(words) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("verb", sorted(VERBS))
-def test_every_verb_has_help(verb, capsys):
-    try:
-        code = main([verb, "--help"])
-    except SystemExit as stop:  # tyro leaves by itself
-        code = stop.code
-    assert not code
-    assert f"speechssl {verb}" in capsys.readouterr().out
 
 
 def test_unknown_setting_is_a_wrong_command_line(capsys):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import soundfile
 
 from speechssl.cli.main import main
+from speechssl.config import HubertConfig, PretrainConfig
 from speechssl.config.load import write_toml
 from tests.support.tones import make_sentence, speak
 from tests.support.whole import settings, write_folder
@@ -64,6 +67,16 @@ def test_verify(place, tmp_path, capsys):
     assert "0 problems" not in total
     assert main(["verify", str(tmp_path / "nothing")]) == 1
     assert "nothing" in capsys.readouterr().err
+
+
+def test_a_run_folder_keeps_the_settings_of_the_chosen_objective_only(place):
+    pretrained, fine_tuned = (
+        tomllib.loads((place / stage / "config.toml").read_text(encoding="utf-8")) for stage in ("pretrain", "finetune")
+    )
+    assert pretrained["objective"]["kind"] == "hubert"
+    assert pretrained["objective"].keys() == {item.name for item in fields(HubertConfig)}
+    assert pretrained.keys() == {item.name for item in fields(PretrainConfig)}
+    assert "objective" not in fine_tuned
 
 
 def test_evaluate_and_report(place, capsys):

@@ -1,14 +1,14 @@
 """Settings: strict TOML, nearest match, overrides, presets, round trip."""
 
 import tomllib
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl import config
-from speechssl.config.load import find_config, from_dict, load_config, presets, read_toml, to_toml, write_toml
+from speechssl.config.load import find_config, from_dict, load_config, presets, read_toml, tagged, to_toml, write_toml
 from speechssl.config.old_form import in_new_form
 from speechssl.core.errors import ConfigError
 
@@ -140,6 +140,18 @@ def test_the_kind_of_an_objective_is_chosen_on_the_command_line():
         load_config(config.RunConfig, None, ["--pretrain.objective.kind", "huber"])
 
 
+@pytest.mark.parametrize("kind", tagged(config.ObjectiveConfig))
+def test_a_resolved_configuration_holds_the_settings_of_the_chosen_objective_only(kind):
+    own = {item.name for item in fields(tagged(config.ObjectiveConfig)[kind])}
+    pretraining = load_config(config.PretrainConfig, None, ["--objective.kind", kind])
+    whole = load_config(config.RunConfig, None, ["--pretrain.objective.kind", kind])
+    for resolved in (tomllib.loads(to_toml(pretraining)), tomllib.loads(to_toml(whole))["pretrain"]):
+        assert resolved.keys() == {item.name for item in fields(config.PretrainConfig)}
+        assert resolved["objective"].keys() == own
+        assert resolved["objective"]["kind"] == kind
+    assert "objective" not in to_toml(config.FinetuneConfig())
+
+
 def test_file_errors_name_the_file(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("optim = [", encoding="utf-8")
@@ -180,7 +192,7 @@ def test_write_leaves_no_temporary(tmp_path):
 
 
 def test_nan_is_no_setting_wherever_it_comes_from(tmp_path):
-    with pytest.raises(ConfigError, match=r"decoder\.lm_weight: nan is no number to set"):
+    with pytest.raises(ConfigError, match=r"decoder\.lm_weight: nan is not allowed"):
         load_config(config.EvaluateConfig, None, ["--decoder.lm-weight", "nan"])
     with pytest.raises(ConfigError, match=r"lm_weights: nan"):
         load_config(config.TuneConfig, None, ["--lm-weights", "1", "nan"])

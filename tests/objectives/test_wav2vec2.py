@@ -1,4 +1,4 @@
-"""The contrastive objective against its scalar oracle, its keys, and what must not change it."""
+"""The contrastive objective against its scalar oracle, and its distractors."""
 
 import math
 from dataclasses import replace
@@ -7,41 +7,19 @@ import numpy as np
 import pytest
 import torch
 
-from speechssl.config import EncoderConfig, FrontendConfig, MaskConfig, ModelConfig, Wav2Vec2Config
-from speechssl.data.batches.batch import Batch
+from speechssl.config import FrontendConfig, Wav2Vec2Config
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.frames import FrameSelection
 from speechssl.objectives.wav2vec2 import Wav2Vec2, contrast
 from tests.oracles import wav2vec2 as oracle
+from tests.support.objectives import MASK, MODEL, make_batch
 
-MODEL = ModelConfig(
-    frontend=FrontendConfig(conv_layers=((8, 10, 5), (8, 8, 4), (8, 4, 4), (8, 4, 4)), norm="group"),
-    encoder=EncoderConfig(dim=16, layers=1, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2, layer_drop=0.0),
-)
-MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
 CFG = Wav2Vec2Config(final_dim=8, groups=2, entries=5, negatives=7, mask=MASK)
 
 
 def make(cfg=CFG, model=MODEL, seed=3):
     torch.manual_seed(0)
     return Wav2Vec2(SpeechEncoder(model), cfg, seed=seed).double()
-
-
-def make_batch(lengths, ids=None, weights=None, epoch=0, total=None):
-    rng = np.random.default_rng(5)
-    waves = [rng.normal(size=16_000) for _ in range(8)]
-    wave = torch.zeros(len(lengths), total or max(lengths), dtype=torch.float64)
-    ids = ids or tuple(f"u{i}" for i in range(len(lengths)))
-    for row, (item, length) in enumerate(zip(ids, lengths, strict=True)):
-        wave[row, :length] = torch.from_numpy(waves[int(item[1:])][:length])
-    return Batch(
-        wave=wave,
-        lengths=torch.tensor(lengths),
-        starts=torch.zeros(len(lengths), dtype=torch.int64),
-        weights=torch.ones(len(lengths)) if weights is None else torch.tensor(weights),
-        ids=ids,
-        epoch=epoch,
-    )
 
 
 def internals(objective, prepared):
@@ -150,74 +128,13 @@ def test_gathering_the_logits_one_by_one_gives_the_same_loss_and_gradient():
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("stem", ["group", "layer", "logmel"])
-def test_a_padded_batch_is_the_sum_of_its_utterances(stem):
-    frontend = FrontendConfig(kind="logmel", n_mels=20, stack=2) if stem == "logmel" else replace(
-        MODEL.frontend, norm=stem
-    )  # fmt: skip
-    # Diversity is a statistic of all masked frames of a batch, so it is left out of the comparison.
-    objective = make(replace(CFG, diversity_weight=0.0), replace(MODEL, frontend=frontend)).eval()
-    lengths = [16_000, 12_345, 9_000]
-    together = objective(objective.prepare(make_batch(lengths)))
-    alone = [objective(objective.prepare(make_batch([n], ids=(f"u{i}",)))) for i, n in enumerate(lengths)]
-    padded = objective(objective.prepare(make_batch(lengths, total=20_000)))
-    assert together.n_targets == sum(loss.n_targets for loss in alone)
-    assert together.sum.item() == pytest.approx(sum(loss.sum.item() for loss in alone), rel=1e-5)
-    assert padded.sum.item() == pytest.approx(together.sum.item(), rel=1e-5)
-    parameters = [p for p in objective.parameters() if p.requires_grad]
-    gradient = torch.autograd.grad(together.sum, parameters, allow_unused=True)
-    singles = torch.autograd.grad(sum(loss.sum for loss in alone), parameters, allow_unused=True)
-    for a, b in zip(gradient, singles, strict=True):
-        assert (a is None) == (b is None)
-        if a is not None:
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
-
-
-def test_masks_and_negatives_depend_on_seed_epoch_and_id_only():
-    objective = make()
-    alone = objective.prepare(make_batch([16_000], ids=("u1",)))
-    among = objective.prepare(make_batch([16_000, 16_000, 9_000], ids=("u0", "u1", "u2")))
-    assert torch.equal(among.mask[1], alone.mask[0])
-    first = int(among.masked.counts[0])
-    assert torch.equal(among.negatives[first : first + alone.n_targets], alone.negatives)
-    assert not torch.equal(objective.prepare(make_batch([16_000], ids=("u1",), epoch=1)).mask, alone.mask)
-    assert not torch.equal(make(seed=4).prepare(make_batch([16_000], ids=("u1",))).mask, alone.mask)
-    rows = torch.arange(alone.n_targets)[:, None]
-    assert (alone.negatives != rows).all()
-    assert 0 <= int(alone.negatives.min()) <= int(alone.negatives.max()) < alone.n_targets
-
-
-def test_rows_without_weight_or_mask_do_not_count():
-    objective = make(replace(CFG, diversity_weight=0.0)).eval()
-    # Row 1 stands in for unreadable audio; row 2 is too short for a span.
-    both = objective(objective.prepare(make_batch([16_000, 16_000, 900], weights=[1.0, 0.0, 1.0])))
-    alone = objective(objective.prepare(make_batch([16_000])))
-    assert both.n_targets == alone.n_targets
-    assert both.sum.item() == pytest.approx(alone.sum.item(), rel=1e-6)
-
-
-def test_no_target_at_all_still_reaches_every_parameter():
-    objective = make()
-    prepared = objective.prepare(make_batch([16_000, 900], weights=[0.0, 1.0]))
-    loss = objective(prepared)
-    loss.sum.backward()
-    assert (prepared.n_targets, loss.n_targets, loss.sum.item()) == (0, 0, 0.0)
-    assert all(p.grad is not None and not p.grad.any() for p in objective.parameters() if p.requires_grad)
-
-
-def test_every_parameter_learns_and_training_is_reproducible():
-    objective = make().train()
-    prepared = objective.prepare(make_batch([16_000, 14_000]))
-    values = []
-    for _ in range(2):
-        objective.zero_grad()
-        torch.manual_seed(9)
-        loss = objective(prepared)
-        loss.sum.backward()
-        values.append(loss.sum.item())
-    assert values[0] == values[1]
-    still = [name for name, p in objective.named_parameters() if p.grad is None or not p.grad.any()]
-    assert still == []
+def test_distractors_are_other_masked_frames_of_the_same_utterance():
+    prepared = make().prepare(make_batch([16_000, 9_000, 900]))  # the last is too short for a span
+    counts = prepared.masked.counts.tolist()
+    assert min(counts[:2]) > 1 and counts[2] == 0
+    for count, negatives in zip(counts, prepared.negatives.split(counts), strict=True):
+        assert (negatives != torch.arange(count)[:, None]).all()
+        assert ((negatives >= 0) & (negatives < count)).all()
 
 
 def test_gumbel_temperature_follows_the_step_alone():
@@ -245,14 +162,3 @@ def test_metrics_and_chance_level():
     assert (collapsed["contrastive"].item(), collapsed["accuracy"].item()) == (0.0, 0.0)
     assert collapsed["codes_used"].item() == pytest.approx(0.2)
     assert collapsed["perplexity_0"].item() == pytest.approx(1.0, abs=1e-6)
-
-
-def test_bfloat16_autocast_stays_close_and_finite():
-    objective = make().float().eval()
-    batch = make_batch([16_000, 16_000])
-    prepared = objective.prepare(replace(batch, wave=batch.wave.float()))
-    exact = objective(prepared).sum
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = objective(prepared)
-    assert loss.sum.dtype == torch.float32
-    assert loss.sum.item() == pytest.approx(exact.item(), rel=0.05)

@@ -1,10 +1,81 @@
-"""Changes deep inside the settings of an objective, in one call."""
+"""Every objective of the configuration at toy size, batches for it, and changes deep inside its settings."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any, get_args
 
-from speechssl.config import PretrainConfig
+import numpy as np
+import torch
 
-__all__ = ["with_objective", "with_targets"]
+from speechssl.config import EncoderConfig, FrontendConfig, MaskConfig, ModelConfig, ObjectiveConfig, PretrainConfig
+from speechssl.config.objectives import offline_targets
+from speechssl.data.batches.batch import Batch
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.base import Objective
+from speechssl.objectives.build import build_objective
+from speechssl.targets.table import UnitTable
+
+__all__ = [
+    "KINDS",
+    "MASK",
+    "MODEL",
+    "N_UNITS",
+    "STEMS",
+    "build",
+    "make_batch",
+    "table",
+    "with_objective",
+    "with_targets",
+]
+
+KINDS = {cfg().kind: cfg for cfg in get_args(ObjectiveConfig)}
+"""Kind -> class of settings, of every objective there is."""
+MODEL = ModelConfig(
+    frontend=FrontendConfig(conv_layers=((8, 10, 5), (8, 8, 4), (8, 4, 4), (8, 4, 4)), norm="group"),
+    encoder=EncoderConfig(dim=16, layers=1, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2, layer_drop=0.0),
+)
+STEMS = {
+    "group": MODEL.frontend,
+    "layer": replace(MODEL.frontend, norm="layer"),
+    "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=2),
+}
+MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
+N_UNITS = 11
+
+
+def table(ids=("u0", "u1", "u2"), frames=60, hop=320) -> UnitTable:
+    """Return random units of utterances."""
+    rng = np.random.default_rng(1)
+    return UnitTable({item: rng.integers(0, N_UNITS, frames) for item in ids}, n_units=N_UNITS, hop=hop)
+
+
+def build(kind: str, *, model: ModelConfig = MODEL, seed: int = 3, weights: int = 0, **changes: Any) -> Objective[Any]:
+    """Return an objective of default settings but for short masks and ``changes``; settings it lacks are passed over.
+
+    ``weights`` is the key of its random weights, ``seed`` that of what it prepares.
+    """
+    cfg = KINDS[kind]()
+    own = {item.name for item in fields(cfg)}
+    cfg = replace(cfg, **{name: value for name, value in ({"mask": MASK} | changes).items() if name in own})
+    torch.manual_seed(weights)
+    return build_objective(cfg, SpeechEncoder(model), table() if offline_targets(cfg) else None, seed)
+
+
+def make_batch(lengths, ids=None, weights=None, epoch=0, total=None) -> Batch:
+    """Return float64 noise, a function of each row's id (``u0``, ``u1`` ...); ``total`` adds padding."""
+    rng = np.random.default_rng(5)
+    waves = [rng.normal(size=16_000) for _ in range(8)]
+    wave = torch.zeros(len(lengths), total or max(lengths), dtype=torch.float64)
+    ids = ids or tuple(f"u{i}" for i in range(len(lengths)))
+    for row, (item, length) in enumerate(zip(ids, lengths, strict=True)):
+        wave[row, :length] = torch.from_numpy(waves[int(item[1:])][:length])
+    return Batch(
+        wave=wave,
+        lengths=torch.tensor(lengths),
+        starts=torch.zeros(len(lengths), dtype=torch.int64),
+        weights=torch.ones(len(lengths)) if weights is None else torch.tensor(weights),
+        ids=ids,
+        epoch=epoch,
+    )
 
 
 def with_objective(cfg: PretrainConfig, **changes: object) -> PretrainConfig:

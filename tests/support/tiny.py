@@ -11,7 +11,7 @@ from torch.nn import functional
 from speechssl.config import OptimConfig, PretrainConfig, TrainingConfig
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch
-from speechssl.objectives.base import Loss, Objective, Prepared
+from speechssl.objectives.base import Loss, Objective, Prepared, Ranks
 from speechssl.training.loop import train
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
@@ -107,7 +107,8 @@ class TinyObjective(Objective[Prepared]):
             total = total * float("nan")
         return Loss(total, prepared.n_targets, {"error": total.detach() / max(1, prepared.n_targets)})
 
-    def after_update(self, step: int) -> None:
+    def after_update(self, step: int, parallel: Ranks) -> None:
+        del parallel
         self.updates.append(step)
 
 

@@ -9,7 +9,6 @@ from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.ledger import Entry, read_ledger
 from speechssl.core.tolerance import TooManyBadError
 from speechssl.training.checkpoints.checkpoint import Checkpoints
-from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
 from tests.support.tiny import (
     OPTIM,
@@ -30,7 +29,7 @@ from tests.training.test_parallel import on_ranks
 
 def test_a_run_leaves_metrics_checkpoints_and_its_configuration(tmp_path):
     objective, result = run_tiny(tmp_path)
-    lines = read_metrics(tmp_path / "metrics.jsonl")
+    lines = lines_of(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert (result.step, result.best_step, result.best_value) == (6, None, None)
     assert (tmp_path / "config.toml").exists()
@@ -56,7 +55,7 @@ class Watched(TinyObjective):
         super().__init__(**options)
         self.gradients = []
 
-    def after_update(self, step):
+    def after_update(self, step, parallel):
         self.gradients.append({name: value.grad.clone() for name, value in self.named_parameters()})
 
 
@@ -126,7 +125,7 @@ def test_settings_of_torch_are_put_back(tmp_path):
     seen = []
 
     class Looking(TinyObjective):
-        def after_update(self, step):
+        def after_update(self, step, parallel):
             seen.append((torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()))
 
     before = torch.get_num_threads()

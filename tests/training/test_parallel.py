@@ -58,6 +58,9 @@ def on_ranks(function, *arguments, world=2):
 def test_one_rank_is_local():
     assert ALONE.first
     assert ALONE.sum(3) == 3
+    own = torch.ones(2)
+    total = ALONE.sum(own)
+    assert torch.equal(total, own) and total.data_ptr() != own.data_ptr()  # changing the sum changes no codebook
     assert ALONE.gather({"a": 1}) == [{"a": 1}]
     assert ALONE.any(True) is True
     assert ALONE.any(False) is False
@@ -78,6 +81,7 @@ def _collectives(parallel):
     return {
         "sum": parallel.sum(2**53 + parallel.rank),
         "float": parallel.sum(0.25 + parallel.rank),
+        "tensor": parallel.sum(torch.tensor([1.0, parallel.rank])).tolist(),
         "any": (parallel.any(parallel.rank == 1), parallel.any(False)),
         "finite": (parallel.all_finite(finite), parallel.all_finite(torch.ones(2))),
         "gather": parallel.gather(mine),
@@ -93,6 +97,7 @@ def test_two_ranks_agree():
     assert zero["sum"] == 2**54 + 1  # exact, beyond the integers of a float64
     assert isinstance(zero["sum"], int)
     assert zero["float"] == 1.5
+    assert zero["tensor"] == [2.0, 1.0]
     assert zero["any"] == (True, False)
     assert zero["finite"] == (False, True)
     assert [rank["rank"] for rank in zero["gather"]] == [0, 1]

@@ -98,7 +98,10 @@ def test_wav2vec2_makes_a_model_folder_once(cfg, tmp_path, capsys):
     assert [entry.reason for entry in read_ledger(tmp_path / "run" / "ledger.jsonl")] == ["too_short"] * short > []
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines if line["phase"] == "train"] == [1, 2, 3, 4, 5]
-    assert {"contrastive", "accuracy", "perplexity_0", "perplexity_1", "codes_used"} <= lines[0].keys()
+    chance, first = lines[:2]
+    assert {"contrastive", "accuracy", "perplexity_0", "perplexity_1", "codes_used"} <= first.keys()
+    assert chance["phase"] == "chance" and chance["accuracy"] == pytest.approx(1 / (1 + cfg.objective.negatives))
+    assert said.endswith(f"; chance: contrastive {chance['contrastive']:.3g}, accuracy {chance['accuracy']:.3g}")
     written = (model / "model.safetensors").stat().st_mtime_ns
     assert pretrain(cfg) == model
     assert "nothing is left to do" in capsys.readouterr().err

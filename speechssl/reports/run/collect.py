@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from speechssl.evaluation.wer.report import WerReport
 from speechssl.evaluation.wer.summary import summarise
 from speechssl.reports.page.lines import read_lines
 from speechssl.reports.run.corpus import Corpus, read_corpus
+from speechssl.reports.run.objective import Trained
 from speechssl.reports.run.unit_use import UnitUse, read_units
 
 __all__ = ["Evaluation", "RunRecord", "Training", "collect"]
@@ -44,6 +46,11 @@ class Training:
     health: list[dict[str, Any]]
     units: UnitUse | None = None
     """The discrete targets of an iteration."""
+
+    @cached_property
+    def objective(self) -> Trained:
+        """What this version knows of the objective."""
+        return Trained.by(self.config)
 
 
 @dataclass(frozen=True)

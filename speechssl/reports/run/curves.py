@@ -14,7 +14,6 @@ from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure
 from speechssl.reports.run.collect import Training
 from speechssl.reports.run.facts import dev_wer
-from speechssl.reports.run.objective import candidates, objective_curves, setting
 from speechssl.reports.run.unit_use import use_chart
 
 __all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
@@ -61,13 +60,13 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
 
 def _curves(trainings: Sequence[Training]) -> list[Curve]:
     """Return the curves of the objectives, the loss first: the whole loss where no loss of an objective was logged."""
-    curves = list(dict.fromkeys(curve for t in trainings for curve in objective_curves(t.config)))
+    curves = list(dict.fromkeys(curve for t in trainings for curve in t.objective.curves))
     logged = {name for t in trainings for row in t.train for name in row}
     return curves if any(curve.metric in logged for curve in curves if curve.chance == "loss") else [_LOSS, *curves]
 
 
 def _caption(trainings: Sequence[Training], curve: Curve) -> str:
-    most = setting(trainings[0].config, curve.most) if curve.most else None
+    most = trainings[0].objective.setting(curve.most) if curve.most else None
     return curve.caption.replace("{most}", f", of {most}" if most else "")
 
 
@@ -199,7 +198,7 @@ def _chances(trainings: Sequence[Training]) -> tuple[list[tuple[str, float]], li
     accuracies: list[tuple[str, float]] = []
     counted = False
     for index, training in enumerate(trainings):
-        among, units = candidates(training.config, index), training.units
+        among, units = training.objective.candidates(index), training.units
         loss = math.log(among) if among else None
         accuracy = 100 / among if among else None
         if units is not None and units.entropy and units.largest_share:

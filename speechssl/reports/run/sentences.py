@@ -7,7 +7,6 @@ from speechssl.core.text_table import interval_text, percent
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.wer.wer_text import UNSPACED
 from speechssl.reports.run.collect import Evaluation, RunRecord
-from speechssl.reports.run.objective import objective_title
 
 __all__ = ["comparison_sentence", "model_sentence", "probability_text", "score_sentences"]
 
@@ -18,7 +17,7 @@ def model_sentence(record: RunRecord) -> str:
     pretraining = next((t for t in record.trainings if t.phase == "pretrain"), None)
     any_training = pretraining or next(iter(record.trainings), None)
     if pretraining is not None:
-        parts.append(f"{objective_title(pretraining.config)} pretraining".strip())
+        parts.append(f"{pretraining.objective.title} pretraining".strip())
     if any(t.phase == "finetune" for t in record.trainings):
         parts.append("CTC fine-tuning")
     model = any_training.config.get("model") if any_training else None

@@ -1,8 +1,8 @@
 """Is this run learning, or collapsing? Each finding names what happened, why it matters, and what to try.
 
 In: the metrics of each log line. Out: findings, each once per episode. Self-supervised losses can look good while the
-model learns nothing (a dead codebook makes every negative equal), so losses are read together with codebook use and
-variance.
+model learns nothing (a dead codebook makes every negative equal), so losses are read together with what the objective's
+own rules say.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from speechssl.objectives.base import Rule
+from speechssl.objectives.base import Plateau, Rule
 
 __all__ = ["Finding", "Health"]
 
@@ -24,29 +24,14 @@ AT_CHANCE = 0.97
 grace."""
 TOO_GOOD = 0.02
 """No honest masked-prediction loss on speech falls below this share of chance (published runs end above a quarter)."""
-DEAD_PERPLEXITY = 2.0
-"""A group of a codebook that uses less than two entries carries no information."""
-DEAD_VARIANCE = 0.01
-"""Summed variance of unit-length targets: 1 when they point everywhere, 0 when they are all the same."""
-MASKED_RANGE = (0.15, 0.85)
-"""Share of masked frames that leaves something to predict and something to predict it from (papers: 0.49 to 0.57)."""
 EXPLOSION = 10.0
 """Times the running median of the gradient norm."""
 WAIT_SHARE = 0.2
 """Share of the time spent waiting for data."""
-ALL_BLANK = 0.99
-"""Share of frames whose best CTC label is the blank; speech needs about 0.6 to 0.95."""
-PLATEAU_BLANK = 0.9
-"""A loss that stands still below this share of blanks has simply converged."""
 MEMORISES_SHARE = 0.15
 """Share of the run that must have passed since the lowest validation loss."""
 MEMORISES_RISE = 1.01
 """Rise of the validation loss, as a factor of its lowest value, that is more than a ripple."""
-PLATEAU = (
-    "All-blank output is normal for the first part of a run. If it lasts: check the transcripts and the vocabulary in "
-    "the ledger, shorten ctc.freeze_steps, or raise optim.lr"
-)
-
 Check = Callable[[int, dict[str, float]], Iterator[tuple[str, "Finding | None"]]]
 """Yields (condition, finding or None when the condition does not hold) for every condition it can judge."""
 
@@ -76,8 +61,9 @@ class Health:
         The objective's own (``Objective.rules``).
     """
 
-    def __init__(self, chance: Mapping[str, float], total_steps: int, rules: Sequence[Rule] = ()) -> None:
-        self.rules = tuple(rules)
+    def __init__(self, chance: Mapping[str, float], total_steps: int, rules: Sequence[Rule | Plateau] = ()) -> None:
+        self.rules = [rule for rule in rules if isinstance(rule, Rule)]
+        self.plateaus = [rule for rule in rules if isinstance(rule, Plateau)]
         self.chance = {name: value for name, value in chance.items() if value > 0}
         self.total = max(1, total_steps)
         self._active: set[tuple[str, str]] = set()
@@ -85,7 +71,7 @@ class Health:
         self._peaks: dict[str, float] = {}
         self._norms: deque[float] = deque(maxlen=20)
         self._waits: deque[float] = deque(maxlen=3)
-        self._losses: list[tuple[int, float]] = []
+        self._losses: dict[str, list[tuple[int, float]]] = {}
         self._trained: list[float] = []
         self._validated: list[tuple[int, float, float]] = []
 
@@ -106,14 +92,13 @@ class Health:
         checks: list[Check] = [
             self._learning,
             self._ruled,
-            self._targets,
+            self._falling,
             self._gradient,
             self._skips,
             self._loader,
-            self._ctc,
             self._memorising,
         ]
-        return checks if self.total >= GRACE_STEPS else checks[2:]
+        return checks if self.total >= GRACE_STEPS else checks[1:]
 
     def _settled(self, step: int, share: float = GRACE_SHARE) -> bool:
         return step >= max(GRACE_STEPS, share * self.total)
@@ -139,50 +124,46 @@ class Health:
             if not self._settled(step) or value > TOO_GOOD * chance:
                 yield f"too_good {name}", None
                 continue
-            dead = [
-                f"{key} = {x:.2f}" for key, x in values.items() if key.startswith("perplexity") and x < DEAD_PERPLEXITY
-            ]
-            if values.get("target_variance", 1.0) < DEAD_VARIANCE:
-                dead.append(f"target_variance = {values['target_variance']:.4f}")
             message = f"{name} is {value:.4f}, too good to be true (chance: {chance:.3f})"
+            broken = [(rule, key) for rule in self.rules for key in values if self._broken(rule, key, values)]
+            dead = [_said(rule, key, values[key]) for rule, key in broken if rule.severity == "collapse"]
             if dead:
-                message += f", and the targets are all alike ({', '.join(dead)}): a collapse that looks like success. "
-                message += "Go back to an earlier checkpoint with a lower optim.lr or a larger diversity weight"
+                message += f": a collapse that looks like success. {dead[0]}"
             else:
                 message += ". Look for repeated audio, a constant signal, or targets that leak into the input"
             yield f"too_good {name}", Finding("too_good", message, "collapse" if dead else "warning")
 
     def _ruled(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
         """The objective's own rules, such as the use of each group of a codebook."""
-        for rule, name in [(rule, name) for rule in self.rules for name in values if name.startswith(rule.metric)]:
-            value, condition = values[name], f"{rule.finding} {name}"
-            peak = self._peaks[name] = max(value, self._peaks.get(name, 0.0))
-            if not self._settled(step):
-                continue
-            if value < rule.dead:
-                message = f"{name} is {value:.2f}: {rule.meaning}. {rule.advice}"
-                yield condition, Finding(f"{rule.finding}_collapse", message, "collapse")
-            elif value < rule.shrunk * peak:
-                message = f"{name} fell from {peak:.0f} to {value:.1f}: {rule.shrinking}"
-                yield condition, Finding(f"{rule.finding}_shrinking", message)
-            else:
-                yield condition, None
+        for name, value in values.items():
+            self._peaks[name] = max(value, self._peaks.get(name, value))
+            told = False
+            for rule in self.rules:
+                if name.startswith(rule.metric) and (rule.after is None or self._settled(step, rule.after)):
+                    found = not told and self._broken(rule, name, values)
+                    message = _said(rule, name, value, step=step, peak=self._peaks[name])
+                    yield f"{rule.finding} {name}", Finding(rule.finding, message, rule.severity) if found else None
+                    told = told or found
 
-    def _targets(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
-        if (variance := values.get("target_variance")) is not None and step >= min(GRACE_STEPS, 0.5 * self.total):
-            message = (
-                f"target_variance is {variance:.4f}: all targets are nearly the same vector, so there is nothing to "
-                "predict. Go back to an earlier checkpoint with a lower optim.lr; check that the audio is not silent"
-            )
-            finding = Finding("target_collapse", message, "collapse")
-            yield "targets", finding if variance < DEAD_VARIANCE else None
-        if (masked := values.get("masked_fraction")) is not None:
-            message = (
-                f"{masked:.0%} of the frames are masked (usual: 49 to 57 %). Check the objective's mask.prob "
-                "and mask.length; very short utterances have room for few spans, so raise data.min_seconds"
-            )
-            fine = MASKED_RANGE[0] <= masked <= MASKED_RANGE[1]
-            yield "masked", None if fine else Finding("masked_fraction", message)
+    def _broken(self, rule: Rule, name: str, values: dict[str, float]) -> bool:
+        value = values[name]
+        least = max(rule.low, rule.fell * self._peaks.get(name, 0.0)) if rule.fell else rule.low
+        return name.startswith(rule.metric) and not least <= value <= rule.high
+
+    def _falling(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
+        """Losses that must go on falling: the objective's plateaus."""
+        for rule in self.plateaus:
+            witness, most = rule.while_above
+            if rule.metric not in values or witness not in values:
+                continue
+            losses = self._losses.setdefault(rule.finding, [])
+            losses.append((step, values[rule.metric]))
+            begin = step - rule.share * self.total
+            before = [loss for at, loss in losses if at <= begin]
+            recent = [loss for at, loss in losses if at > begin]
+            stuck = bool(before) and min(recent) > 0.99 * min(before) and values[witness] > most
+            message = rule.message.format(name=rule.metric, value=values[witness], step=step)
+            yield rule.finding, Finding(rule.finding, message) if stuck else None
 
     def _gradient(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
         del step
@@ -217,24 +198,6 @@ class Health:
             if slow or wait < WAIT_SHARE / 2:
                 yield "loader", Finding("slow_loader", message) if slow else None
 
-    def _ctc(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
-        """The blank plateau: normal at first, a failure when it lasts."""
-        if (blank := values.get("blank_fraction")) is not None and "loss" in values:
-            self._losses.append((step, values["loss"]))
-            before = [loss for at, loss in self._losses if at <= step - 0.2 * self.total]
-            recent = [loss for at, loss in self._losses if at > step - 0.2 * self.total]
-            stuck = bool(before) and min(recent) > 0.99 * min(before)
-            message = f"{blank:.0%} of the frames are blank after step {step}. {PLATEAU}"
-            yield "blank", Finding("ctc_all_blank", message) if blank > ALL_BLANK and self._settled(step, 0.3) else None
-            message = f"the CTC loss has not fallen for a fifth of the run ({blank:.0%} blank frames). {PLATEAU}"
-            yield "plateau", Finding("ctc_plateau", message) if stuck and blank > PLATEAU_BLANK else None
-        if (wer := values.get("dev_wer")) is not None:
-            message = (
-                f"dev_wer is {wer:.2f} at step {step}: nothing is recognised yet. Look at the samples in the log: "
-                "no words at all is the blank plateau (train longer), wrong letters are a vocabulary that does not fit"
-            )
-            yield "no_words", Finding("ctc_no_words", message) if wer > 0.98 and self._settled(step, 0.5) else None
-
     def _memorising(self, step: int, values: dict[str, float]) -> Iterator[tuple[str, Finding | None]]:
         """Held-out loss that has risen for long while the training loss went on falling."""
         if "valid_loss" not in values:
@@ -256,3 +219,7 @@ class Health:
         )
         lasting = step - best >= MEMORISES_SHARE * self.total
         yield "memorises", Finding("memorises", message) if risen and lasting and now < then else None
+
+
+def _said(rule: Rule, name: str, value: float, *, step: int = 0, peak: float = 0.0) -> str:
+    return rule.message.format(name=name, value=value, step=step, peak=peak)

@@ -72,10 +72,16 @@ class Journal:
         self._rejected = []
 
     def begin(self, start: int) -> None:
-        """Cut off the steps that are done again, and let the health checks see those that are not."""
+        """Cut off the steps that are done again, and let the health checks see those that are not.
+
+        A run's first line is the level of chance, where there is one.
+        """
         self.run.metrics.cut(start)
         if self.parallel.first:
-            for line in read_metrics(self.run.metrics.path):
+            lines = read_metrics(self.run.metrics.path)
+            if self.health.chance and not any(line.get("phase") == "chance" for line in lines):
+                self.run.metrics.append(start, "chance", self.health.chance)
+            for line in lines:
                 if line.get("phase") in {"train", "valid"}:
                     self.health.watch(int(line["step"]), line)
 

@@ -25,10 +25,9 @@ from speechssl.objectives.wav2vec2 import Wav2Vec2
 from tests.data.batches.test_parcels import tensors
 from tests.data.batches.test_stream import CFG as SHORT
 from tests.data.batches.test_stream import SECONDS, code_points
-from tests.objectives.test_hubert import table
 from tests.objectives.test_wav2vec2 import CFG as WAV2VEC2
-from tests.objectives.test_wav2vec2 import MASK, MODEL
 from tests.support.chirps import chirp_shards
+from tests.support.objectives import MASK, MODEL, table
 
 
 @pytest.fixture(scope="module")

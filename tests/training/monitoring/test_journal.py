@@ -9,6 +9,7 @@ import torch
 from speechssl.core.errors import RunError
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.training.monitoring import health
+from speechssl.training.monitoring.log import read_metrics
 from tests.support.tiny import Stopping, TinyObjective, lines_of, run_tiny, tiny, training
 from tests.training.test_parallel import on_ranks
 
@@ -47,11 +48,21 @@ def test_a_resumed_run_remembers_what_it_has_found(tmp_path, monkeypatch):
     assert [line["step"] for line in found] == [5]
 
 
+def test_the_level_of_chance_is_the_first_line_once(tmp_path):
+    cfg = training(steps=4, save_every=2)
+    with pytest.raises(RuntimeError, match="plug"):
+        run_tiny(tmp_path, tiny(), Stopping(3), cfg)
+    run_tiny(tmp_path, tiny(), cfg=cfg)
+    first, *others = read_metrics(tmp_path / "metrics.jsonl")
+    assert (first["phase"], first["step"], first["error"]) == ("chance", 0, 1.0)
+    assert {line["phase"] for line in others} == {"train"}
+
+
 def _diverging(parallel, folder):
     objective = tiny()
     if parallel.rank == 1:
 
-        def perturb(step):
+        def perturb(step, parallel):
             if step == 4:
                 with torch.no_grad():
                     objective.body.weight[0, 0] += 1e-3

@@ -35,7 +35,7 @@ from speechssl.interop.model_folder import load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from speechssl.reports.run.collect import Training, collect
+from speechssl.reports.run.collect import collect
 from speechssl.reports.run.curves import pretraining_figures
 from speechssl.targets import fit as units_module
 from speechssl.targets.table import UnitTable
@@ -404,5 +404,5 @@ def test_M1_the_report_draws_training_against_held_out(cfg, tmp_path):
     (training,) = record.trainings
     drawings = [str(figure.drawing) for figure in pretraining_figures([training])[:2]]
     assert all("held out" in text and "training" in text for text in drawings)
-    bare = Training(**{**vars(training), "valid": []})
+    bare = replace(training, valid=[])
     assert "held out" not in str(pretraining_figures([bare])[0].drawing)

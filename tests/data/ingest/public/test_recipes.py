@@ -63,7 +63,7 @@ def test_one_corpus_and_its_parts(recipe, capsys):
 
 @pytest.mark.parametrize(("words", "message"), [
     (["corpus", "librispech"], "did you mean 'librispeech'"),
-    (["corpus"], "usage: speechssl corpus list|NAME FOLDER"),
+    (["corpus"], "usage: speechssl corpus list|NAME [FOLDER [CONFIG]]"),
     (["corpus", "librispeech", "nowhere"], "nowhere: no such folder; give the folder of LibriSpeech; --download"),
     (["corpus", "mls", "nowhere", "--download"], "mls cannot be downloaded"),
     (["corpus", "librispeech", ".", "--subset", "dev"], "librispeech has no subset 'dev'"),

@@ -1,0 +1,186 @@
+"""What ``speechssl --help`` and ``speechssl VERB --help`` print.
+
+In: the name of a verb and the configuration it starts from. Out: usage, what the verb does, two examples, flags, and
+the settings with their values.
+"""
+
+import shutil
+import textwrap
+from typing import Any, NamedTuple
+
+__all__ = ["VERB_HELP", "listing", "usage", "verb_help"]
+
+
+class _Verb(NamedTuple):
+    usage: str
+    """Words after the verb."""
+    does: str
+    """Sentences on what the verb does."""
+    examples: tuple[str, str]
+    """Two commands."""
+    flags: tuple[tuple[str, str], ...] = ()
+    """Options that are no settings, and what they do."""
+
+
+_PROFILE = ("--profile", "Record 5 steps with PyTorch's profiler: --training.profile 5.")
+_CHANGES = ("--allow-changes", "Resume although the settings or the corpus have changed; the ledger says so.")
+
+VERB_HELP = {
+    "run": _Verb(
+        "FOLDER [CONFIG]",
+        "Goes from a folder of audio to a report with every verb below, stage by stage. A stopped run resumes.",
+        ("speechssl run my-audio", "speechssl run my-audio run-tiny --output runs/first"),
+    ),
+    "demo": _Verb(
+        "[CONFIG]",
+        "Shows what pretraining is worth: on synthetic speech that it makes, or on audio of yours.",
+        ("speechssl demo --smoke", "speechssl demo --corpus my-audio --output runs/demo"),
+        (("--smoke", "Take the same path in about two minutes, without a meaningful result."),),
+    ),
+    "corpus": _Verb(
+        "list|NAME [FOLDER [CONFIG]]",
+        "Lists the public corpora, describes one, or downloads one and writes its manifest with its own splits.",
+        ("speechssl corpus list", "speechssl corpus librispeech data --download --subset dev-clean"),
+    ),
+    "manifest": _Verb(
+        "FOLDER OUTPUT [CONFIG]",
+        "Finds audio and transcripts in a folder or in webdataset tars. Writes OUTPUT/manifest.jsonl and a ledger.",
+        ("speechssl manifest my-audio corpus", "speechssl manifest my-audio corpus --max-seconds 20"),
+    ),
+    "shard": _Verb(
+        "MANIFEST OUTPUT [CONFIG]",
+        "Converts the audio of a manifest to 16 kHz mono in webdataset tars with an index.",
+        ("speechssl shard corpus/manifest.jsonl shards", "speechssl shard corpus shards --encoding pcm16"),
+    ),
+    "verify": _Verb(
+        "SHARDS",
+        "Reads every shard and compares it with its index and checksums. Lists what differs.",
+        ("speechssl verify shards", "speechssl verify shards > problems.tsv"),
+    ),
+    "audit": _Verb(
+        "MANIFEST|FOLDER [CONFIG]",
+        "Looks for duplicates, leaks and faults of sound and text. Writes a page; the exit code is for CI.",
+        ("speechssl audit my-audio", "speechssl audit corpus/manifest.jsonl --fail-on warning"),
+    ),
+    "estimate": _Verb(
+        "CONFIG",
+        "Estimates memory and time of pretraining or fine-tuning from a short probe on this machine. CONFIG is one of "
+        "pretrain or finetune, whose settings can be changed as there.",
+        ("speechssl estimate wav2vec2-base --world 8", "speechssl estimate hubert-cpu --data.batch-seconds 40 --json"),
+        (("--world N", "Devices that share each step (1)."), ("--json", "Print JSON, with what was measured.")),
+    ),
+    "pretrain": _Verb(
+        "[CONFIG]",
+        "Pretrains an encoder on shards with a self-supervised objective. Start it with torchrun on several devices.",
+        (
+            "speechssl pretrain wav2vec2-base --data.shards shards --output runs/mine",
+            "torchrun --nproc-per-node 8 -m speechssl pretrain mine.toml",
+        ),
+        (_PROFILE, _CHANGES),
+    ),
+    "finetune": _Verb(
+        "[CONFIG]",
+        "Fine-tunes a pretrained encoder with CTC on transcribed shards. Start it with torchrun on several devices.",
+        (
+            "speechssl finetune finetune-1h --data.shards shards --init runs/mine/model",
+            "speechssl finetune finetune-cpu --data.shards shards --output runs/scratch",
+        ),
+        (_PROFILE, _CHANGES),
+    ),
+    "lm": _Verb(
+        "TEXT|MANIFEST|SHARDS OUTPUT [CONFIG]",
+        "Estimates an n-gram language model (modified Kneser-Ney) and writes it as an ARPA file, for decoding.",
+        ("speechssl lm shards runs/asr/model/lm.arpa.gz", "speechssl lm text.txt lm.arpa --order 4"),
+    ),
+    "tune": _Verb(
+        "[CONFIG]",
+        "Chooses the decoder's weights on a dev set. Writes decoder.toml, which evaluate takes.",
+        (
+            "speechssl tune --model runs/asr/model --data.shards shards",
+            "speechssl tune --model M --data.shards shards --decoder.lm lm.arpa",
+        ),
+    ),
+    "evaluate": _Verb(
+        "[CONFIG]",
+        "Decodes a split and reports its word error rate with an interval.",
+        (
+            "speechssl evaluate --model runs/asr/model --data.shards shards",
+            "speechssl evaluate --model M --data.shards shards --decoder.kind lm",
+        ),
+    ),
+    "transcribe": _Verb(
+        "FILE|FOLDER|-...",
+        "Transcribes audio of any length to text and word times: TextGrid, CTM, SRT, VTT, JSON.",
+        (
+            "speechssl transcribe talk.mp3 --model runs/asr/model",
+            "speechssl transcribe my-audio --model M --output texts --format text,srt",
+        ),
+    ),
+    "align": _Verb(
+        "MANIFEST|AUDIO [TEXT...]",
+        "Finds when the words of known transcripts were spoken. Writes the same formats as transcribe.",
+        (
+            "speechssl align talk.wav talk.txt --model runs/asr/model",
+            "speechssl align corpus/manifest.jsonl --model M --output aligned --format ctm",
+        ),
+    ),
+    "score": _Verb(
+        "REF HYP...",
+        "Scores the transcripts of any system: text, Kaldi, NIST trn or stm and ctm, JSON lines.",
+        ("speechssl score ref.trn mine.trn other.trn", "speechssl score ref.stm mine.ctm --cost sclite"),
+    ),
+    "compare": _Verb(
+        "RUN RUN...",
+        "Compares systems that were scored on the same utterances: which is better, by how much, how sure, and where.",
+        ("speechssl compare runs/base runs/new", "speechssl compare base=a/evaluate lm=b/evaluate --output compare"),
+    ),
+    "report": _Verb(
+        "RUN",
+        "Writes report.html, report.json and report.txt of a run folder.",
+        ("speechssl report runs/mine", "speechssl report runs/mine/finetune"),
+    ),
+}  # fmt: skip
+"""Verb -> its help, in the order of the listing."""
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, 100)
+
+
+def listing(presets: list[str], version: str) -> str:
+    """Return the help of the whole program: a few lines for each verb."""
+    lines = ["speechssl: from a folder of raw audio to a word error rate you can defend.", ""]
+    lines += ["usage: speechssl VERB ... [--a.b value ...]", ""]
+    for verb, about in VERB_HELP.items():
+        first = about.does.partition(". ")[0].removesuffix(".")
+        lines.append(f"  {verb} {about.usage}")
+        lines += textwrap.wrap(first, _width(), initial_indent=" " * 6, subsequent_indent=" " * 6)
+    last = f"CONFIG is a TOML file or the name of a preset: {', '.join(presets)}."
+    lines += ["", *textwrap.wrap(last, _width(), break_on_hyphens=False)]
+    lines.append(f"'speechssl VERB --help' shows the settings of a verb. Version {version}.")
+    return "\n".join(lines) + "\n"
+
+
+def usage(verb: str) -> str:
+    """Return a verb with its positional arguments."""
+    return f"speechssl {verb} {VERB_HELP[verb].usage}"
+
+
+def verb_help(verb: str, cfg: Any = None, *, everything: bool = False) -> str:
+    """Return the help of a verb; ``cfg`` has its settings (None: it has none), ``everything`` lists the rare ones."""
+    from speechssl.config.help import settings, settings_lines
+
+    about, width = VERB_HELP[verb], _width()
+    options = " [--a.b value ...]" if cfg is not None or about.flags else ""
+    lines = [f"usage: {usage(verb)}{options}", "", *textwrap.wrap(about.does, width)]
+    lines += ["", "examples:", *(f"  {example}" for example in about.examples)]
+    lines += [""] * bool(about.flags)
+    for flag, does in about.flags:
+        lines += textwrap.wrap(f"  {flag}  {does}", width, subsequent_indent=" " * 8)
+    if cfg is not None:
+        hidden = sum(setting.rare for setting in settings(cfg))
+        note = "A value in [brackets] is that of CONFIG, or the default."
+        if hidden and not everything:
+            note += f" --help-all also shows the {hidden} settings that are rarely changed."
+        lines += ["", *textwrap.wrap(note, width), "", *settings_lines(cfg, width, everything=everything)]
+    return "\n".join(lines) + "\n"
