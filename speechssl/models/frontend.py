@@ -2,8 +2,8 @@
 
 In: wave [B, T] at 16 kHz and, when rows are padded, their lengths [B]. Out: features [B, F, C], zero after each row's
 last frame. Both stems share one interface: ``hop``, ``receptive``, ``dim``, ``frames(samples)``. Neither pads: frame f
-sees only the samples from ``f * hop`` to ``f * hop + receptive``. So an utterance has the same frames alone and in a
-batch.
+sees the samples from ``f * hop`` to ``f * hop + receptive`` and nothing else, so an utterance has the same frames alone
+and in a batch.
 """
 
 from typing import Protocol

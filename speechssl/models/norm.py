@@ -59,8 +59,8 @@ def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
 def normalise_waveform(wave: Tensor, lengths: Tensor | None, eps: float = 1e-7) -> Tensor:
     """Give each utterance zero mean and unit variance over its valid samples; padding stays exactly 0.
 
-    ``eps`` is added to the variance, so digital silence stays 0 instead of becoming NaN. 1e-7 is the value in the
-    Hugging Face feature extractor of an exported model (``do_normalize``).
+    ``eps`` is added to the variance, so digital silence stays 0 instead of turning into NaN; 1e-7 is the value of the
+    Hugging Face feature extractor that an exported model meets (``do_normalize``).
 
     Parameters
     ----------
