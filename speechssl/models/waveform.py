@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
-from speechssl.models.frame_counts import Samples, check_wave, frame_grid, not_negative
+from speechssl.models.frame_counts import Samples, check_wave, frame_grid, window_count
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.linear import matmul
 from speechssl.models.kernels.strided_conv import convolve_rows
@@ -32,7 +32,7 @@ class ConvLayer(nn.Module):
 
     def frames(self, samples: Samples) -> Samples:
         """Return the output length for an input length."""
-        return not_negative((samples - self.conv.kernel_size[0]) // self.conv.stride[0] + 1)
+        return window_count(samples, self.conv.kernel_size[0], self.conv.stride[0])
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Map [B, C, F] to [B, C', F'] the plain way; ``lengths`` are valid output frames."""
