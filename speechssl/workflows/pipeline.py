@@ -14,12 +14,24 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import torch
+
+from speechssl.asr.evaluate import evaluate
 from speechssl.config import EvaluateConfig, FinetuneConfig, RunConfig
 from speechssl.config.load import to_dict, write_toml
 from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError
 from speechssl.core.files import remove_leftovers
 from speechssl.core.progress import progress
+from speechssl.data.ingest.foreign.manifest import manifest_of
+from speechssl.data.ingest.ids import read_ids
+from speechssl.data.ingest.manifest import read_manifest
+from speechssl.data.store.writer import shard_manifest
+from speechssl.interop.model_folder import is_model
+from speechssl.reports.run.build import build_report
+from speechssl.training.precision import settled_run
+from speechssl.training.pretrain import pretrain
+from speechssl.training.run_folder import decisive
 from speechssl.workflows.stages import Stage, check_stages, run_stages
 from speechssl.workflows.sweep import Ahead, tune
 
@@ -28,8 +40,6 @@ __all__ = ["default_preset", "run"]
 
 def default_preset() -> str:
     """Return the preset of ``run`` for this machine."""
-    import torch
-
     return "run-gpu" if torch.cuda.is_available() else "run-cpu"
 
 
@@ -51,9 +61,6 @@ def _listing(folder: Path) -> str:
 
 def _labels(shards: Path, cfg: RunConfig) -> dict[str, int]:
     """Return the number of transcribed utterances that each phase (train, dev, test) can use."""
-    from speechssl.data.ingest.ids import read_ids
-    from speechssl.data.ingest.manifest import read_manifest
-
     utterances = [utterance for utterance in read_manifest(shards / "manifest.jsonl") if utterance.text]
     counts = {}
     for phase, data in (("train", cfg.finetune.data), ("dev", cfg.finetune.dev), ("test", cfg.evaluate.data)):
@@ -78,11 +85,6 @@ def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
 
 
 def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
-    from speechssl.data.ingest.foreign.manifest import manifest_of
-    from speechssl.data.store.writer import shard_manifest
-    from speechssl.training.pretrain import pretrain
-    from speechssl.training.run_folder import decisive
-
     pretraining = replace(
         cfg.pretrain, output=str(output / "pretrain"), data=replace(cfg.pretrain.data, shards=str(output / "shards"))
     )
@@ -116,9 +118,6 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
 
 def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: Ahead | None) -> list[Stage]:
     """Return fine-tuning and evaluation of every arm; ``ahead`` is already fine-tuning the scratch arm."""
-    from speechssl.asr.evaluate import evaluate
-    from speechssl.training.run_folder import decisive
-
     split = "test" if labels["test"] else "dev"
     if split == "dev":
         print("no transcribed test utterances: the score below is on dev, where the model was selected", flush=True)
@@ -157,8 +156,6 @@ def _scratch_ahead(cfg: RunConfig, output: Path, labels: dict[str, int]) -> Ahea
 
     Only with several jobs, and only until the arm is complete.
     """
-    from speechssl.interop.model_folder import is_model
-
     arm = _arms(cfg, output).get("finetune-scratch")
     if arm is None or cfg.jobs < 2 or not labels["train"] or is_model(output / "finetune-scratch" / "model"):
         return None
@@ -178,9 +175,6 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     DataError, RunError, InterruptedRun
         From the stages.
     """
-    from speechssl.reports.run.build import build_report
-    from speechssl.training.precision import settled_run
-
     folder = folder.expanduser().resolve()
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder; give the folder that holds your audio")
