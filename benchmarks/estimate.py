@@ -127,9 +127,8 @@ def run(cfg: Any) -> tuple[int, list[float], float]:
         check=True, text=True, stdout=subprocess.PIPE, cwd=ROOT,
     )  # fmt: skip
     peak = json.loads(done.stdout.splitlines()[-1])["peak_bytes"]
-    (metrics,) = Path(cfg.output).rglob("metrics.jsonl") if getattr(cfg, "objective", "") == "hubert" else (
-        Path(cfg.output) / "metrics.jsonl",
-    )  # fmt: skip
+    places = (Path(cfg.output) / "iteration-1" / "metrics.jsonl", Path(cfg.output) / "metrics.jsonl")
+    metrics = next(path for path in places if path.exists())
     lines = [line for line in read_metrics(metrics) if line.get("phase") == "train"][SETTLE:]
     return peak, [float(line["step_seconds"]) for line in lines], max(float(line["loader_wait"]) for line in lines)
 

@@ -241,7 +241,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
             training=cfg.training,
             optim=cfg.optim,
             seed=cfg.seed,
-            param_groups=lambda _: objective.param_groups(),
+            param_groups=objective.param_groups(),
             validate=validation,
             select=validation.select if validation else None,
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
 
-__all__ = ["MEL_STRIDE", "MEL_WINDOW", "FrameGrid", "Samples", "check_wave", "frame_grid", "not_negative"]
+__all__ = ["MEL_STRIDE", "MEL_WINDOW", "FrameGrid", "Samples", "check_wave", "frame_grid", "window_count"]
 
 Samples = TypeVar("Samples", int, Tensor)
 
@@ -49,7 +49,7 @@ class FrameGrid:
     def frames(self, samples: Samples) -> Samples:
         """Return the number of frames of ``samples`` samples (0 when there are fewer than ``receptive``)."""
         for kernel, stride in self.layers:
-            samples = not_negative((samples - kernel) // stride + 1)
+            samples = window_count(samples, kernel, stride)
         return samples
 
 
@@ -72,8 +72,9 @@ def frame_grid(cfg: FrontendConfig) -> FrameGrid:
     return FrameGrid(tuple((kernel, stride) for _, kernel, stride in cfg.conv_layers))
 
 
-def not_negative(count: Samples) -> Samples:
-    """Clamp a count at 0."""
+def window_count(samples: Samples, kernel: int, stride: int) -> Samples:
+    """Return how many windows of ``kernel`` samples, ``stride`` apart, lie wholly within ``samples`` samples."""
+    count = (samples - kernel) // stride + 1
     return count.clamp(min=0) if isinstance(count, Tensor) else max(0, count)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
-from speechssl.models.frame_counts import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, not_negative
+from speechssl.models.frame_counts import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, window_count
 from speechssl.models.norm import at_least_float32, frame_mask
 
 __all__ = ["LogMelStem", "mel_filterbank"]
@@ -76,7 +76,7 @@ class LogMelStem(nn.Module):
             frames = at_least_float32(wave).unfold(1, MEL_WINDOW, MEL_STRIDE) * self.window
             power = torch.fft.rfft(frames, n=FFT).abs().square()
             mel = torch.log(power @ self.filters + LOG_FLOOR)
-            short = None if lengths is None else not_negative((lengths - MEL_WINDOW) // MEL_STRIDE + 1)
+            short = None if lengths is None else window_count(lengths, MEL_WINDOW, MEL_STRIDE)
             mel = _standardise(mel, short)
         count = mel.shape[1] // self.stack
         x = mel[:, : count * self.stack].reshape(mel.shape[0], count, self.dim)

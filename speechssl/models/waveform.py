@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
-from speechssl.models.frame_counts import Samples, check_wave, frame_grid, not_negative
+from speechssl.models.frame_counts import Samples, check_wave, frame_grid, window_count
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.linear import matmul
 from speechssl.models.kernels.strided_conv import convolve_rows
@@ -32,7 +32,7 @@ class ConvLayer(nn.Module):
 
     def frames(self, samples: Samples) -> Samples:
         """Return the output length for an input length."""
-        return not_negative((samples - self.conv.kernel_size[0]) // self.conv.stride[0] + 1)
+        return window_count(samples, self.conv.kernel_size[0], self.conv.stride[0])
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Map [B, C, F] to [B, C', F'] the plain way; ``lengths`` are valid output frames."""
@@ -55,8 +55,10 @@ class ConvLayer(nn.Module):
         dtype = _product_dtype(wave)
         with torch.autocast(wave.device.type, enabled=False):
             # A column of ones carries the shift: one product, and its gradient is summed in float32.
-            windows = F.pad(F.pad(windows, (0, 1), value=1.0), (0, 0, 0, rows - windows.shape[1])).to(dtype)
-            kernel = torch.cat([kernel, shift[:, None].expand(*kernel.shape[:-1], 1)], -1).to(dtype)
+            spare = _spare_columns(windows.shape[-1] + 1, wave.device)
+            windows = F.pad(F.pad(windows, (0, 1), value=1.0), (0, spare, 0, rows - windows.shape[1])).to(dtype)
+            kernel = torch.cat([kernel, shift[:, None].expand(*kernel.shape[:-1], 1)], -1)
+            kernel = F.pad(kernel, (0, spare)).to(dtype)
             z = matmul(windows, kernel.transpose(-1, -2)).flatten(0, 1)
         return self._activate(z)
 
@@ -67,6 +69,11 @@ class ConvLayer(nn.Module):
 
     def _activate(self, z: Tensor) -> Tensor:
         return F.gelu(self.norm(z) if isinstance(self.norm, LayerNorm) else z)
+
+
+def _spare_columns(inputs: int, device: torch.device) -> int:
+    """Return how many columns of zeros align the rows of a product: CUDA needs them for its fastest kernels."""
+    return -inputs % 16 if device.type == "cuda" else 0
 
 
 def _product_dtype(x: Tensor) -> torch.dtype:

@@ -31,7 +31,7 @@ from speechssl.training.interrupt import Interrupt
 from speechssl.training.monitoring.health import Health
 from speechssl.training.monitoring.journal import Journal
 from speechssl.training.monitoring.log import Progress
-from speechssl.training.monitoring.profile import Profile
+from speechssl.training.monitoring.profile import Profile, Profiler
 from speechssl.training.optim import build_optimizer, clip_gradients, lr_at, set_rate
 from speechssl.training.parallel import Parallel
 from speechssl.training.run_folder import RunFolder
@@ -58,9 +58,10 @@ def train(
     training: TrainingConfig,
     optim: OptimConfig,
     seed: int,
-    param_groups: Callable[[Objective[PreparedT]], Sequence[dict[str, Any]]] | None = None,
+    param_groups: Sequence[dict[str, Any]] | None = None,
     validate: Callable[[int], dict[str, float]] | None = None,
     select: str | None = None,
+    profiler: Profiler | None = None,
 ) -> TrainResult:
     """Train ``objective`` for ``training.steps`` updates, continuing from the newest checkpoint of ``run``.
 
@@ -80,12 +81,14 @@ def train(
     stream
         Gives what the objective's preparer made of each batch.
     param_groups
-        Gives the parameter groups of the optimiser, see ``optim.build_optimizer``.
+        Groups of the optimiser (``optim.build_optimizer``); None for one group of all parameters.
     validate
         Called on every rank with the number of steps done; the weights to judge are in place, in eval mode, gradients
         off. The values that rank 0 returns count.
     select
         Name of the validation value that decides which weights are best; lower is better.
+    profiler
+        Follows the steps and their parts; None for the profile that ``training.profile`` asks for.
 
     Raises
     ------
@@ -103,7 +106,7 @@ def train(
         if isinstance(part, SpeechEncoder):
             part.recompute = training.recompute
     parameters = list(objective.parameters())
-    optimizer = build_optimizer(param_groups(objective) if param_groups else parameters, optim)
+    optimizer = build_optimizer(param_groups or parameters, optim)
     average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
     state = TrainingState(objective, optimizer, average)
     start = state.resume(run.checkpoints, parallel)
@@ -111,6 +114,7 @@ def train(
         objective.compile()
 
     window, module = Window(), None
+    profiled = training.profile if parallel.first else 0
     with (
         _settings_of_torch(training),
         Interrupt() as interrupt,
@@ -118,7 +122,7 @@ def train(
         Journal(
             run, parallel, training, progress, Health(objective.chance, training.steps, objective.rules)
         ) as journal,
-        Profile(objective, run.path / "profile", start=start, steps=training.profile * parallel.first) as profile,
+        profiler or Profile(objective, run.path / "profile", start=start, steps=profiled) as profile,
         Feed(stream, parallel.device, range(start, training.steps), part=profile.part) as feed,
     ):
         journal.begin(start)

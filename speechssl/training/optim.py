@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from speechssl.config import OptimConfig
 from speechssl.core.errors import ConfigError
 
-__all__ = ["build_optimizer", "check_schedule", "clip_gradients", "lr_at", "set_rate"]
+__all__ = ["build_optimizer", "clip_gradients", "lr_at", "set_rate"]
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter] | Sequence[dict[str, Any]], cfg: OptimConfig) -> AdamW:

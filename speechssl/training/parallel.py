@@ -40,7 +40,6 @@ class Parallel:
 
     world: int
     rank: int
-    local_rank: int
     device: torch.device
 
     @property
@@ -112,8 +111,8 @@ class Parallel:
     def close(self) -> None:
         """Leave the group of ranks; its threads have ended on return.
 
-        A group lives as long as anything refers to it. An error on its way does so, through the variables of what it
-        came from (DDP, a collective that failed), so these are cleared: its traceback keeps the lines only.
+        A group lives as long as anything refers to it. The frames of an exception in flight do (DDP, a collective that
+        failed), so their variables are cleared; the traceback keeps its lines.
         """
         if self.world > 1 and dist.is_initialized():
             error = sys.exception()
@@ -138,16 +137,14 @@ def _device(name: str, local_rank: int) -> torch.device:
 
 
 def _join(world: int, rank: int, backend: str, timeout: timedelta) -> None:
-    """Join a group of ranks that this process may have been in before (fine-tuning, then evaluation).
+    """Join a group of ranks. The process may have left another one before (fine-tuning, then evaluation).
 
-    The store where ranks leave their addresses outlives a group, and torch gives each first group the same name: a rank
-    that is early would connect to addresses of a group that has ended. So each group has a prefix of its own.
+    The store of addresses outlives a group, and torch gives each first group the same name. So each group has a prefix
+    of its own: without it, an early rank would connect to addresses of the group before.
 
-    Leaving a group must end its threads. Those of gloo let go of the tensors of a collective a little after whoever
-    waits for it goes on, and one that does so while the interpreter ends takes the process with it: CPython 3.11 ends a
-    thread that then asks for its lock, in a destructor, where C++ allows no such thing ("terminate called without an
-    active exception"). torch._dynamo captures the default process group at import time, and its threads with it: it is
-    imported before any group exists.
+    Leaving a group must end its threads. A thread of gloo that frees a tensor while the interpreter shuts down aborts
+    the process ("terminate called without an active exception"): CPython 3.11 ends it inside a C++ destructor.
+    torch._dynamo captures the default process group at import time; here it is imported before any group exists.
     """
     importlib.import_module("torch.distributed.nn.functional")
     if not _stores:
@@ -178,4 +175,4 @@ def start_parallel(device: Literal["auto", "cpu", "cuda"] = "auto", *, timeout: 
         torch.cuda.set_device(chosen)
     if world > 1 and not dist.is_initialized():
         _join(world, rank, "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo", timedelta(seconds=timeout))
-    return Parallel(world, rank, local_rank, chosen)
+    return Parallel(world, rank, chosen)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from speechssl.config import PretrainConfig
+from speechssl.config import PretrainConfig, TrainingConfig
 from speechssl.core.files import write_atomic
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
@@ -171,7 +171,7 @@ def _held_out(phase: Phase, objective: Objective) -> HeldOut | None:
     )
 
 
-def _with_interval(phase: Phase, validate: HeldOut | None) -> Any:
+def _with_interval(phase: Phase, validate: HeldOut | None) -> TrainingConfig:
     """Return the settings of the loop, with the steps between validations."""
     training, plan, data = phase.cfg.training, phase.plan, phase.cfg.data
     if validate is None or training.validate_every:

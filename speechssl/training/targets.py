@@ -8,19 +8,17 @@ import hashlib
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from speechssl.config import ModelConfig, PretrainConfig, TargetsConfig
+from speechssl.config import PretrainConfig, TargetsConfig
 from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import write_json
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.store.reader import Corpus
 from speechssl.interop.any_model import load_any_encoder
-from speechssl.models.frontend import build_frontend
+from speechssl.models.frame_counts import frame_grid
 from speechssl.targets.files import fit_units, read_unit_file
 from speechssl.targets.units import KMeans, UnitFeatures, UnitTable, units_identity
 from speechssl.training.parallel import Parallel
@@ -79,13 +77,7 @@ def check_targets(cfg: PretrainConfig) -> None:
         raise ConfigError(
             f"objective.targets.teacher.layer = {teacher.layer}: {teacher.model} has layers 1 to {layers}"
         )
-    check_grid(Path(teacher.model), model.hop, _stem_of(cfg.model).hop)
-
-
-def _stem_of(cfg: ModelConfig) -> Any:
-    """Return a model's stem for its frame grid; no random number of the caller is taken."""
-    with torch.random.fork_rng(devices=[]):
-        return build_frontend(cfg.frontend)
+    check_grid(Path(teacher.model), model.hop, frame_grid(cfg.model.frontend).hop)
 
 
 def place_clusters(targets: TargetsConfig, folder: Path, features: UnitFeatures) -> None:
@@ -133,7 +125,7 @@ def given_units(
 
 
 def _keep_given(cfg: PretrainConfig, targets: TargetsConfig, corpus: Corpus, folder: Path, run: RunFolder) -> None:
-    source, stem = Path(targets.units), _stem_of(cfg.model)
+    source, grid = Path(targets.units), frame_grid(cfg.model.frontend)
     with source.open("rb") as file:
         identity = hashlib.file_digest(file, "sha256").hexdigest()
     if (folder / "units.npz").exists():
@@ -142,19 +134,19 @@ def _keep_given(cfg: PretrainConfig, targets: TargetsConfig, corpus: Corpus, fol
                 f"{source} is not the file that {folder} was made from: give that one, or choose another output folder"
             )
         return
-    shortest = max(round(cfg.data.min_seconds * SAMPLE_RATE), int(stem.receptive))
+    shortest = max(round(cfg.data.min_seconds * SAMPLE_RATE), grid.receptive)
     table, entries = fit_units(
         read_unit_file(source),
         corpus,
         np.flatnonzero(corpus.samples >= shortest).tolist(),
-        hop=stem.hop,
+        hop=grid.hop,
         given_hop=targets.units_hop,
-        frames=lambda samples: int(stem.frames(samples)),
+        frames=grid.frames,
         clusters=targets.clusters[0],
         max_bad_fraction=cfg.data.max_bad_fraction,
     )
     run.record(entries)
-    quality = {"features": f"file {source.name}", "hop": stem.hop, "identity": identity, **table.quality()}
+    quality = {"features": f"file {source.name}", "hop": grid.hop, "identity": identity, **table.quality()}
     write_json(folder / "units.json", quality)
     table.save(folder / "units.npz")
     left_out = ", ".join(f"{count} {reason}" for reason, count in Counter(entry.reason for entry in entries).items())

@@ -1,19 +1,21 @@
 """A few real updates on random audio, in a process of their own: how long they take and how much memory they need.
 
-In: one JSON line on standard input (configuration, rows, samples, updates or seconds). Out: one JSON line.
-``estimate`` starts it, once for each size; a process of its own, because peak memory is a property of a process.
-``outlook`` asks for the time alone, for as many updates as fit into some seconds.
+In: one JSON line on standard input (configuration, rows, samples, updates, seconds). Out: one JSON line. The training
+loop itself makes the updates, from a stream of noise. ``estimate`` starts a process for each size, because peak memory
+is a property of a process. ``outlook`` asks for the time alone, for as many updates as fit into some seconds.
 """
 
-import itertools
 import json
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,27 +25,26 @@ from speechssl.asr.finetune import build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import from_dict
 from speechssl.config.objectives import offline_targets
-from speechssl.core.precision import uses_bf16
-from speechssl.data.batches.batch import Batch
+from speechssl.core.precision import choose
+from speechssl.data.batches.batch import Batch, Prepared
 from speechssl.interop.any_model import load_any
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.base import Objective
+from speechssl.objectives.base import Objective, Preparer
 from speechssl.objectives.build import build_objective
 from speechssl.targets.features import MfccFeatures
 from speechssl.targets.kmeans import fit_kmeans
-from speechssl.training.allocator import keep_freed_memory
-from speechssl.training.ema import WeightAverage
-from speechssl.training.loop import seed_micro_batch
-from speechssl.training.optim import build_optimizer, clip_gradients
+from speechssl.training.loop import train
+from speechssl.training.parallel import start_parallel
 from speechssl.training.pretrain import resolved
+from speechssl.training.run_folder import RunFolder
 
 __all__ = ["Probe", "main", "peak_memory", "run_probe"]
 
 LABELS_A_SECOND = 14.0
 """Characters in a second of read English."""
 VOCABULARY = 32
-MOST_WARM = 2
-"""Updates that are made whatever time they take."""
+ENDLESS = 1_000_000_000
+"""Steps of the loop, and steps between two lines of metrics or checkpoints: the stopwatch ends the loop before."""
 GAPS = 1.15
 """On a CPU, growth of what the updates take, from a probe to a run: masks differ, blocks freed in one step do not fit
 those asked for in the next, and the heap that is kept (``allocator.keep_freed_memory``) gets gaps. Measured over seven
@@ -145,97 +146,124 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+@dataclass(frozen=True)
+class _Noise:
+    """A stream with one micro-batch of noise in each step, all of one size (``training.feed.Batches``)."""
+
+    prepare: Preparer[Prepared]
+    rows: int
+    samples: int
+    labelled: bool
+    share: int = 1
+
+    def step(self, step: int) -> Iterator[Prepared]:
+        """Yield the micro-batch; masks, and so the sizes of the tensors after them, differ from step to step."""
+        yield self.prepare(_batch(self.rows, self.samples, step, labelled=self.labelled))
+
+
+class _Enough(Exception):  # noqa: N818
+    """Raised by the stopwatch after the last update: it ends the loop before anything is saved."""
+
+
+class _Stopwatch:
+    """Times the micro-batches and updates of the loop, loading left out (``training.monitoring.profile.Profiler``).
+
+    Parameters
+    ----------
+    updates, seconds
+        How many updates to measure after the first, which warms up: these, and further ones that begin in ``seconds``.
+    """
+
+    def __init__(self, device: torch.device, updates: int, seconds: float) -> None:
+        self.device, self.updates, self.seconds = device, updates, seconds
+        self.micro: list[float] = []
+        """Seconds of each forward and backward pass."""
+        self.update: list[float] = []
+        """Seconds of the rest of each step: clipping, optimiser, what the loop writes down."""
+        self.start = self.peak = 0
+        """Memory before the first step and after the last, as ``peak_memory`` gives it."""
+        self._limit = self._mark = self._loading = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.peak = peak_memory(self.device)
+
+    def begin_step(self, step: int) -> None:
+        """End the step before, or with ``_Enough`` the loop."""
+        now = self._now()
+        if step == 0:
+            self.start, self._limit = peak_memory(self.device), now + self.seconds
+        else:
+            self.update.append(now - self._mark)
+        if step > self.updates and now > self._limit:
+            raise _Enough
+        self._mark, self._loading = now, 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part of the step."""
+        began = self._now()
+        if name == "optimiser":
+            self.micro.append(began - self._mark - self._loading)
+            self._mark = began
+        yield
+        if name == "loader":
+            self._loading += time.perf_counter() - began
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
 def run_probe(
     cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int, updates: int, *, seconds: float = 0.0
 ) -> Probe:
-    """Make ``updates`` updates of one micro-batch of ``rows`` x ``samples`` random samples, after one that warms up.
+    """Let the loop make updates of one micro-batch of ``rows`` x ``samples`` random samples.
 
-    With ``seconds`` as many (at least two) as begin in that time, and memory is not looked at.
+    One warms up, ``updates`` are measured, and as many more as begin in ``seconds``; then memory is not looked at.
     """
-    training = cfg.training
-    cuda = training.device == "cuda" or (training.device == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if cuda else "cpu")
-    if training.threads:
-        torch.set_num_threads(training.threads)
-    objective = _objective(cfg, memory=not seconds)
-    if not cuda:
-        keep_freed_memory()
-    objective.to(device).train()
-    for module in objective.modules():
-        if isinstance(module, SpeechEncoder):
-            module.recompute = training.recompute
-    parameters = list(objective.parameters())
-    groups = objective.param_groups() if isinstance(objective, CtcObjective) else parameters
-    optimizer = build_optimizer(groups, cfg.optim)
-    average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
-    if training.compile:
-        objective.compile()
-    prepare = objective.preparer()
-    labelled = isinstance(cfg, FinetuneConfig)
-    micro, update, start = [], [], peak_memory(device)
+    parallel = start_parallel(cfg.training.device)
+    device = parallel.device
+    objective = _objective(cfg, memory=not seconds).train()
+    stopwatch = _Stopwatch(device, updates, seconds)
+    precision = choose(cfg.training.precision, device.type).precision
+    loop = replace(cfg.training, precision=precision, steps=ENDLESS, log_every=ENDLESS, save_every=ENDLESS, pause_at=0)
     try:
-        limit = time.perf_counter() + seconds
-        for step in range(updates + 1) if not seconds else itertools.count():
-            if seconds and step > MOST_WARM and time.perf_counter() > limit:
-                break
-            objective.begin_step(step)
-            batch = _batch(rows, samples, step, labelled=labelled)  # masks, and so all sizes after them, differ
-            prepared = prepare(batch)  # in a run, by the loader
-            began = time.perf_counter()
-            seed_micro_batch(0, step, 0)
-            with torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device.type)):
-                loss = objective(prepared.to(device))
-            (loss.sum / max(1, loss.n_targets)).backward()
-            _wait(device)
-            between = time.perf_counter()
-            clip_gradients(parameters, cfg.optim.clip)
-            optimizer.step()
-            if average is not None:
-                average.update()
-            optimizer.zero_grad(set_to_none=True)
-            _wait(device)
-            micro.append(between - began)
-            update.append(time.perf_counter() - between)
-            del loss, prepared
+        with TemporaryDirectory() as folder, suppress(_Enough):
+            train(
+                objective,
+                _Noise(objective.preparer(), rows, samples, labelled=isinstance(cfg, FinetuneConfig)),
+                run=RunFolder(folder),
+                parallel=parallel,
+                training=loop,
+                optim=cfg.optim,
+                seed=0,
+                param_groups=objective.param_groups() if isinstance(objective, CtcObjective) else None,
+                profiler=stopwatch,
+            )
     except torch.OutOfMemoryError:
         return Probe(rows, samples, 0.0, 0.0, 0, 0, fits=False)
+    start, peak = stopwatch.start, stopwatch.peak
     return Probe(
         rows=rows,
         samples=samples,
-        micro_seconds=statistics.median(micro[1:]),
-        update_seconds=statistics.median(update[1:]),
-        peak_bytes=peak_memory(device) if cuda else round(start + GAPS * (peak_memory(device) - start)),
+        micro_seconds=statistics.median(stopwatch.micro[1:]),
+        update_seconds=statistics.median(stopwatch.update[1:]),
+        peak_bytes=peak if device.type == "cuda" else round(start + GAPS * (peak - start)),
         parameters=sum(parameter.numel() for parameter in objective.parameters()),
         hop=next(module.hop for module in objective.modules() if isinstance(module, SpeechEncoder)),
     )
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def main() -> None:
     """Read a request from standard input, answer it on standard output."""
     request: dict[str, Any] = json.loads(sys.stdin.read())
-    cfg: PretrainConfig | FinetuneConfig
-    if request["kind"] == "finetune":
-        cfg = from_dict(FinetuneConfig, request["config"])
-    else:
-        cfg = from_dict(PretrainConfig, request["config"])
-    print(
-        json.dumps(
-            asdict(
-                run_probe(
-                    cfg,
-                    request["rows"],
-                    request["samples"],
-                    request.get("updates", 0),
-                    seconds=request.get("seconds", 0.0),
-                )
-            )
-        )
-    )
+    finetuning, settings = request.pop("kind") == "finetune", request.pop("config")
+    cfg = from_dict(FinetuneConfig, settings) if finetuning else from_dict(PretrainConfig, settings)
+    print(json.dumps(asdict(run_probe(cfg, **request))))
 
 
 if __name__ == "__main__":

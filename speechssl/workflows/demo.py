@@ -14,9 +14,11 @@ from typing import Any
 
 from speechssl.config import RunConfig
 from speechssl.core.progress import Whole, duration
-from speechssl.data.synth.corpus import SynthConfig
+from speechssl.data.synth.corpus import SynthConfig, make_corpus
+from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row
+from speechssl.evaluation.wer.summary import summarise
+from speechssl.evaluation.wer.wer import compare_systems
 from speechssl.workflows.outlook import Hours, cores, expected_seconds, measure_speed
-from speechssl.workflows.pipeline import run
 
 __all__ = ["DemoConfig", "demo"]
 
@@ -37,8 +39,6 @@ class DemoConfig:
 
 def _table(output: Path) -> str:
     """Return both arms' word error rates, their intervals and the difference as text, greedily decoded as well."""
-    from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row
-
     folders = {"pretrained": output / "evaluate", "from scratch": output / "evaluate-scratch"}
     arms = {title: read_hypotheses(folder) for title, folder in folders.items()}
     info = json.loads((folders["pretrained"] / "wer.json").read_text(encoding="utf-8")).get("info", {})
@@ -53,9 +53,6 @@ def _table(output: Path) -> str:
 
 def _comparison(arms: Mapping[str, Sequence[Mapping[str, Any]]], decoding: str) -> str:
     """Return the lines of one way of decoding."""
-    from speechssl.evaluation.wer.summary import summarise
-    from speechssl.evaluation.wer.wer import compare_systems
-
     lines = [f"{'':22} {'WER':>7}   95 % interval" + (f" ({decoding})" if decoding else "")]
     wers = {}
     for title, rows in arms.items():
@@ -122,10 +119,10 @@ def demo(cfg: DemoConfig) -> Path:
     with Whole(expected) if expected else nullcontext() as whole:
         begin = whole.begin if whole else _silent
         if not cfg.corpus:
-            from speechssl.data.synth.corpus import make_corpus
-
             begin("corpus")
             print(make_corpus(corpus, cfg.synth), flush=True)
+        from speechssl.workflows.pipeline import run  # torch comes with it: the first screen does not wait for it
+
         report = run(corpus, cfg.run, begin)
     if (place / "evaluate-scratch" / "wer.json").exists():
         print("\n" + _table(place))

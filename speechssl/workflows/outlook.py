@@ -116,6 +116,7 @@ def _request(kind: str, cfg: PretrainConfig | FinetuneConfig, filled: float) -> 
         "config": to_dict(cfg),
         "rows": rows,
         "samples": round(16_000 * seconds),
+        "updates": 2,
         "seconds": PROBE_SECONDS,
     }
 

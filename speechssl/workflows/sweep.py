@@ -20,10 +20,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from speechssl.asr.finetune import finetune
 from speechssl.config import FinetuneConfig
 from speechssl.config.load import read_toml, to_dict, write_toml
 from speechssl.core.errors import InterruptedRun, RunError
 from speechssl.core.files import atomic_folder, read_json, write_json
+from speechssl.interop.model_folder import is_model
+from speechssl.training.checkpoints.checkpoint import Checkpoints
+from speechssl.training.monitoring.log import read_metrics
+from speechssl.training.run_folder import config_changes
 
 __all__ = ["Ahead", "Candidate", "tune"]
 
@@ -46,8 +51,6 @@ class Candidate:
     @property
     def done(self) -> bool:
         """Whether its model is there."""
-        from speechssl.interop.model_folder import is_model  # torch comes with it
-
         return is_model(self.folder / "model")
 
     def check(self) -> None:
@@ -55,8 +58,6 @@ class Candidate:
         stored = self.folder / "config.toml"
         if not self.done or not stored.exists():
             return
-        from speechssl.training.run_folder import config_changes  # torch comes with it
-
         changes = config_changes(to_dict(read_toml(FinetuneConfig, stored)), to_dict(self.cfg))
         if changes:
             raise RunError(
@@ -66,14 +67,10 @@ class Candidate:
 
     def reached(self, step: int) -> bool:
         """Whether it is complete, or was saved at ``step`` or after it."""
-        from speechssl.training.checkpoints.checkpoint import Checkpoints
-
         return self.done or any(saved >= step for saved in Checkpoints(self.folder / "checkpoints").steps())
 
     def dev_at(self, step: int) -> dict[str, float]:
         """Return the validation at ``step``; empty where there was none (no dev set)."""
-        from speechssl.training.monitoring.log import read_metrics
-
         rows = read_metrics(self.folder / "metrics.jsonl")
         return next((row for row in rows if row["phase"] == "valid" and row["step"] == step), {})
 
@@ -212,8 +209,6 @@ def _train(waiting: list[Candidate], jobs: int, stop: threading.Event | None) ->
     if jobs > 1 or stop is not None:
         _processes(waiting, jobs, stop)
         return
-    from speechssl.asr.finetune import finetune
-
     for candidate in waiting:
         pause = candidate.cfg.training.pause_at
         try:

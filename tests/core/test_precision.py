@@ -103,7 +103,7 @@ def test_C1_ranks_on_different_processors_agree_on_float32(monkeypatch, capsys):
             return [value, other] if isinstance(value, list) else [value, value]
 
     on(monkeypatch, Unit.AMX_BF16)
-    assert agreed("auto", Two(2, 0, 0, torch.device("cpu"))).precision == "fp32"
+    assert agreed("auto", Two(2, 0, torch.device("cpu"))).precision == "fp32"
     assert lines(capsys) == ["train: precision: fp32 (auto: AVX2, no bfloat16)"]
 
 

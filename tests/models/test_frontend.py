@@ -11,6 +11,7 @@ from torch import nn
 
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
+from speechssl.models import waveform
 from speechssl.models.frontend import build_frontend, mel_filterbank
 from tests.oracles.groupnorm import conv_groupnorm
 
@@ -134,6 +135,24 @@ def test_first_layer_with_hum_a_thousand_times_louder_than_speech():
         layer.conv.weight.copy_(torch.tensor([1.0, -4, 6, -4, 1, 0, 0, 0, 0, 0]))  # fourth difference: no hum is left
     exact = reference_layer(layer.double(), wave[None])
     torch.testing.assert_close(layer.float()(wave.float()[None, None], None).double(), exact, atol=5e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["group", "layer"])
+@pytest.mark.parametrize("lengths", [None, [700, 450]])
+def test_columns_that_align_the_first_product_change_nothing(name, lengths, monkeypatch):
+    module = stem(name).double()
+    wave = torch.randn(2, 700, dtype=torch.float64)
+    lengths = None if lengths is None else torch.tensor(lengths)
+    found, widths, product = [], [], waveform.matmul
+    monkeypatch.setattr(waveform, "matmul", lambda a, b: widths.append(a.shape[-1]) or product(a, b))
+    for spare in (waveform._spare_columns(11, torch.device(device)) for device in ("cpu", "cuda")):
+        with monkeypatch.context() as patch:
+            patch.setattr(waveform, "_spare_columns", lambda inputs, device, spare=spare: spare)
+            output = module(wave, lengths)
+        found.append([output, *torch.autograd.grad(output.square().sum(), list(module.parameters()))])
+    assert widths == [11, 16]
+    for aligned, plain in zip(*found, strict=True):
+        torch.testing.assert_close(aligned, plain, atol=1e-12, rtol=1e-12)
 
 
 def test_first_layer_against_plain_loops():

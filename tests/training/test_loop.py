@@ -145,12 +145,10 @@ def test_compile_compiles_the_objective(tmp_path, monkeypatch):
 def test_groups_of_the_optimiser_come_from_the_caller(tmp_path):
     objective = tiny()
     before = weights(objective)
-
-    def groups(objective):
-        body, head = list(objective.body.parameters()), list(objective.head.parameters())
-        return [{"params": body, "lr_scale": 0.0, "weight_decay": 0.0}, {"params": head}]
-
-    run_tiny(tmp_path, objective, param_groups=groups)
+    body, head = list(objective.body.parameters()), list(objective.head.parameters())
+    run_tiny(
+        tmp_path, objective, param_groups=[{"params": body, "lr_scale": 0.0, "weight_decay": 0.0}, {"params": head}]
+    )
     assert torch.equal(before["body.weight"], objective.body.weight)
     assert not torch.equal(before["head.weight"], objective.head.weight)
 

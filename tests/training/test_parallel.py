@@ -12,7 +12,7 @@ from torch import nn
 from speechssl.core.errors import ConfigError
 from speechssl.training.parallel import Parallel, start_parallel
 
-ALONE = Parallel(1, 0, 0, torch.device("cpu"))
+ALONE = Parallel(1, 0, torch.device("cpu"))
 
 
 def free_port():

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from contextlib import suppress
+from itertools import count
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import load_config
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.training import loop
 from speechssl.workflows import cost_probe as module
 from speechssl.workflows.cost_probe import peak_memory, run_probe
 
@@ -73,7 +76,7 @@ def test_continued_pretraining_has_the_size_of_the_model_it_starts_from(tmp_path
 
 def test_an_average_of_the_weights_is_part_of_the_update(monkeypatch):
     updates = []
-    monkeypatch.setattr(module.WeightAverage, "update", lambda self: updates.append(self))  # noqa: PLW0108
+    monkeypatch.setattr(loop.WeightAverage, "update", lambda self: updates.append(self))  # noqa: PLW0108
     run_probe(pretraining(), 1, SECOND, 2)
     assert not updates
     run_probe(pretraining("--training.ema-decay", "0.99"), 1, SECOND, 2)
@@ -84,5 +87,69 @@ def test_memory_that_runs_out_is_an_answer(monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(module, "clip_gradients", full)
+    monkeypatch.setattr(loop, "clip_gradients", full)
     assert not run_probe(pretraining(), 1, SECOND, 1).fits
+
+
+class Clock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def timed(monkeypatch, updates, seconds):
+    """Go through steps of 4 s loading, 2 s forward and backward, 0.5 s optimiser, 0.25 s notes, 10 times longer first.
+
+    Return the stopwatch that has ended them.
+    """
+    clock = Clock()
+    monkeypatch.setattr(module.time, "perf_counter", clock)
+    stopwatch = module._Stopwatch(torch.device("cpu"), updates, seconds)
+    with suppress(module._Enough), stopwatch:
+        for step in count():
+            slow = 10.0 if step == 0 else 1.0
+            stopwatch.begin_step(step)
+            with stopwatch.part("loader"):
+                clock.now += slow * 4.0
+            clock.now += slow * 2.0
+            with stopwatch.part("optimiser"):
+                clock.now += slow * 0.5
+            clock.now += slow * 0.25
+    return stopwatch
+
+
+def test_time_is_that_of_the_parts_without_loading(monkeypatch):
+    found = timed(monkeypatch, 3, 0.0)
+    assert found.micro == pytest.approx([20.0, 2.0, 2.0, 2.0])
+    assert found.update == pytest.approx([7.5, 0.75, 0.75, 0.75])
+    assert found.peak >= found.start > 0
+
+
+def test_updates_that_begin_in_the_given_time_are_measured(monkeypatch):
+    assert len(timed(monkeypatch, 2, 10.0).micro) == 3  # the time is over after the first: two more all the same
+    assert len(timed(monkeypatch, 2, 67.5 + 5 * 6.75).micro) == 7
+
+
+class Kept:
+    """A temporary directory that stays."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __enter__(self):
+        return str(self.path)
+
+    def __exit__(self, *_):
+        pass
+
+
+def test_the_loop_makes_the_updates_and_writes_nothing(monkeypatch, tmp_path):
+    steps = []
+    monkeypatch.setattr(loop, "lr_at", lambda step, total, cfg: steps.append(step) or 1e-4)
+    monkeypatch.setattr(module, "TemporaryDirectory", lambda: Kept(tmp_path))
+    words = ("--training.save-every", "1", "--training.log-every", "1", "--training.pause-at", "1")
+    run_probe(pretraining(*words, "--training.profile", "1"), 1, SECOND, 5)
+    assert steps == [0, 1, 2, 3, 4, 5]
+    assert list(tmp_path.iterdir()) == []

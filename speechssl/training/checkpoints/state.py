@@ -113,10 +113,10 @@ class TrainingState:
         if problem:
             logger.warning("going on without a checkpoint (%d of %d): %s", self.failed_saves, SAVE_ATTEMPTS, problem)
 
-    def keep_best(self, step: int, value: float, checkpoints: Checkpoints, parallel: Parallel) -> bool:
-        """Write the weights that are in place to ``best/`` if ``value`` is the lowest so far; return whether it is."""
+    def keep_best(self, step: int, value: float, checkpoints: Checkpoints, parallel: Parallel) -> None:
+        """Write the weights that are in place to ``best/`` if ``value`` is the lowest so far."""
         if not value < (math.inf if self.best_value is None else self.best_value):
-            return False
+            return
         problem = ""
         if parallel.first:
             try:
@@ -125,9 +125,8 @@ class TrainingState:
                 problem = str(error)
         if problem := parallel.gather(problem)[0]:
             logger.warning("the best weights so far were not kept: %s", problem)
-            return False
-        self.best_step, self.best_value = step, value
-        return True
+        else:
+            self.best_step, self.best_value = step, value
 
     def take_best(self, checkpoints: Checkpoints) -> None:
         """Put the weights to export in place: those of ``best/`` if there are any, otherwise the last (averaged)

@@ -9,9 +9,9 @@ both alike); what runs in neither is named by the loop: loader, optimiser.
 import bisect
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity
 
 from speechssl.core.files import atomic_path, write_atomic, write_json
 
-__all__ = ["COMPONENTS", "Profile", "table"]
+__all__ = ["COMPONENTS", "Profile", "Profiler", "table"]
 
 WARM_UP = 3
 """Steps before the first one that is looked at: caches, threads and the allocator settle."""
@@ -34,6 +34,16 @@ COMPONENTS = {
     "encoder.blocks.*": "blocks",
 }
 """Modules by name; everything else inside the objective (quantiser, heads, loss) is ``head``."""
+
+
+class Profiler(AbstractContextManager["Profiler"], Protocol):
+    """What the loop tells of its progress; a context that is left when the loop ends."""
+
+    def begin_step(self, step: int) -> None:
+        """Note that a step begins, and that the one before it has ended."""
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Return the context in which a part of a step runs that is no module: ``loader`` or ``optimiser``."""
 
 
 class Profile:

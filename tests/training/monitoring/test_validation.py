@@ -210,9 +210,7 @@ def test_M1_several_ranks_report_the_same_bits_as_one(tone_corpus):
 
     brought: dict[int, list] = {}
     for rank in (1, 0):
-        found = measured(
-            objective_of("wav2vec2", corpus, 1), corpus, range(12), Rank(2, rank, rank, torch.device("cpu"))
-        )
+        found = measured(objective_of("wav2vec2", corpus, 1), corpus, range(12), Rank(2, rank, torch.device("cpu")))
     assert found == whole
 
 
