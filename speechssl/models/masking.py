@@ -75,7 +75,7 @@ def mask_batch(
 
 
 def channel_block(channels: int, widest: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Mask one block of neighbouring channels (TERA, section III-A; SpecAugment, section 2).
+    """Mask one block of neighbouring channels (TERA, arXiv 2007.06028; SpecAugment, section 2).
 
     Its width is uniform in 0 to ``widest``, its place uniform among those where it lies wholly within the channels.
 
