@@ -9,6 +9,7 @@ from typing import Literal
 
 __all__ = [
     "BestRqConfig",
+    "DenoiseConfig",
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
@@ -138,7 +139,20 @@ class MaskedReconstructionConfig:
     """The paper's 15 % in spans of 70 ms, here 80 ms of a waveform stem."""
 
 
-ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig | MaskedReconstructionConfig
+@dataclass(frozen=True)
+class DenoiseConfig:
+    """Clean log-mel of all frames from noisy, band-limited speech (denoising autoencoder)."""
+
+    kind: Literal["denoise"] = "denoise"
+    n_mels: int = 80
+    """Log-mel channels that are predicted, whatever the encoder sees."""
+    snr_db: tuple[float, float] = (0.0, 20.0)
+    """Range of the signal-to-noise ratio, in decibels."""
+    band_hz: tuple[float, float] = (1000.0, 8000.0)
+    """Range of the frequency above which nothing is left, in hertz; from 8000 on everything is."""
+
+
+ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig | MaskedReconstructionConfig | DenoiseConfig
 """The settings of any objective; ``kind`` says which."""
 
 

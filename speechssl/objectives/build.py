@@ -8,6 +8,7 @@ from typing import Any
 
 from speechssl.config.objectives import (
     BestRqConfig,
+    DenoiseConfig,
     HubertConfig,
     MaskedReconstructionConfig,
     ObjectiveConfig,
@@ -17,6 +18,7 @@ from speechssl.config.objectives import (
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
+from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.wav2vec2 import Wav2Vec2
@@ -35,6 +37,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return BestRq
         case MaskedReconstructionConfig():
             return MaskedReconstruction
+        case DenoiseConfig():
+            return Denoise
 
 
 def build_objective(

@@ -25,3 +25,18 @@ def spread(frames):
         mean = math.fsum(channel) / len(channel)
         deviations.append(math.sqrt(math.fsum((value - mean) ** 2 for value in channel) / len(channel)))
     return math.fsum(deviations) / len(deviations)
+
+
+def band_limited(wave, cutoff_hz, rate):
+    """The wave without frequencies above a cut-off: the sum of the sinusoids of its Fourier series up to there."""
+    n = len(wave)
+    result = [math.fsum(wave) / n] * n
+    for k in range(1, n // 2 + 1):
+        if k * rate / n > cutoff_hz:
+            break
+        weight = 1 / n if 2 * k == n else 2 / n
+        angles = [2 * math.pi * k * t / n for t in range(n)]
+        a = weight * math.fsum(x * math.cos(angle) for x, angle in zip(wave, angles, strict=True))
+        b = weight * math.fsum(x * math.sin(angle) for x, angle in zip(wave, angles, strict=True))
+        result = [y + a * math.cos(angle) + b * math.sin(angle) for y, angle in zip(result, angles, strict=True)]
+    return result
