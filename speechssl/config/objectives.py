@@ -9,8 +9,10 @@ from typing import Literal
 
 __all__ = [
     "BestRqConfig",
+    "DenoiseConfig",
     "HubertConfig",
     "MaskConfig",
+    "MaskedReconstructionConfig",
     "ObjectiveConfig",
     "TargetsConfig",
     "TeacherConfig",
@@ -136,7 +138,34 @@ class BestRqConfig:
     """400 ms of a waveform stem, begun at one in a hundred frames of 10 ms (section 4)."""
 
 
-ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig
+@dataclass(frozen=True)
+class MaskedReconstructionConfig:
+    """Log-mel of masked speech from the speech around it (TERA, arXiv 2007.06028)."""
+
+    kind: Literal["masked_reconstruction"] = "masked_reconstruction"
+    n_mels: int = 80
+    """Log-mel channels that are predicted, whatever the encoder sees."""
+    channels: int = 0
+    """Most neighbouring mel channels that are hidden in all frames of an utterance, and predicted, too (the paper: 16).
+    Their number is drawn, from 0 to this. Only for a log-mel stem with ``n_mels`` channels."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.15, length=4, min_spans=1))
+    """The paper's 15 % in spans of 70 ms, here 80 ms of a waveform stem."""
+
+
+@dataclass(frozen=True)
+class DenoiseConfig:
+    """Clean log-mel of all frames from noisy, band-limited speech (denoising autoencoder)."""
+
+    kind: Literal["denoise"] = "denoise"
+    n_mels: int = 80
+    """Log-mel channels that are predicted, whatever the encoder sees."""
+    snr_db: tuple[float, float] = (0.0, 20.0)
+    """Range of the signal-to-noise ratio, in decibels."""
+    band_hz: tuple[float, float] = (1000.0, 8000.0)
+    """Range of the frequency above which nothing is left, in hertz; from 8000 on everything is."""
+
+
+ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig | MaskedReconstructionConfig | DenoiseConfig
 """The settings of any objective; ``kind`` says which."""
 
 

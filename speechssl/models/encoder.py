@@ -188,6 +188,7 @@ class SpeechEncoder(nn.Module):
         *,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        feature_mask: Tensor | None = None,
         layers: bool = False,
         stop_at: int | None = None,
         positions: Tensor | None = None,
@@ -204,6 +205,8 @@ class SpeechEncoder(nn.Module):
             [B, F] bool: frames whose projection is replaced by the mask embedding.
         channel_mask
             [B, D] bool: channels set to 0 in every frame (fine-tuning).
+        feature_mask
+            [B, C] bool: outputs of the stem set to 0 in every frame, before layer norm. ``features`` keeps them.
         layers, stop_at, positions
             As in :meth:`context`.
 
@@ -214,7 +217,8 @@ class SpeechEncoder(nn.Module):
         """
         features = self.features(wave, lengths)
         frame_lengths = None if lengths is None else self.frames(lengths)
-        x = self.input_dropout(self.project(features))
+        shown = features if feature_mask is None else features.masked_fill(feature_mask[:, None, :], 0.0)
+        x = self.input_dropout(self.project(shown))
         if mask is not None:
             x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
         elif self.training and self.mask_embedding.requires_grad:

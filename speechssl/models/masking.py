@@ -1,4 +1,4 @@
-"""Span masks and negative samples: pure functions of the raw words of a bit generator.
+"""Span masks, masked channels and negative samples: pure functions of the raw words of a bit generator.
 
 In: frame counts and a generator keyed by (seed, epoch, utterance id). Out: boolean masks over frames, indices of
 negatives. An utterance's mask depends on nothing but its own length and its own generator, never on its batch
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from speechssl.config import MaskConfig
 
-__all__ = ["mask_batch", "sample_negatives", "span_mask"]
+__all__ = ["channel_block", "mask_batch", "sample_negatives", "span_mask"]
 
 
 def span_mask(frames: int, cfg: MaskConfig, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -72,6 +72,23 @@ def mask_batch(
     for row, length, rng in zip(masks, lengths, rngs, strict=True):
         row[:length] = span_mask(int(length), cfg, rng)
     return masks
+
+
+def channel_block(channels: int, widest: int, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Mask one block of neighbouring channels (TERA, arXiv 2007.06028; SpecAugment, section 2).
+
+    Its width is uniform in 0 to ``widest``, its place uniform among those where it lies wholly within the channels.
+
+    Returns
+    -------
+    NDArray[np.bool_]
+        [channels]
+    """
+    mask = np.zeros(channels, dtype=np.bool_)
+    width = int(_integers(min(widest, channels) + 1, 1, rng)[0])
+    start = int(_integers(channels - width + 1, 1, rng)[0])
+    mask[start : start + width] = True
+    return mask
 
 
 def sample_negatives(n_masked: int, n_negatives: int, rng: np.random.Generator) -> NDArray[np.int32]:

@@ -6,11 +6,21 @@ which declares how it is called and what a report draws of it.
 
 from typing import Any
 
-from speechssl.config.objectives import BestRqConfig, HubertConfig, ObjectiveConfig, Wav2Vec2Config, offline_targets
+from speechssl.config.objectives import (
+    BestRqConfig,
+    DenoiseConfig,
+    HubertConfig,
+    MaskedReconstructionConfig,
+    ObjectiveConfig,
+    Wav2Vec2Config,
+    offline_targets,
+)
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
+from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
+from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 
 __all__ = ["build_objective", "objective_class"]
@@ -25,6 +35,10 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Hubert
         case BestRqConfig():
             return BestRq
+        case MaskedReconstructionConfig():
+            return MaskedReconstruction
+        case DenoiseConfig():
+            return Denoise
 
 
 def build_objective(

@@ -124,6 +124,20 @@ def test_masked_frames_are_replaced_and_channels_zeroed():
     assert not torch.allclose(out.x, encoder(wave).x)
 
 
+def test_hidden_outputs_of_the_stem_are_zero_in_every_frame_of_their_row():
+    encoder = build(config("logmel"))
+    wave = torch.randn(2, 4000)
+    hidden = torch.zeros(2, encoder.frontend.dim, dtype=torch.bool)
+    hidden[1, 3:7] = True
+    out = encoder(wave, feature_mask=hidden)
+    features = encoder.features(wave)
+    torch.testing.assert_close(out.features, features)  # they stay as they were
+    features[1, :, 3:7] = 0
+    torch.testing.assert_close(out.x, encoder.context(encoder.project(features)).x)
+    assert torch.equal(out.x[0], encoder(wave).x[0])
+    assert not torch.allclose(out.x[1], encoder(wave).x[1])
+
+
 def test_a_fully_masked_utterance_tells_nothing_about_its_audio():
     encoder = build(config("layer"))
     mask = torch.ones(1, encoder.frames(2000), dtype=torch.bool)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from speechssl.config import MaskConfig
 from speechssl.core.randomness import generator
 from speechssl.models import masking
-from speechssl.models.masking import mask_batch, sample_negatives, span_mask
+from speechssl.models.masking import channel_block, mask_batch, sample_negatives, span_mask
 from tests.oracles.masking import masked_fraction
 from tests.support.counting import python_lines
 
@@ -95,6 +95,19 @@ def test_the_work_of_masking_an_utterance_does_not_grow_with_its_frames():
     assert lines(FRAMES_15S) < 64 * 60
 
 
+def test_a_block_of_channels_has_any_width_and_any_place():
+    blocks = [np.flatnonzero(channel_block(6, 3, generator("c", i))) for i in range(8000)]
+    assert all(np.array_equal(block, np.arange(block[0], block[-1] + 1)) for block in blocks if len(block))
+    widths = Counter(len(block) for block in blocks)
+    assert set(widths) == {0, 1, 2, 3}
+    assert max(widths.values()) < 1.1 * min(widths.values())
+    places = Counter(int(block[0]) for block in blocks if len(block) == 3)
+    assert set(places) == {0, 1, 2, 3}
+    assert max(places.values()) < 1.2 * min(places.values())
+    assert not any(channel_block(6, 0, generator("c", i)).any() for i in range(20))
+    assert max(channel_block(2, 9, generator("c", i)).sum() for i in range(50)) == 2
+
+
 @given(n=st.integers(0, 60), k=st.integers(0, 20), seed=st.integers(0, 2**32))
 def test_negatives_are_other_masked_frames(n, k, seed):
     drawn = sample_negatives(n, k, np.random.default_rng(seed))
@@ -133,6 +146,7 @@ def test_L5_the_streams_of_masks_and_negatives_are_frozen():
         [2, 5, 0, 5, 1],
         [3, 4, 2, 0, 3],
     ]
+    assert np.flatnonzero(channel_block(80, 16, generator("channels", 7, 0, "b"))).tolist() == [*range(67, 76)]
     assert digest(span_mask(749, MaskConfig(), generator("mask", 7, 3, "b"))) == "0fc8f9c8430d3113"
     assert digest(sample_negatives(367, 100, generator("negatives", 7, 3, "b")).astype("<i4")) == "59de15dba9c53b82"
     assert digest(sample_negatives(70_000, 2, generator("negatives", 7, 3, "b")).astype("<i4")) == "a0d471ece184ccb7"
@@ -167,6 +181,7 @@ def test_L5_masks_and_negatives_ask_for_raw_words_only():
     raw = RawOnly()
     assert span_mask(100, MaskConfig(), raw).any()
     assert sample_negatives(10, 3, raw).shape == (10, 3)
+    assert channel_block(80, 16, raw).shape == (80,)
 
 
 @pytest.mark.parametrize("n", [65_535, 65_536, 65_537, 70_000])

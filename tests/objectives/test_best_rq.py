@@ -3,36 +3,18 @@
 import math
 from dataclasses import replace
 
-import librosa
-import numpy as np
 import pytest
 import torch
 
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
 from tests.oracles import best_rq as oracle
+from tests.support.logmel import expected_speech
 from tests.support.objectives import MODEL, STEMS, build, make_batch
 
 SMALL = {"entries": 13, "code_dim": 4, "n_mels": 20}
 NARROW = replace(MODEL.frontend, conv_layers=((8, 5, 5), (8, 8, 8), (8, 8, 8)))
 """Frames of 320 samples, which end before the mel windows that begin within them."""
-
-
-def log_mel(wave, n_mels):
-    """Return librosa's log-mel [T][n_mels] of 25 ms windows every 10 ms, which no frame of the FFT is centred in."""
-    mel = librosa.feature.melspectrogram(
-        y=np.pad(wave, 56), sr=16_000, n_fft=512, win_length=400, hop_length=160, window=np.hanning(400),
-        center=False, n_mels=n_mels, fmin=20.0, htk=True, norm=None,
-    )  # fmt: skip
-    return np.log(mel + 1e-8).T.tolist()
-
-
-def expected_speech(objective, wave):
-    """Return the oracle's stacked, standardised frames of one utterance: those that the encoder has."""
-    frames, stack = objective.encoder.frames(len(wave)), objective.encoder.hop // 160
-    needed = 400 + (frames * stack - 1) * 160
-    wave = np.pad(wave, (0, max(0, needed - len(wave))))[:needed]
-    return oracle.stacked(oracle.standardise(log_mel(wave, SMALL["n_mels"])), stack)
 
 
 @pytest.mark.parametrize("codebooks", [1, 3])
@@ -48,7 +30,7 @@ def test_loss_equals_the_scalar_oracle(stem, codebooks):
         logits = quantiser.predict(context).view(-1, codebooks, SMALL["entries"])
     speech = []
     for row, length in enumerate([16_000, 9_000]):
-        frames = expected_speech(objective, prepared.batch.wave[row, :length].numpy())
+        frames = expected_speech(objective.encoder, prepared.batch.wave[row, :length].numpy(), SMALL["n_mels"])
         speech += [frame for frame, take in zip(frames, masked[row].tolist(), strict=False) if take]
     total, correct, spread, unique = 0.0, 0, 0.0, 0
     for g in range(codebooks):

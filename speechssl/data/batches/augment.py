@@ -1,4 +1,4 @@
-"""Augmentation of fine-tuning audio: speed, gain, noise; what happens to an utterance follows from (seed, epoch, id).
+"""Augmentation of audio: speed, gain, noise, band limits; an `Augmenter` draws by (seed, epoch, id).
 
 In: one waveform. Out: another; speed changes its length.
 """
@@ -11,7 +11,7 @@ from speechssl.config import AugmentConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator, key
 
-__all__ = ["Augmenter", "augmenter", "coloured_noise", "with_noise", "with_speed"]
+__all__ = ["Augmenter", "augmenter", "band_limited", "coloured_noise", "with_noise", "with_speed"]
 
 RATE = 16_000
 
@@ -80,3 +80,10 @@ def with_noise(wave: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray
     """Return the wave plus unit-power noise at a signal-to-noise ratio; silence stays silent."""
     power = float(np.mean(wave.astype(np.float64) ** 2))
     return (wave + np.float32(np.sqrt(power) * 10 ** (-snr_db / 20)) * noise).astype(np.float32)
+
+
+def band_limited(wave: np.ndarray, cutoff_hz: float) -> np.ndarray:
+    """Return the wave without all frequencies above a cut-off; float32 [T]."""
+    spectrum = np.fft.rfft(wave)
+    spectrum[np.arange(len(spectrum)) * RATE / len(wave) > cutoff_hz] = 0
+    return np.fft.irfft(spectrum, len(wave)).astype(np.float32)

@@ -7,7 +7,8 @@ import pytest
 
 from speechssl.config import AugmentConfig
 from speechssl.core.errors import ConfigError
-from speechssl.data.batches.augment import augmenter, coloured_noise, with_noise, with_speed
+from speechssl.data.batches.augment import augmenter, band_limited, coloured_noise, with_noise, with_speed
+from tests.oracles import reconstruction as oracle
 from tests.support.chirps import chirp
 
 ALL = AugmentConfig(speeds=(0.9, 1.0, 1.1), gain_db=6.0, noise_snr_db=(5.0, 15.0), noise_prob=0.5)
@@ -77,6 +78,17 @@ def test_pink_noise_falls_by_three_decibels_an_octave():
     np.testing.assert_allclose(np.diff(octaves), -3.01, atol=0.5)
     white = np.abs(np.fft.rfft(coloured_noise(1 << 16, 0.0, np.random.Generator(np.random.PCG64(1))))) ** 2
     assert 10 * np.log10(white[:8192].mean() / white[16384:24576].mean()) == pytest.approx(0, abs=0.3)
+
+
+@pytest.mark.parametrize("samples", [1, 60, 61])
+@pytest.mark.parametrize("cutoff_hz", [10.0, 3000.0, 7999.0, 8000.0])
+def test_band_limits_are_those_of_a_fourier_series(samples, cutoff_hz):
+    wave = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+    expected = oracle.band_limited(wave.tolist(), cutoff_hz, 16_000)
+    assert band_limited(wave, cutoff_hz).tolist() == pytest.approx(expected, abs=1e-6)
+    assert np.allclose(expected, wave, atol=1e-6) == (
+        cutoff_hz == 8000 or samples == 1 or (samples, cutoff_hz) == (61, 7999)
+    )
 
 
 def test_silence_and_single_samples_stay_finite():
