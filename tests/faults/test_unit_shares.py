@@ -169,10 +169,10 @@ def test_M4_every_frame_asked_for_is_used_when_memory_holds_a_part(tmp_path, mon
     seen = []
     refine = unit_fit.refine_kmeans
 
-    def watched(kmeans, frames, *, seed):
+    def watched(kmeans, frames):
         arrays = list(frames)
         seen.extend(arrays)
-        return refine(kmeans, arrays, seed=seed)
+        return refine(kmeans, arrays)
 
     monkeypatch.setattr(unit_fit, "refine_kmeans", watched)
     make_units(source(corpus), tmp_path, **settings())
@@ -203,7 +203,7 @@ def test_M4_streamed_means_are_those_of_a_plain_loop():
     frames = rng.normal(size=(35_000, 3)) + 6 * rng.integers(0, 3, (35_000, 1)) + 50
     start = (50 + 6 * np.arange(3)[:, None] + rng.normal(size=(3, 3))).astype(np.float32)
     pieces = np.array_split(frames.astype(np.float32), 23)
-    found = refine_kmeans(KMeans(torch.from_numpy(start)), pieces, seed=0)
+    found = refine_kmeans(KMeans(torch.from_numpy(start)), pieces)
     centres, counts = start.astype(np.float64), np.zeros(3)
     for batch in (frames[:10_000], frames[10_000:20_000], frames[20_000:]):
         nearest = ((batch[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
@@ -216,4 +216,4 @@ def test_M4_streamed_means_are_those_of_a_plain_loop():
 
 def test_M4_frames_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="not finite"):
-        refine_kmeans(KMeans(torch.zeros(2, 2)), [np.full((5, 2), np.nan, np.float32)], seed=0)
+        refine_kmeans(KMeans(torch.zeros(2, 2)), [np.full((5, 2), np.nan, np.float32)])
