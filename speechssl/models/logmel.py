@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.models.frame_counts import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, not_negative
 from speechssl.models.norm import at_least_float32, frame_mask
 
 __all__ = ["LogMelStem", "mel_filterbank"]
 
-SAMPLE_RATE = 16_000
 FFT = 512
 LOG_FLOOR = 1e-8
 """Added to mel energies before the logarithm: about the energy of rounding noise in 16-bit audio, and a guard for
