@@ -27,16 +27,13 @@ def decode(data, encoding, *, item, samples, start, count):
     return out
 
 
-@pytest.fixture(params=["pcm16", "flac", "flac-miniaudio", "flac-compiled"])
+@pytest.fixture(params=["pcm16", "flac", "flac-miniaudio"])
 def encoding(request, monkeypatch):
     name, _, by = request.param.partition("-")
     faster = flac._faster()
     if by == "miniaudio" and faster is None:
         pytest.skip("miniaudio is not installed: pip install 'speechssl[fast]'")
     monkeypatch.setattr(flac, "_decode_miniaudio", faster if by == "miniaudio" else None)
-    compiled = flac._Compiled()
-    compiled._left, compiled._frames = 0, flac._load() if by == "compiled" else None
-    monkeypatch.setattr(flac, "_compiled", compiled)
     return name
 
 
