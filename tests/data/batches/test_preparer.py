@@ -22,7 +22,6 @@ from speechssl.data.store.reader import open_corpus
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from tests.data.batches.test_parcels import tensors
 from tests.data.batches.test_stream import CFG as SHORT
 from tests.data.batches.test_stream import SECONDS, code_points
 from tests.objectives.test_hubert import table
@@ -49,6 +48,17 @@ def objective_of(kind: str, ids=("u0",)):
 
 CFG = replace(SHORT, timeout=120.0)
 KINDS = ["wav2vec2", "hubert", "ctc"]
+
+
+def tensors(record) -> dict[str, Tensor]:
+    found = {}
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if isinstance(value, Tensor):
+            found[item.name] = value
+        elif isinstance(value, Batch):
+            found |= {f"batch.{name}": tensor for name, tensor in tensors(value).items()}
+    return found
 
 
 def reachable(value, seen=None):
@@ -138,7 +148,7 @@ class First(TinyObjective):
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
     corpus = open_corpus(sys.argv[1])
-    cfg = replace(CFG, workers=2, timeout=120.0)
+    cfg = replace(CFG, workers=2, timeout=120.0, loader="processes")
     plan = Plan.pretrain(corpus, cfg, 1, align=320)
     stream = Stream(corpus, plan, cfg, seed=1, batches_per_step=150, prepare=prepare)
     with stream:
