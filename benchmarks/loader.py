@@ -267,7 +267,7 @@ def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float
     cfg = DataConfig(shards=folder, workers=int(workers), batch_seconds=seconds_per_batch, **chosen)
     corpus = open_corpus(folder)
     plan = Plan.pretrain(corpus, cfg, 0, align=320)
-    with Stream(corpus, plan, cfg, seed=0, batches_per_step=1) as stream:
+    with Stream(corpus, plan, cfg, batches_per_step=1) as stream:
         for step in itertools.count():
             (batch,) = stream.step(step)
             if scaled:

@@ -124,8 +124,6 @@ class Stream(Generic[Item]):
         What to read, and which of it makes micro-batch k.
     cfg
         ``workers``, ``timeout``, ``max_bad_fraction``.
-    seed
-        Kept for the record: order, crops and augmentation are keyed by the plan's and the augmenter's own.
     batches_per_step
         Micro-batches in a step over all ranks; a multiple of ``world``.
     rank, world
@@ -136,8 +134,6 @@ class Stream(Generic[Item]):
         Text to token ids; fills ``targets`` and ``texts``.
     augment
         Applied to each waveform.
-    with_text
-        Fill ``texts``.
     prepare
         An objective's preparer; the stream then gives what it makes of each batch.
 
@@ -151,14 +147,12 @@ class Stream(Generic[Item]):
         plan: Plan,
         cfg: DataConfig,
         *,
-        seed: int,
         batches_per_step: int,
         rank: int = 0,
         world: int = 1,
         start: int = 0,
         encode: Callable[[str], list[int]] | None = None,
         augment: Augment | None = None,
-        with_text: bool = False,
         prepare: Callable[[Batch], Item] | None = None,
     ) -> None:
         if batches_per_step < 1 or batches_per_step % world:
@@ -166,7 +160,6 @@ class Stream(Generic[Item]):
                 f"data.batches_per_step = {batches_per_step} is not a multiple of the {world} ranks: every rank "
                 "needs the same number of micro-batches in each step"
             )
-        self.seed = seed
         self.share = batches_per_step // world
         self._tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
 
@@ -175,7 +168,7 @@ class Stream(Generic[Item]):
             step, place = divmod(i, self.share)
             return step * batches_per_step + place * world + rank
 
-        labels = with_texts(corpus, encode) if encode is not None or with_text else None
+        labels = with_texts(corpus, encode) if encode is not None else None
         reader = BatchReader(corpus, plan, augment, labels, prepare)
         self._loader = batch_loader(reader, cfg, number=number, where=reader.where, size=reader.size(cfg), held=HELD)
         self._loader.expect(start * self.share)

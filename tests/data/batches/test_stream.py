@@ -47,7 +47,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 def stream_of(corpus: Corpus, cfg: DataConfig = CFG, **options) -> Stream:
-    options = {"seed": 1, "batches_per_step": 2} | options
+    options = {"batches_per_step": 2} | options
     return Stream(corpus, Plan.pretrain(corpus, cfg, 1, align=320), cfg, **options)
 
 
@@ -170,7 +170,7 @@ def test_finetuning_batches_have_targets_and_texts_and_follow_the_augmented_leng
     cfg = replace(CFG, max_seconds=30.0)
     plan = Plan.finetune(corpus, cfg, 1)
     augment = augmenter(AugmentConfig(speeds=(0.9, 1.1)), 1)
-    options = {"encode": code_points, "augment": augment, "batches_per_step": 1, "seed": 1}
+    options = {"encode": code_points, "augment": augment, "batches_per_step": 1}
     stream = Stream(corpus, plan, cfg, **options)
     seen = set()
     for step in range(plan.batches_per_epoch):
@@ -195,13 +195,13 @@ def test_finetuning_batches_have_targets_and_texts_and_follow_the_augmented_leng
 
 def test_finetuning_without_augmentation_has_stored_samples_and_zeros_after_them(corpus):
     plan = Plan.finetune(corpus, replace(CFG, max_seconds=30.0), 1)
-    stream = Stream(corpus, plan, CFG, seed=1, batches_per_step=1, with_text=True)
+    stream = Stream(corpus, plan, CFG, batches_per_step=1)
     batches = [next(iter(stream.step(step))) for step in range(plan.batches_per_epoch)]
     assert any(batch.padded for batch in batches)
     for batch in batches:
         assert batch.wave.dtype == torch.int16
         assert batch.targets is None
-        assert batch.texts
+        assert batch.texts == ()
         for name, wave, length in zip(batch.ids, batch.wave, batch.lengths.tolist(), strict=True):
             expected = corpus.read(corpus.ids.index(name))
             assert np.array_equal(wave[:length].numpy(), expected * 32768)
@@ -210,7 +210,7 @@ def test_finetuning_without_augmentation_has_stored_samples_and_zeros_after_them
 
 def test_empty_transcripts_give_empty_targets(corpus):
     plan = Plan.finetune(corpus, CFG, 1)
-    (batch,) = Stream(corpus, plan, CFG, seed=1, batches_per_step=1, encode=lambda text: []).step(0)
+    (batch,) = Stream(corpus, plan, CFG, batches_per_step=1, encode=lambda text: []).step(0)
     assert batch.targets.shape == (len(batch.ids), 1)
     assert batch.target_lengths.tolist() == [0] * len(batch.ids)
 
@@ -320,7 +320,7 @@ class Trap:
 def trapped(corpus, what, **changes):
     cfg = replace(CFG, workers=2, **changes)
     plan = Plan.pretrain(corpus, cfg, 1, align=320)
-    return Stream(Trap(corpus, what, plan.micro(3).rows[0]), plan, cfg, seed=1, batches_per_step=1)
+    return Stream(Trap(corpus, what, plan.micro(3).rows[0]), plan, cfg, batches_per_step=1)
 
 
 def test_a_loader_process_that_dies_is_an_error(corpus):
@@ -428,6 +428,6 @@ def test_what_cannot_be_sent_to_a_loader_process_says_so(corpus):
     plan = Plan.pretrain(corpus, CFG, 1, align=320)
     with pytest.raises(DataError, match=r"the loader cannot start: .*data.workers = 0"):
         Stream(
-            corpus, plan, replace(CFG, workers=1, loader="processes"), seed=1, batches_per_step=1,
+            corpus, plan, replace(CFG, workers=1, loader="processes"), batches_per_step=1,
             augment=lambda wave, epoch, name: wave,
         )  # fmt: skip
