@@ -12,7 +12,7 @@ import torch
 
 from speechssl.core.errors import DataError, RunError
 from speechssl.core.ledger import read_ledger
-from speechssl.targets import fit as unit_fit
+from speechssl.targets import fit
 from speechssl.targets import units as units_module
 from speechssl.targets.kmeans import KMeans, refine_kmeans
 from speechssl.targets.table import UnitTable
@@ -164,17 +164,17 @@ def test_H1_a_run_labels_an_allowed_corpus_with_the_old_centroids(tmp_path):
 
 def test_M4_every_frame_asked_for_is_used_when_memory_holds_a_part(tmp_path, monkeypatch, capsys):
     corpus = Tones()
-    whole = unit_fit.sample_features(source(corpus), hours=1.0, seed=1)
-    monkeypatch.setattr(unit_fit, "SAMPLE_BYTES", len(whole) * 39 * 4 // 5)
+    whole = fit.sample_features(source(corpus), hours=1.0, seed=1)
+    monkeypatch.setattr(fit, "SAMPLE_BYTES", len(whole) * 39 * 4 // 5)
     seen = []
-    refine = unit_fit.refine_kmeans
+    refine = fit.refine_kmeans
 
     def watched(kmeans, frames):
         arrays = list(frames)
         seen.extend(arrays)
         return refine(kmeans, arrays)
 
-    monkeypatch.setattr(unit_fit, "refine_kmeans", watched)
+    monkeypatch.setattr(fit, "refine_kmeans", watched)
     make_units(source(corpus), tmp_path, **settings())
     order = np.lexsort(np.concatenate(seen).T)
     assert np.array_equal(np.concatenate(seen)[order], whole[np.lexsort(whole.T)])
