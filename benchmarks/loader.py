@@ -12,9 +12,8 @@ Contenders, each in a process of its own, in turns:
                 loop gets them; `-float`: turned into float32 by the main process before they count, as the peers' are
 What counts is seconds of useful audio that reached the main process as tensors [B, T] (without padding; of ours,
 without what is cropped away), in wall time and in processor time of all its processes. Before the clock starts every
-contender has delivered batches for a second and filled its shuffle buffer; ours has decoded so much FLAC in each
-process that the compiled decoder does the rest, as in a training after its first seconds. A measurement during which
-other programs used the processor is repeated; `others` in the result says how many cores they used in each that counts.
+contender has delivered batches for a second and filled its shuffle buffer. A measurement during which other programs
+used the processor is repeated; `others` in the result says how many cores they used in each that counts.
 Audio: real speech of the speech pack (libri_mini) when there, else synthetic, as the result says.
 With --batches: memory of all processes of ours while so many batches (20 s each) are delivered, nothing else.
 With --decoders: whole FLAC payloads to int16 in one thread, by each decoder in turns, in processor time, nothing else.
@@ -42,7 +41,7 @@ RATE = 16_000
 PEERS = ("readme-0", "readme-2", "soundfile-0", "soundfile-1", "soundfile-2")
 OURS = ("plain-0", "processes-1", "processes-2", "threads-1", "threads-2", "processes-2-float", "threads-2-float")
 ENCODINGS = ("flac", "pcm16")
-PACKAGES = ("webdataset", "soundfile", "torchcodec", "miniaudio", "isal", "numba")
+PACKAGES = ("webdataset", "soundfile", "torchcodec", "miniaudio", "isal")
 WARM_UP = 1.0
 """Seconds."""
 TRIES = 6
@@ -122,10 +121,7 @@ def decoders(arguments: argparse.Namespace, audio: dict, folder: str) -> None:
     corpus = open_corpus(folder)
     payloads = [(corpus.read_bytes(i), int(corpus.samples[i])) for i in range(len(corpus))]
     out, hours = np.empty(max(n for _, n in payloads), np.int16), sum(n for _, n in payloads) / RATE / 3600
-    compiled = flac._Compiled(pays_after=1)
-    compiled.decode(payloads[0][0], 0, out[: payloads[0][1]])  # loads it
     ways = {
-        "compiled": lambda data, n: compiled.decode(data, 0, out[:n]) or sys.exit("compiled code refuses a payload"),
         "dr_flac": lambda data, n: flac._decode_miniaudio(data, "", 0, out[:n]),
         "libsndfile": lambda data, n: flac._decode_soundfile(data, "", 0, out[:n]),
     }
@@ -243,24 +239,14 @@ def measure(name: str, encoding: str, folder: str, *, seconds: float) -> dict:
     """Return the hours that a contender delivers in about ``seconds``, wall time, processor time of all processes."""
     batches = contender(name, encoding, folder, seconds_per_batch=87.5)
     next(batches)  # with a full shuffle buffer
-    began, before = time.perf_counter(), 0.0
-    while time.perf_counter() - began < WARM_UP or before < warm_up_seconds(name, encoding):
-        before += next(batches)
+    began = time.perf_counter()
+    while time.perf_counter() - began < WARM_UP:
+        next(batches)
     hours, cpu, busy, began = 0.0, cpu_of_tree(), cpu_of_all(), time.perf_counter()
     while (wall := time.perf_counter() - began) < seconds:
         hours += next(batches) / 3600
     cpu, busy = cpu_of_tree() - cpu, cpu_of_all() - busy
     return {"hours": hours, "wall": wall, "cpu": cpu, "others": round((busy - cpu) / wall, 2)}
-
-
-def warm_up_seconds(name: str, encoding: str) -> float:
-    """Return the audio after which every process of ours uses the decoder that a training uses (with a margin)."""
-    kind, workers = name.split("-")[:2]
-    if encoding != "flac" or kind in {"readme", "soundfile"}:
-        return 0.0
-    from speechssl.data.store.flac import PAYS_AFTER
-
-    return 1.2 * max(1, int(workers)) * PAYS_AFTER / RATE
 
 
 def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float) -> Iterator[float]:
@@ -281,7 +267,7 @@ def contender(name: str, encoding: str, folder: str, *, seconds_per_batch: float
     cfg = DataConfig(shards=folder, workers=int(workers), batch_seconds=seconds_per_batch, **chosen)
     corpus = open_corpus(folder)
     plan = Plan.pretrain(corpus, cfg, 0, align=320)
-    with Stream(corpus, plan, cfg, seed=0, batches_per_step=1) as stream:
+    with Stream(corpus, plan, cfg, batches_per_step=1) as stream:
         for step in itertools.count():
             (batch,) = stream.step(step)
             if scaled:

@@ -40,7 +40,7 @@ INNER = {
         "store": {"ingest", "audio"},
         "batches": {"store", "ingest", "audio"},
         "audit": {"ingest", "audio"},
-        "synth": set(),
+        "synth": {"audio"},
     },
     "models": {"kernels": set()},
     "evaluation": {"wer": {"bootstrap"}, "compare": {"wer", "bootstrap"}, "nist": {"compare", "wer", "bootstrap"}},
@@ -203,6 +203,12 @@ def test_rooms_are_small():
     folders = {path.parent for path in FILES}
     wide = {str(folder): count for folder in folders if (count := len(list(folder.glob("*.py")))) > MOST_FILES}
     assert not wide, f"split these folders into rooms: {wide}"
+
+
+def test_the_sample_rate_is_written_once():
+    constant = re.compile(r"^\w*RATE = 16_?000$", re.MULTILINE)
+    found = [path for path in FILES if constant.search(path.read_text(encoding="utf-8"))]
+    assert found == [PACKAGE / "data/audio/decode.py"]
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "models").rglob("*.py")), ids=lambda path: path.name)

@@ -102,8 +102,7 @@ def test_the_reader_of_imports_sees_every_way_to_import(tmp_path):
 
 @pytest.mark.parametrize("name", sorted(OPTIONAL))
 def test_what_an_extra_brings_is_never_imported_at_the_start_of_a_module(name):
-    at_start = {path for path, lazy in PACKAGE[name].items() if not lazy}
-    assert at_start <= {"speechssl/data/store/flac_frames.py"}  # which is imported inside a try itself
+    assert not {path for path, lazy in PACKAGE[name].items() if not lazy}
 
 
 def test_tests_benchmarks_and_pictures_import_what_is_declared():
@@ -121,7 +120,6 @@ def test_versions_leave_room_for_newer_releases():
     """torchaudio 2.11 is its last feature release and names no torch; librosa 1 is not refused before it exists."""
     wanted = {distribution(item): item for item in PROJECT["dependencies"]}
     assert wanted["torch"] == "torch>=2.11" and "<" not in wanted["torchaudio"] + wanted["librosa"]
-    assert {name for name, items in EXTRAS.items() if items & {"numba", "llvmlite"}} == {"fast"}
 
 
 def test_constraints_pin_every_dependency_to_a_version_it_allows():

@@ -224,7 +224,6 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         data.corpus,
         Plan.finetune(data.corpus, cfg.data, cfg.seed),
         cfg.data,
-        seed=cfg.seed,
         batches_per_step=cfg.data.batches_per_step,
         rank=parallel.rank,
         world=parallel.world,

@@ -90,10 +90,10 @@ class DataConfig:
     window_shards: int = 16
     """Utterances are mixed within windows of this many consecutive shards, so that reading stays nearly sequential."""
     workers: int = 2
-    """Loader processes or threads; 0 builds batches when they are asked for. Batches do not depend on it."""
-    loader: Literal["processes", "threads"] = "processes"
-    """threads: no copying between processes and less memory; decoding and checking run beside Python, augmentation does
-    not. Batches do not depend on it."""
+    """Loader threads or processes; 0 builds batches when they are asked for. Batches do not depend on it."""
+    loader: Literal["threads", "processes"] = "threads"
+    """processes: each has an interpreter lock of its own, at the cost of memory and of copying every batch; for
+    preparation in Python that holds the lock. Batches do not depend on it."""
     timeout: float = 300.0
     """Seconds without a batch after which the loader is taken to hang; an error."""
     max_bad_fraction: float = 0.01

@@ -22,7 +22,7 @@ def interval_text(low: float | None, high: float | None, digits: int = 2) -> str
     return "–" if low is None or high is None else f"{percent(low, digits)}–{percent(high, digits)}"
 
 
-def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, indent: str = "  ") -> str:
+def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
     """Return a table with the first ``left`` columns flush left and the others flush right.
 
     Cells wider than 48 columns are cut; characters that would break the line (control characters) are shown as ``?``.
@@ -35,8 +35,8 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: in
         for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
             space = " " * (width - text_width(cell))
             cells.append(cell + space if column < left else space + cell)
-        lines.append((indent + "  ".join(cells)).rstrip())
-    lines.insert(1, indent + "  ".join("─" * width for width in widths))
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    lines.insert(1, "  " + "  ".join("─" * width for width in widths))
     return "\n".join(lines) + "\n"
 
 

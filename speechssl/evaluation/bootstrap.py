@@ -24,6 +24,8 @@ from speechssl.core.randomness import generator
 __all__ = ["Interval", "PairedBootstrap", "bootstrap_wer", "paired_bootstrap"]
 
 Interval = tuple[float, float]
+LEVEL = 0.95
+"""Coverage of an interval."""
 _DRAWS_AT_ONCE = 4_000_000
 """Drawn indices held in memory at a time (32 MB)."""
 
@@ -48,7 +50,7 @@ class PairedBootstrap:
 
 
 def bootstrap_wer(
-    counts: npt.ArrayLike, *, n: int = 2_000, seed: int = 1, level: float = 0.95, block: npt.ArrayLike | None = None
+    counts: npt.ArrayLike, *, n: int = 2_000, seed: int = 1, level: float = LEVEL, block: npt.ArrayLike | None = None
 ) -> Interval | None:
     """Studentised bootstrap interval of a pooled error rate.
 
@@ -93,9 +95,7 @@ def bootstrap_wer(
     return max(low, 0.0), min(high, most)
 
 
-def paired_bootstrap(
-    a: npt.ArrayLike, b: npt.ArrayLike, *, n: int = 2_000, seed: int = 1, level: float = 0.95
-) -> PairedBootstrap | None:
+def paired_bootstrap(a: npt.ArrayLike, b: npt.ArrayLike, *, n: int = 2_000, seed: int = 1) -> PairedBootstrap | None:
     """Compare two systems on the same utterances, drawing the same utterances for both (Bisani & Ney 2004, section 4).
 
     Parameters
@@ -119,7 +119,7 @@ def paired_bootstrap(
     if not np.array_equal(left[:, 1], right[:, 1]):
         row = int(np.flatnonzero(left[:, 1] != right[:, 1])[0])
         raise ValueError(f"row {row} has {left[row, 1]} reference words in one system and {right[row, 1]} in the other")
-    _check(n, level)
+    _check(n, LEVEL)
     words = int(left[:, 1].sum())
     if len(left) < 2 or words == 0:
         return None
@@ -128,7 +128,7 @@ def paired_bootstrap(
     delta = resampled.rates
     if not delta.size:
         return None
-    low, high = _limits(change, resampled, level)
+    low, high = _limits(change, resampled, LEVEL)
     wer_a, wer_b = int(left[:, 0].sum()) / words, int(right[:, 0].sum()) / words
     return PairedBootstrap(
         wer_a=wer_a,

@@ -16,6 +16,7 @@ from torch import Tensor
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.core.files import write_atomic, write_json
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.models.encoder import SpeechEncoder
 
 __all__ = [
@@ -246,7 +247,7 @@ def preprocessor_config(encoder: SpeechEncoder) -> dict[str, Any]:
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
-        "sampling_rate": 16_000,
+        "sampling_rate": SAMPLE_RATE,
         "padding_side": "right",
         "padding_value": 0.0,
         "do_normalize": encoder.cfg.normalize,

@@ -61,7 +61,6 @@ def save_model(
     folder: Path,
     *,
     encoder: SpeechEncoder,
-    cfg: ModelConfig | None = None,
     extra: Mapping[str, Tensor] | None = None,
     tokens: HasDict | None = None,
     info: Mapping[str, Any] | None = None,
@@ -77,8 +76,6 @@ def save_model(
         Where the model goes. Other files in it are not kept.
     encoder
         Weights to save.
-    cfg
-        Configuration to save; the encoder's own when None.
     extra
         More weights under their full names, such as ``head.weight``.
     tokens
@@ -106,7 +103,7 @@ def save_model(
         "sha256": hashlib.sha256(weights).hexdigest(),
         "info": dict(info or {}),
         "tokens": None if tokens is None else tokens.to_dict(),
-        "model": to_dict(cfg or encoder.cfg),
+        "model": to_dict(encoder.cfg),
     }
     folder = Path(folder)
     try:

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.models.frame_counts import (
     MEL_STRIDE,
     MEL_WINDOW,
@@ -27,17 +28,19 @@ from speechssl.models.norm import at_least_float32, frame_mask
 
 __all__ = ["FrameLogMel", "LogMelStem", "mel_filterbank"]
 
-SAMPLE_RATE = 16_000
 FFT = 512
+LOWEST_HZ = 20.0
+EPS = 1e-5
+"""Added to the variance of a mel channel."""
 LOG_FLOOR = 1e-8
 """Added to mel energies before the logarithm: about the energy of rounding noise in 16-bit audio, and a guard for
 silence."""
 
 
-def mel_filterbank(n_mels: int, fft: int = FFT, rate: int = SAMPLE_RATE, low: float = 20.0) -> Tensor:
-    """Return librosa's mel filters [fft / 2 + 1, n_mels]: triangles of peak 1 on the scale 2595 log10(1 + f / 700).
+def mel_filterbank(n_mels: int) -> Tensor:
+    """Return librosa's mel filters [FFT / 2 + 1, n_mels]: triangles of peak 1 on the scale 2595 log10(1 + f / 700).
 
-    Each filter rises from its left neighbour's centre and falls to its right neighbour's, between ``low`` hertz and the
+    Each filter rises from its left neighbour's centre and falls to its right neighbour's, between ``LOWEST_HZ`` and the
     Nyquist frequency. Computed in float64. librosa is imported here and not with the module: importing it takes about
     as long as importing torch.
 
@@ -50,9 +53,11 @@ def mel_filterbank(n_mels: int, fft: int = FFT, rate: int = SAMPLE_RATE, low: fl
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # filters without a bin are an error below
-        filters = mel(sr=rate, n_fft=fft, n_mels=max(n_mels, 1), fmin=low, htk=True, norm=None, dtype=np.float64)
+        filters = mel(
+            sr=SAMPLE_RATE, n_fft=FFT, n_mels=max(n_mels, 1), fmin=LOWEST_HZ, htk=True, norm=None, dtype=np.float64
+        )
     if n_mels < 1 or not filters.any(axis=1).all():
-        raise ConfigError(f"model.frontend.n_mels = {n_mels}: use 1 to 80 filters with a {fft}-point transform")
+        raise ConfigError(f"model.frontend.n_mels = {n_mels}: use 1 to 80 filters with a {FFT}-point transform")
     return torch.from_numpy(np.ascontiguousarray(filters.T, dtype=np.float32))
 
 
@@ -127,13 +132,13 @@ class FrameLogMel(LogMelStem):
         return super().forward(functional.pad(wave, (0, missing)), valid)
 
 
-def _standardise(x: Tensor, lengths: Tensor | None, eps: float = 1e-5) -> Tensor:
+def _standardise(x: Tensor, lengths: Tensor | None) -> Tensor:
     """Give each channel of [B, F, C] zero mean and unit variance over each row's valid frames."""
     if lengths is None:
         variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(variance + eps)
+        return (x - mean) * torch.rsqrt(variance + EPS)
     valid = frame_mask(lengths, x.shape[1])[..., None]
     count = lengths.clamp(min=1).to(x.dtype)[:, None, None]
     mean = x.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
     variance = (x - mean).masked_fill(~valid, 0.0).square().sum(1, keepdim=True) / count
-    return (x - mean) * torch.rsqrt(variance + eps)
+    return (x - mean) * torch.rsqrt(variance + EPS)

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 __all__ = ["LayerNorm", "at_least_float32", "frame_mask", "normalise_waveform", "weight_norm"]
 
 
+WAVEFORM_EPS = 1e-7
+"""Added to the variance of a waveform, so that digital silence stays 0 instead of turning into NaN: the value of the
+Hugging Face feature extractor that an exported model meets (``do_normalize``)."""
+
+
 def at_least_float32(x: Tensor) -> Tensor:
     """Return half-precision tensors as float32 and leave float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -56,11 +61,8 @@ def weight_norm(direction: Tensor, magnitude: Tensor) -> Tensor:
     return cast(Tensor, _WeightNorm.apply(direction, magnitude))
 
 
-def normalise_waveform(wave: Tensor, lengths: Tensor | None, eps: float = 1e-7) -> Tensor:
+def normalise_waveform(wave: Tensor, lengths: Tensor | None) -> Tensor:
     """Give each utterance zero mean and unit variance over its valid samples; padding stays exactly 0.
-
-    ``eps`` is added to the variance, so digital silence stays 0 instead of turning into NaN; 1e-7 is the value of the
-    Hugging Face feature extractor that an exported model meets (``do_normalize``).
 
     Parameters
     ----------
@@ -71,8 +73,8 @@ def normalise_waveform(wave: Tensor, lengths: Tensor | None, eps: float = 1e-7) 
     """
     wave = at_least_float32(wave)
     if lengths is None:
-        return F.layer_norm(wave, wave.shape[1:], eps=eps)
+        return F.layer_norm(wave, wave.shape[1:], eps=WAVEFORM_EPS)
     valid = frame_mask(lengths, wave.shape[1])
     count = lengths.clamp(min=1).to(wave.dtype)[:, None]
     centred = (wave - wave.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count).masked_fill(~valid, 0.0)
-    return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + eps)
+    return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + WAVEFORM_EPS)

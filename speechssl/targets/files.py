@@ -16,6 +16,7 @@ import numpy as np
 
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.ingest.ids import ABSENT
 from speechssl.data.ingest.manifest import safe_id
 from speechssl.targets.audio import Audio
@@ -142,7 +143,7 @@ def _place(found: UnitFile, name: str, samples: int, frames: Callable[[int], int
     if units is None:
         fit.entries.append(Entry("pretrain", name, "no_units", f"not in {found.path}", "dropped"))
     elif abs(len(units) - wanted) > FRAMES_TOLERATED:
-        detail = f"{len(units)} units, {wanted} frames ({samples / 16_000:.2f} s)"
+        detail = f"{len(units)} units, {wanted} frames ({samples / SAMPLE_RATE:.2f} s)"
         fit.entries.append(Entry("pretrain", name, "wrong_number_of_units", detail, "dropped"))
         fit.hops.append(samples / max(1, len(units)))
     else:

@@ -36,7 +36,7 @@ def fit_corpus(source: Source, *, clusters: int, hours: float, starts: int, seed
     said = f"k-means: {hours:g} h asked for, {there:.3g} h there; "
     del sample
     if _part_kept(source, drawn, SAMPLE_BYTES) < 1:
-        kmeans = refine_kmeans(kmeans, _streamed(source, drawn, seed), seed=number)
+        kmeans = refine_kmeans(kmeans, _streamed(source, drawn, seed))
         part = f"{kmeans.sample:,} ({kmeans.sample / max(1, kmeans.frames):.1%}) start it: no more fit in"
         said += f"{kmeans.frames:,} frames, each seen once; {part} {SAMPLE_BYTES / 2**30:.3g} GiB"
     else:

@@ -1,11 +1,12 @@
 """k-means over speech features: fitted with scikit-learn on a sample, applied with one matrix product.
 
 In: frames of features. Out: centroids, and the nearest of them for any frame. Settings are those of HuBERT's released
-recipe (mini-batches of 10,000 frames, 20 starts, no reassignment).
+recipe (mini-batches of 10,000 frames, 20 starts, no reassignment), but for the rule that ends the fit.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +20,12 @@ from speechssl.core.errors import DataError
 __all__ = ["KMeans", "fit_kmeans", "refine_kmeans"]
 
 BATCH_FRAMES = 10_000
+START_FRAMES = 3 * BATCH_FRAMES
+"""Frames that a start is drawn from, and on which fits are compared."""
+LOOK_EVERY = 100
+"""Mini-batches from one comparison to the next."""
+SMALLEST_GAIN = 1e-3
+"""Share by which ``LOOK_EVERY`` mini-batches lower the mean squared distance; the fit ends when it is less."""
 
 
 @dataclass(frozen=True)
@@ -62,34 +69,10 @@ class KMeans:
         return cls(torch.from_numpy(np.array(arrays["centroids"])), hours, int(frames), int(sample))
 
 
-class _Watched(np.random.RandomState):
-    """The generator of a fit, which asks before each draw whether to go on.
-
-    scikit-learn's fits take no callback, but draw from their generator for each centre of a start and each mini-batch.
-    The numbers are those of the class above it, so a watched fit is the same fit.
-    """
-
-    def __init__(self, seed: int, check: Callable[[], None]) -> None:
-        super().__init__(seed)
-        self._check = check
-
-    def randint(self, *arguments: Any, **named: Any) -> Any:
-        self._check()
-        return super().randint(*arguments, **named)
-
-    def choice(self, *arguments: Any, **named: Any) -> Any:
-        self._check()
-        return super().choice(*arguments, **named)
-
-    def uniform(self, *arguments: Any, **named: Any) -> Any:
-        self._check()
-        return super().uniform(*arguments, **named)
-
-
 def fit_kmeans(
     features: np.ndarray, clusters: int, *, seed: int, starts: int = 20, check: Callable[[], None] = lambda: None
 ) -> KMeans:
-    """Fit mini-batch k-means (settings of HuBERT's ``learn_kmeans``).
+    """Fit mini-batch k-means (settings of HuBERT's ``learn_kmeans``) until it no longer improves on a fixed sample.
 
     Parameters
     ----------
@@ -100,14 +83,14 @@ def fit_kmeans(
     starts
         Random starts, of which the best on a sample goes on.
     check
-        Called before each centre of a start and each mini-batch; stops the fit by raising.
+        Called before each start and each mini-batch; stops the fit by raising.
 
     Raises
     ------
     DataError
         When there are fewer frames, or fewer distinct ones, than clusters, or a frame is not finite.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import kmeans_plusplus
 
     if len(features) < clusters:
         raise DataError(
@@ -117,19 +100,28 @@ def fit_kmeans(
         raise DataError("k-means: the features hold values that are not finite; the model that made them has diverged")
     # A large mean costs precision in the distances, so features are centred first; the mean is added again.
     offset = features.mean(axis=0, dtype=np.float64).astype(np.float32)
-    model = MiniBatchKMeans(
-        n_clusters=clusters,
-        init="k-means++",
-        n_init=starts,
-        batch_size=BATCH_FRAMES,
-        max_iter=100,
-        tol=0.0,
-        max_no_improvement=100,
-        reassignment_ratio=0.0,
-        compute_labels=False,
-        random_state=_Watched(seed, check),
-    )
-    model.fit(features - offset)
+    points = features - offset
+    random = np.random.RandomState(seed)  # a frozen stream: later releases of numpy draw the same numbers
+
+    def draw(frames: int) -> np.ndarray:
+        frames = max(frames, clusters)
+        return points[random.randint(0, len(points), frames)] if frames < len(points) else points
+
+    sample = draw(START_FRAMES)
+    fits = []
+    for _ in range(starts):
+        check()
+        centroids, _ = kmeans_plusplus(draw(START_FRAMES), clusters, random_state=random)
+        started = _mini_batches(centroids).partial_fit(draw(BATCH_FRAMES))
+        fits.append((-started.score(sample), started))
+    distance, model = min(fits, key=itemgetter(0))
+    improving = True
+    while improving:
+        for _ in range(LOOK_EVERY):
+            check()
+            model.partial_fit(draw(BATCH_FRAMES))
+        before, distance = distance, -model.score(sample)
+        improving = distance < (1 - SMALLEST_GAIN) * before
     centroids = model.cluster_centers_.astype(np.float32) + offset
     distinct = len(np.unique(centroids, axis=0))
     if distinct < clusters:
@@ -140,7 +132,7 @@ def fit_kmeans(
     return KMeans(torch.from_numpy(centroids))
 
 
-def refine_kmeans(kmeans: KMeans, frames: Iterable[np.ndarray], *, seed: int) -> KMeans:
+def refine_kmeans(kmeans: KMeans, frames: Iterable[np.ndarray]) -> KMeans:
     """Go once through frames that need not fit in memory, from fitted centroids, in mini-batches.
 
     Each centroid becomes the mean of the frames that were nearest to it when their mini-batch came (Sculley 2010,
@@ -150,31 +142,25 @@ def refine_kmeans(kmeans: KMeans, frames: Iterable[np.ndarray], *, seed: int) ->
     ----------
     frames
         Arrays [n, D] float32 of any length.
-    seed
-        Non-negative integer below 2 ** 32.
     """
-    from sklearn.cluster import MiniBatchKMeans
-
     centroids = kmeans.centroids.cpu().numpy()
     offset = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)
-    size = max(BATCH_FRAMES, len(kmeans))
-    model = MiniBatchKMeans(
-        n_clusters=len(kmeans),
-        init=centroids - offset,
-        n_init=1,
-        batch_size=size,
-        reassignment_ratio=0.0,
-        compute_labels=False,
-        random_state=seed,
-    )
+    model = _mini_batches(centroids - offset)
     seen = 0
-    for batch in _batches(frames, size):
+    for batch in _batches(frames, max(BATCH_FRAMES, len(kmeans))):
         if not np.isfinite(batch).all():
             raise DataError("k-means: the features hold values that are not finite; the model that made them diverged")
         model.partial_fit(batch - offset)
         seen += len(batch)
     refined = torch.from_numpy(model.cluster_centers_.astype(np.float32) + offset)
     return replace(kmeans, centroids=refined, frames=seen)
+
+
+def _mini_batches(centroids: np.ndarray) -> Any:
+    """Return mini-batch k-means from centroids [K, D]; nothing in its ``partial_fit`` is random."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    return MiniBatchKMeans(len(centroids), init=centroids, n_init=1, reassignment_ratio=0.0, compute_labels=False)
 
 
 def _batches(frames: Iterable[np.ndarray], size: int) -> Iterator[np.ndarray]:

@@ -120,7 +120,6 @@ def train_phase(
         phase.corpus,
         phase.plan,
         cfg.data,
-        seed=phase.seed,
         batches_per_step=cfg.data.batches_per_step,
         rank=parallel.rank,
         world=parallel.world,

@@ -18,6 +18,7 @@ from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
 from speechssl.config.load import to_dict
 from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import RunError
+from speechssl.data.audio.decode import SAMPLE_RATE
 
 __all__ = ["Hours", "Speed", "cores", "expected_seconds", "measure_speed", "tuning_updates"]
 
@@ -115,7 +116,7 @@ def _request(kind: str, cfg: PretrainConfig | FinetuneConfig, filled: float) -> 
         "kind": kind,
         "config": to_dict(cfg),
         "rows": rows,
-        "samples": round(16_000 * seconds),
+        "samples": round(SAMPLE_RATE * seconds),
         "updates": 2,
         "seconds": PROBE_SECONDS,
     }

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from speechssl.core.randomness import generator
-from speechssl.evaluation import bootstrap as significance
+from speechssl.evaluation import bootstrap
 from speechssl.evaluation.bootstrap import bootstrap_wer, paired_bootstrap
 from tests.oracles.wer import bootstrap as slow_bootstrap
 from tests.oracles.wer import limits
@@ -28,7 +28,7 @@ def by_loops(units, n, seed):
 
 @pytest.mark.parametrize("at_once", [1, 100, 333, 4_000_000])
 def test_the_vectorised_interval_equals_plain_loops(monkeypatch, at_once):
-    monkeypatch.setattr(significance, "_DRAWS_AT_ONCE", at_once)
+    monkeypatch.setattr(bootstrap, "_DRAWS_AT_ONCE", at_once)
     counts = some_counts()
     assert bootstrap_wer(counts, n=300, seed=7) == pytest.approx(by_loops(counts, 300, 7), rel=1e-9)
 

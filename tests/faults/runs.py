@@ -44,7 +44,7 @@ def config(kind: str, shards: Path, output: Path, *, workers: int = 0, steps: in
     """Return the configuration of a small run: wav2vec2, hubert or ctc, on the tone corpus."""
     data = DataConfig(
         shards=str(shards), min_seconds=0.4, max_seconds=1.0, batch_seconds=3.0, batches_per_step=2, buckets=2,
-        workers=workers, timeout=300.0,
+        workers=workers, loader="processes", timeout=300.0,
     )  # fmt: skip
     optim = OptimConfig(lr=1e-3, warmup=0.1)
     settings = {"steps": steps, "device": "cpu", "precision": "fp32", "log_every": 1, "save_every": 4, "threads": 1}

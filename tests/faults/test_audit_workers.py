@@ -12,7 +12,7 @@ from tests.support.voices import voice, write
 
 FAULTS = """
 import os, signal
-import speechssl.data.audit.measure as measure
+from speechssl.data.audit import measure
 honest = measure.AudioFile
 def faulty(path, *rest):
     if "kills" in path.name:

@@ -9,8 +9,8 @@ import pytest
 from speechssl.config import DataConfig
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream, evaluation_batches
-from speechssl.data.store import tar as archive
 from speechssl.data.store.reader import Corpus, open_corpus
+from speechssl.data.store.tar import end_of_archive, member, padding, sidecars
 from speechssl.data.store.verify import verify_shards
 from tests.support.chirps import chirp_shards
 
@@ -38,7 +38,7 @@ def skipped(folder: Path) -> set[str]:
     """Ids that training skips in one epoch, and that evaluation skips: the same."""
     corpus = open_corpus(folder)
     plan = Plan.pretrain(corpus, CFG, 1, align=320)
-    stream = Stream(corpus, plan, CFG, seed=1, batches_per_step=1)
+    stream = Stream(corpus, plan, CFG, batches_per_step=1)
     batches = [batch for step in range(plan.batches_per_epoch) for batch in stream.step(step)]
     bad = {entry.item for batch in batches for entry in batch.rejected}
     for batch in batches:
@@ -104,8 +104,8 @@ def test_reported_and_skipped_are_exactly_the_damaged(shards, damage):
     data = bytearray(path.read_bytes())
     if extent == "end":  # exactly the zeros after the last member
         last = rows[-1]
-        end = last.offset + last.size + len(archive.padding(last.size))
-        end += len(archive.sidecars(corpus.utterances()[last.id]))
+        end = last.offset + last.size + len(padding(last.size))
+        end += len(sidecars(corpus.utterances()[last.id]))
         data = data[:end]
     else:
         data = change(data, row)
@@ -133,10 +133,10 @@ def test_one_flipped_bit_anywhere_in_a_shard_is_reported(shards):
 def test_a_damaged_sidecar_is_reported_and_the_audio_still_used(shards, suffix):
     path = shards / "shard-000000.tar"
     with tarfile.open(path) as tar:
-        member = next(m for m in tar if m.name.endswith(suffix))
-    path.write_bytes(flip(bytearray(path.read_bytes()), member.offset_data + 2))
+        info = next(m for m in tar if m.name.endswith(suffix))
+    path.write_bytes(flip(bytearray(path.read_bytes()), info.offset_data + 2))
     assert [(entry.item, entry.reason) for entry in verify_shards(shards).problems] == [
-        (member.name.split(".")[0], "damaged_sidecar")
+        (info.name.split(".")[0], "damaged_sidecar")
     ]
     assert skipped(shards) == set()
 
@@ -145,9 +145,9 @@ def rebuilt(shards: Path, order) -> None:
     """Write shard 0 anew with the same number of bytes, its members in another order."""
     path = shards / "shard-000000.tar"
     with tarfile.open(path) as tar:
-        members = [(member.name, tar.extractfile(member).read()) for member in tar]
-    data = b"".join(archive.member(*member) for member in order(members))
-    path.write_bytes(data + archive.end_of_archive(len(data)))
+        members = [(info.name, tar.extractfile(info).read()) for info in tar]
+    data = b"".join(member(name, payload) for name, payload in order(members))
+    path.write_bytes(data + end_of_archive(len(data)))
 
 
 def test_interleaved_members_are_reported(shards):
@@ -164,10 +164,10 @@ def special(name: str, kind: bytes) -> bytes:
 
 
 MEMBERS = {
-    "unsafe_name": archive.member("../../etc/evil.flac", b"x" * 700),
+    "unsafe_name": member("../../etc/evil.flac", b"x" * 700),
     "link": special("innocent.flac", tarfile.SYMTYPE),
     "device": special("null.flac", tarfile.CHRTYPE),
-    "foreign_member": archive.member("other.flac", b"y"),
+    "foreign_member": member("other.flac", b"y"),
 }
 
 
@@ -181,8 +181,8 @@ def test_members_that_do_not_belong_are_named_and_nothing_is_extracted(shards, r
     rows, path = rows_of(corpus, 0), shards / "shard-000000.tar"
     data, extra = path.read_bytes(), MEMBERS[reason]
     last = rows[-1]
-    end = last.offset + last.size + len(archive.padding(last.size))
-    end += len(archive.sidecars(corpus.utterances()[last.id]))
+    end = last.offset + last.size + len(padding(last.size))
+    end += len(sidecars(corpus.utterances()[last.id]))
     if place == "end":
         path.write_bytes(data[:end] + extra + data[end:])
     else:

@@ -12,7 +12,7 @@ import torch
 
 from speechssl.core.errors import DataError, RunError
 from speechssl.core.ledger import read_ledger
-from speechssl.targets import fit as unit_fit
+from speechssl.targets import fit
 from speechssl.targets import units as units_module
 from speechssl.targets.kmeans import KMeans, refine_kmeans
 from speechssl.targets.table import UnitTable
@@ -164,17 +164,17 @@ def test_H1_a_run_labels_an_allowed_corpus_with_the_old_centroids(tmp_path):
 
 def test_M4_every_frame_asked_for_is_used_when_memory_holds_a_part(tmp_path, monkeypatch, capsys):
     corpus = Tones()
-    whole = unit_fit.sample_features(source(corpus), hours=1.0, seed=1)
-    monkeypatch.setattr(unit_fit, "SAMPLE_BYTES", len(whole) * 39 * 4 // 5)
+    whole = fit.sample_features(source(corpus), hours=1.0, seed=1)
+    monkeypatch.setattr(fit, "SAMPLE_BYTES", len(whole) * 39 * 4 // 5)
     seen = []
-    refine = unit_fit.refine_kmeans
+    refine = fit.refine_kmeans
 
-    def watched(kmeans, frames, *, seed):
+    def watched(kmeans, frames):
         arrays = list(frames)
         seen.extend(arrays)
-        return refine(kmeans, arrays, seed=seed)
+        return refine(kmeans, arrays)
 
-    monkeypatch.setattr(unit_fit, "refine_kmeans", watched)
+    monkeypatch.setattr(fit, "refine_kmeans", watched)
     make_units(source(corpus), tmp_path, **settings())
     order = np.lexsort(np.concatenate(seen).T)
     assert np.array_equal(np.concatenate(seen)[order], whole[np.lexsort(whole.T)])
@@ -203,7 +203,7 @@ def test_M4_streamed_means_are_those_of_a_plain_loop():
     frames = rng.normal(size=(35_000, 3)) + 6 * rng.integers(0, 3, (35_000, 1)) + 50
     start = (50 + 6 * np.arange(3)[:, None] + rng.normal(size=(3, 3))).astype(np.float32)
     pieces = np.array_split(frames.astype(np.float32), 23)
-    found = refine_kmeans(KMeans(torch.from_numpy(start)), pieces, seed=0)
+    found = refine_kmeans(KMeans(torch.from_numpy(start)), pieces)
     centres, counts = start.astype(np.float64), np.zeros(3)
     for batch in (frames[:10_000], frames[10_000:20_000], frames[20_000:]):
         nearest = ((batch[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
@@ -216,4 +216,4 @@ def test_M4_streamed_means_are_those_of_a_plain_loop():
 
 def test_M4_frames_that_are_not_finite_are_refused():
     with pytest.raises(DataError, match="not finite"):
-        refine_kmeans(KMeans(torch.zeros(2, 2)), [np.full((5, 2), np.nan, np.float32)], seed=0)
+        refine_kmeans(KMeans(torch.zeros(2, 2)), [np.full((5, 2), np.nan, np.float32)])

@@ -61,7 +61,7 @@ def test_what_a_run_computes_may_not_change(tmp_path, change, line):
         {"data": DataConfig(workers=7, timeout=1.0, cache="/elsewhere", max_bad_fraction=0.5)},
         {"training": TrainingConfig(save_every=7, log_every=3, keep=2, device="cpu", threads=2, max_skips=3)},
         {"training": TrainingConfig(on_collapse="stop", compile=True)},
-        {"data": DataConfig(shards="elsewhere", loader="threads")},
+        {"data": DataConfig(shards="elsewhere", loader="processes")},
         {"training": TrainingConfig(recompute=True, profile=3, validate_every=5)},
     ],
 )

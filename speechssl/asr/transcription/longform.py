@@ -41,17 +41,15 @@ def block_frames(model: CtcModel, seconds: float) -> int:
     return frames
 
 
-def read_blocks(
-    path: Path, *, item: str = "", start: float = 0.0, duration: float | None = None, limits: AudioLimits = _LIMITS
-) -> Iterator[Samples]:
+def read_blocks(path: Path, *, start: float = 0.0, duration: float | None = None) -> Iterator[Samples]:
     """Yield a file, or ``duration`` seconds of it from ``start`` on, as mono float32 blocks at 16 kHz.
 
     Raises
     ------
     AudioError
-        The file is missing, is no audio, is damaged, or breaks a limit; ``item`` (the path) is what it names.
+        The file is missing, is no audio, is damaged, or breaks a limit; the error names the path.
     """
-    with AudioFile(path, item or str(path), limits) as audio:
+    with AudioFile(path, str(path), _LIMITS) as audio:
         rate = audio.info.sample_rate
         first, frames = round(start * rate), None if duration is None else round(duration * rate)
         if frames is not None and audio.info.frames >= 0:  # durations are rounded to milliseconds in manifests

@@ -11,10 +11,10 @@ import functools
 import numpy as np
 
 from speechssl.core.randomness import generator
+from speechssl.data.audio.decode import SAMPLE_RATE
 
-__all__ = ["FFT", "HOP", "RATE", "bands", "frame_power", "snr_db", "snr_of_bands", "snr_weights"]
+__all__ = ["FFT", "HOP", "bands", "frame_power", "snr_db", "snr_of_bands", "snr_weights"]
 
-RATE = 16_000
 FFT = 512
 """Samples of an analysis frame, 32 ms."""
 HOP = 320
@@ -64,7 +64,7 @@ def bands(count: int, low: float, high: float) -> np.ndarray:
 
     They are equally wide on the mel scale (O'Shaughnessy 1987) as far as the resolution of the spectrum allows.
     """
-    edges = 700 * (10 ** (np.linspace(_mel(low), _mel(high), count + 1) / 2595) - 1) * FFT / RATE
+    edges = 700 * (10 ** (np.linspace(_mel(low), _mel(high), count + 1) / 2595) - 1) * FFT / SAMPLE_RATE
     edges = np.rint(edges).astype(np.int64)
     for i in range(1, count + 1):
         edges[i] = max(edges[i], edges[i - 1] + 1)
@@ -88,7 +88,7 @@ def _bias() -> np.ndarray:
 
     The narrower the band, the more its power fluctuates. Measured on a minute of white noise, once.
     """
-    noise = generator("snr-bias").standard_normal(60 * RATE, dtype=np.float32)
+    noise = generator("snr-bias").standard_normal(60 * SAMPLE_RATE, dtype=np.float32)
     power = frame_power(noise) @ snr_weights()
     return power.mean(axis=0, dtype=np.float64) / _floor(power)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from speechssl.core.errors import AudioError
-from speechssl.data.audio.decode import AudioFile, AudioLimits, mono
-from speechssl.data.audio.snr import FFT, HOP, RATE, frame_power, snr_of_bands, snr_weights
+from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits, mono
+from speechssl.data.audio.snr import FFT, HOP, frame_power, snr_of_bands, snr_weights
 from speechssl.data.audit.fingerprint import Fingerprint, fingerprint, fingerprint_weights
 from speechssl.data.audit.spectrum import Activity, activity, edge_hz, edge_weights, hum_db, hum_power
 
@@ -177,7 +177,8 @@ class _Spectrum:
     def __init__(self, rate: int) -> None:
         import soxr
 
-        self._stream = soxr.ResampleStream(rate, RATE, 1, dtype="float32", quality="HQ") if rate != RATE else None
+        same = rate == SAMPLE_RATE
+        self._stream = None if same else soxr.ResampleStream(rate, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
         self._rest = np.zeros(0, np.float32)
         self._hum_rest = np.zeros(0, np.float32)
         self.power: list[np.ndarray] = []

@@ -12,7 +12,8 @@ from statistics import median
 
 import numpy as np
 
-from speechssl.data.audio.snr import FFT, RATE
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.audio.snr import FFT
 
 __all__ = ["Activity", "activity", "edge_hz", "edge_weights", "hum_db", "hum_power"]
 
@@ -20,7 +21,7 @@ FRAME_SECONDS = 0.02
 BAND_HZ = 250
 _LOUD_FRAMES = 50
 _NOTHING_DB = -105.0
-_BINS = BAND_HZ * FFT // RATE
+_BINS = BAND_HZ * FFT // SAMPLE_RATE
 _CLIFF_DB = 25.0
 """Least fall within a kilohertz at the edge."""
 _FLAT_DB = 9.0
@@ -101,7 +102,7 @@ def _gaps(level: np.ndarray, loud: float, quiet: float) -> int:
 def edge_weights() -> np.ndarray:
     """Return float32 [257, 32]: bands of 250 Hz for ``activity`` (their sum) and ``edge_hz``; none below 47 Hz."""
     bins = np.arange(FFT // 2 + 1)
-    weights = (bins[:, None] // _BINS == np.arange(RATE // 2 // BAND_HZ)).astype(np.float32)
+    weights = (bins[:, None] // _BINS == np.arange(SAMPLE_RATE // 2 // BAND_HZ)).astype(np.float32)
     weights[:2] = 0.0  # an offset leaks into the second bin
     return weights
 
@@ -136,7 +137,7 @@ def edge_hz(power: np.ndarray) -> float | None:
 def hum_power(frames: np.ndarray) -> np.ndarray:
     """Return float32 [F, bins up to 500 Hz] of frames [F, N] of 16 kHz samples."""
     window = np.hanning(frames.shape[1]).astype(np.float32)
-    spectrum = np.fft.rfft(frames * window, axis=1)[:, : 500 * frames.shape[1] // RATE]
+    spectrum = np.fft.rfft(frames * window, axis=1)[:, : 500 * frames.shape[1] // SAMPLE_RATE]
     return (np.square(np.abs(spectrum)) / np.sum(window) ** 2).astype(np.float32)
 
 
@@ -149,7 +150,7 @@ def hum_db(power: np.ndarray, size: int) -> tuple[float, float] | None:
     if len(power) < _FEWEST_HUM:
         return None
     quiet = np.quantile(power, 0.2, axis=0) + 1e-14
-    spacing = RATE / size
+    spacing = SAMPLE_RATE / size
     found = []
     for mains in (50.0, 60.0):
         stands = []

@@ -10,10 +10,9 @@ import numpy as np
 from speechssl.config import AugmentConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator, key
+from speechssl.data.audio.decode import SAMPLE_RATE
 
 __all__ = ["Augmenter", "augmenter", "band_limited", "coloured_noise", "with_noise", "with_speed"]
-
-RATE = 16_000
 
 
 def augmenter(cfg: AugmentConfig, seed: int) -> "Augmenter | None":
@@ -65,7 +64,7 @@ def with_speed(wave: np.ndarray, factor: float) -> np.ndarray:
         return wave
     import soxr
 
-    return np.asarray(soxr.resample(wave, RATE * factor, RATE), dtype=np.float32)
+    return np.asarray(soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE), dtype=np.float32)
 
 
 def coloured_noise(samples: int, slope: float, random: np.random.Generator) -> np.ndarray:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from speechssl.core.ledger import Entry
+from speechssl.data.audio.decode import SAMPLE_RATE
 
 __all__ = ["Batch", "BatchSummary", "Prepared", "batch_of", "each_tensor", "full_scale", "with_tensors"]
 
@@ -65,7 +66,7 @@ class Batch:
     @property
     def seconds(self) -> float:
         """Useful audio in the batch, in seconds."""
-        return float((self.lengths.float() * self.weights).sum()) / 16_000
+        return float((self.lengths.float() * self.weights).sum()) / SAMPLE_RATE
 
     def summary(self) -> BatchSummary:
         """Return what the loop keeps of a CPU batch."""

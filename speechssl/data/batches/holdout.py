@@ -13,12 +13,12 @@ import numpy as np
 from speechssl.config import ValidationConfig
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import key
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.ingest.ids import read_ids
 from speechssl.data.store.reader import Corpus
 
 __all__ = ["held_out"]
 
-RATE = 16_000
 LEAST_SECONDS = 60.0
 """Audio that a small corpus holds out where its share would be less."""
 MOST_SHARE = 0.05
@@ -45,8 +45,8 @@ def held_out(corpus: Corpus, cfg: ValidationConfig, *, min_samples: int) -> np.n
     lengths = corpus.samples
     usable = np.flatnonzero(lengths >= min_samples)
     total = float(lengths[usable].sum())
-    least = min(LEAST_SECONDS * RATE, MOST_SHARE * total)
-    wanted = min(cfg.seconds * RATE, max(cfg.share * total, least))
+    least = min(LEAST_SECONDS * SAMPLE_RATE, MOST_SHARE * total)
+    wanted = min(cfg.seconds * SAMPLE_RATE, max(cfg.share * total, least))
     most = int(max(cfg.share, MOST_SHARE) * len(usable))
     candidates = _from_few_shards(corpus, usable, wanted, most) if corpus.lazy else usable
     names = {row: corpus.row(row).id if corpus.lazy else corpus.ids[row] for row in candidates.tolist()}
@@ -63,8 +63,8 @@ def _listed(corpus: Corpus, cfg: ValidationConfig, min_samples: int) -> np.ndarr
     if not len(rows):
         raise DataError(
             f"validation.ids: {int(listed.sum())} of the {len(wanted)} listed ids are among the utterances of "
-            f"{corpus.source.name} that this run uses, and none is at least {min_samples / RATE:g} s long. Compare "
-            "them with manifest.jsonl, and look at data.splits"
+            f"{corpus.source.name} that this run uses, and none is at least {min_samples / SAMPLE_RATE:g} s long. "
+            "Compare them with manifest.jsonl, and look at data.splits"
         )
     return rows
 

@@ -1,13 +1,12 @@
 """Reused memory for batches: page faults in fresh memory cost more time than filling it.
 
 In: how many batches and how large. Out: a piece of memory for each, which is free again by itself as soon as nothing
-refers to the batch made in it. Loader processes can share it, so that handing a batch over copies nothing.
+refers to the batch made in it.
 """
 
 import weakref
 
 import numpy as np
-import torch
 
 __all__ = ["Slots", "array_in"]
 
@@ -19,32 +18,25 @@ class Slots:
 
     Attributes
     ----------
-    memory : uint8 tensor [count, size]; in memory that processes can share when ``shared``
+    memory : uint8 array [count, size]
     """
 
-    def __init__(self, count: int, size: int, *, shared: bool) -> None:
-        size += -size % PAGE
-        if shared:
-            empty = torch.empty(0, dtype=torch.uint8)
-            self.memory = empty.set_(torch.UntypedStorage._new_shared(count * size)).view(count, size)
-        else:
-            self.memory = torch.empty(count, size, dtype=torch.uint8)
-        self._bytes = self.memory.numpy()
+    def __init__(self, count: int, size: int) -> None:
+        self.memory = np.empty((count, size + -size % PAGE), np.uint8)
         self._free = list(range(count))
 
-    def take(self) -> tuple[int, np.ndarray] | None:
-        """Return the number of a free piece, the one used last first, and its bytes; None when all are in use.
+    def take(self) -> np.ndarray | None:
+        """Return the bytes of a free piece, the one used last first; None when all are in use.
 
         The piece is in use as long as these bytes, or any array or tensor that shares them, exist.
         """
-        try:
-            number = self._free.pop()
-        except IndexError:
+        if not self._free:
             return None
+        number = self._free.pop()
         # Not a view: numpy makes views refer to the base array, so this object would not be kept alive.
-        piece = np.frombuffer(memoryview(self._bytes[number]), np.uint8)
+        piece = np.frombuffer(memoryview(self.memory[number]), np.uint8)
         weakref.finalize(piece, self._free.append, number).atexit = False
-        return number, piece
+        return piece
 
 
 def array_in(piece: np.ndarray | None, shape: tuple[int, int], kind: type[np.generic]) -> np.ndarray:

@@ -19,6 +19,7 @@ from speechssl.config import DataConfig
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import generator, key
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.buckets import Cut, bucket_of, deal, edges_of, rounded
 from speechssl.data.batches.selection import Selection
 from speechssl.data.store.catalogue import spans
@@ -26,7 +27,6 @@ from speechssl.data.store.reader import Corpus
 
 __all__ = ["Plan", "PlannedBatch"]
 
-RATE = 16_000
 CACHED_WINDOWS = 4
 COUNTABLE = 1 << 22
 """Lengths (in steps of ``align``) up to which they are counted in a table rather than sorted."""
@@ -86,8 +86,8 @@ class Plan:
         self._order_of: tuple[int, np.ndarray, np.ndarray] | None = None
         self._cache: OrderedDict[tuple[int, int], list[_Dealt]] = OrderedDict()
         self._lock = threading.Lock()
-        self._batch_samples = round(cfg.batch_seconds * RATE)
-        self._longest = round(cfg.max_seconds * RATE) if self._crop else None
+        self._batch_samples = round(cfg.batch_seconds * SAMPLE_RATE)
+        self._longest = round(cfg.max_seconds * SAMPLE_RATE) if self._crop else None
         self._step = max(1, cfg.window_shards)
         self.n_rows = self.n_samples = 0
         self.dropped_counts: Counter[str] = Counter()
@@ -120,7 +120,7 @@ class Plan:
         exactly once in each epoch. Edges and crop starts are multiples of ``align`` samples (the encoder's hop), so
         that frames of a crop are frames of the utterance.
         """
-        chosen = Selection("pretrain", max(cfg.min_seconds, align / RATE), None, without=without)
+        chosen = Selection("pretrain", max(cfg.min_seconds, align / SAMPLE_RATE), None, without=without)
         return cls(corpus, cfg, chosen, kind="pretrain", seed=seed, align=align)
 
     @classmethod

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from speechssl.core.ledger import Entry
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.store.catalogue import spans
 from speechssl.data.store.index import IndexRow
 from speechssl.data.store.reader import Corpus
 
 __all__ = ["Selection"]
 
-RATE = 16_000
 LISTED_SHARDS = 1_000
 """Indexes that may be read only to name what is left out."""
 
@@ -37,9 +37,9 @@ class Selection:
 
     def kept(self, lengths: np.ndarray, start: int) -> np.ndarray:
         """Return who is used of the rows from ``start`` on, bool, as long as ``lengths`` (samples)."""
-        kept = lengths >= round(self.shortest * RATE)
+        kept = lengths >= round(self.shortest * SAMPLE_RATE)
         if self.longest is not None:
-            kept &= lengths <= round(self.longest * RATE)
+            kept &= lengths <= round(self.longest * SAMPLE_RATE)
         if self.labelled is not None:
             kept &= self.labelled[start : start + len(lengths)]
         if self.without is not None:
@@ -71,7 +71,8 @@ class Selection:
 
     def _entry(self, row: IndexRow, reason: str) -> Entry:
         limit = self._limit(reason)
-        return Entry(self.stage, row.id, reason, f"{row.samples / RATE:.2f} s{limit}" if limit else "", "dropped")
+        detail = f"{row.samples / SAMPLE_RATE:.2f} s{limit}" if limit else ""
+        return Entry(self.stage, row.id, reason, detail, "dropped")
 
     def _limit(self, reason: str) -> str:
         limit = {"too_short": self.shortest, "too_long": self.longest}.get(reason)
@@ -79,8 +80,8 @@ class Selection:
 
     def _parts(self, lengths: np.ndarray, kept: np.ndarray) -> dict[str, np.ndarray]:
         """Return what is left out for each reason, bool; no utterance has two reasons."""
-        short = lengths < round(self.shortest * RATE)
-        long = np.zeros_like(short) if self.longest is None else lengths > round(self.longest * RATE)
+        short = lengths < round(self.shortest * SAMPLE_RATE)
+        long = np.zeros_like(short) if self.longest is None else lengths > round(self.longest * SAMPLE_RATE)
         silent = np.zeros_like(short) if self.labelled is None else ~(short | long | kept)
         return {"too_short": short, "too_long": long & ~short, "no_transcript": silent}
 

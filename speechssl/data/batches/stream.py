@@ -1,4 +1,4 @@
-"""Plan and corpus in, batches out, through loader processes or threads that each build and prepare whole batches.
+"""Plan and corpus in, batches out, through loader threads or processes that each build and prepare whole batches.
 
 Nothing here depends on their kind or number, and no global random state is touched: a batch is a function of its
 number. A row that cannot be read becomes silence with weight 0 and an entry for the ledger; too many stop the run.
@@ -6,9 +6,6 @@ number. A row that cannot be read becomes silence with weight 0 and an entry for
 What an objective draws for a batch (masks, negatives, units) is made by its preparer in the same place, so that the
 thread that launches the computation does none of it. A step's batches are given one by one: memory and file
 descriptors do not grow with their number.
-
-Loader processes come from a fork server: it is a clean process, so threads of this one (BLAS, CUDA, TensorBoard) cannot
-leave a lock held in them as a plain fork can; and it imports torch once for all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,9 +22,9 @@ from speechssl.core.tolerance import Tolerance, TooManyBadError
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.batch import Batch, batch_of
 from speechssl.data.batches.labels import Labels, with_texts
+from speechssl.data.batches.loader import batch_loader
 from speechssl.data.batches.memory import array_in
 from speechssl.data.batches.plan import Plan
-from speechssl.data.batches.process_loader import batch_loader
 from speechssl.data.batches.supply import Item
 from speechssl.data.store.reader import Corpus
 
@@ -35,15 +32,16 @@ __all__ = ["Stream", "evaluation_batches"]
 
 HELD = 3
 """Batches that the consumer holds at the same time: the one in use, the next, and one on its way to the device."""
-PREPARED_BYTES = 1
-"""Room beside each sample for what is prepared: 100 negatives for each masked frame need 0.6 bytes a sample."""
+
+NAMED = 5
+"""Utterances of a batch that a message names."""
 
 Augment = Callable[[np.ndarray, int, str], np.ndarray]
 
 
 @dataclass(frozen=True)
 class BatchReader(Generic[Item]):
-    """Builds and prepares the batch of a number; sent to loader processes."""
+    """Builds and prepares the batch of a number; shared by loader threads, sent to loader processes."""
 
     corpus: Corpus
     plan: Plan
@@ -97,23 +95,24 @@ class BatchReader(Generic[Item]):
         )
 
     def size(self, cfg: DataConfig) -> int:
-        """Return the bytes of a batch of ``cfg.batch_seconds``; augmented samples may become a bit more."""
-        a_sample = (2 if self.augment is None else 5) + (0 if self.prepare is None else PREPARED_BYTES)
-        return round(cfg.batch_seconds * SAMPLE_RATE) * a_sample
+        """Return the bytes of the samples of ``cfg.batch_seconds``; augmented ones may become a bit more."""
+        return round(cfg.batch_seconds * SAMPLE_RATE) * (2 if self.augment is None else 5)
 
     def where(self, k: int) -> str:
-        """Return the shards that hold batch ``k``, for messages; reads nothing: the disk may be what hangs."""
+        """Say which utterances of which shards make batch ``k``; reads nothing: the disk may be what hangs."""
         if self.corpus.lazy:
             return f"batch {k} of {self.corpus.source.name}"
-        shards = set((np.searchsorted(self.corpus.first_rows, self.plan.micro(k).rows, side="right") - 1).tolist())
-        names = ", ".join(f"{self.corpus.listing.shards[shard].name}.tar" for shard in sorted(shards))
-        return f"batch {k} ({names} of {self.corpus.source.name})"
+        rows = [self.corpus.row(row) for row in self.plan.micro(k).rows]
+        shards = ", ".join(f"{self.corpus.listing.shards[i].name}.tar" for i in sorted({row.shard for row in rows}))
+        ids = ", ".join(row.id for row in rows[:NAMED])
+        more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+        return f"batch {k} ({ids}{more}, of {shards} in {self.corpus.source.name})"
 
 
 class Stream(Generic[Item]):
     """Batches of every step, for one rank.
 
-    Steps asked for in order are prepared ahead by loader processes; any other step starts them anew from there.
+    Steps asked for in order are prepared ahead by the loader; any other step starts it anew from there.
 
     Attributes
     ----------
@@ -125,8 +124,6 @@ class Stream(Generic[Item]):
         What to read, and which of it makes micro-batch k.
     cfg
         ``workers``, ``timeout``, ``max_bad_fraction``.
-    seed
-        Kept for the record: order, crops and augmentation are keyed by the plan's and the augmenter's own.
     batches_per_step
         Micro-batches in a step over all ranks; a multiple of ``world``.
     rank, world
@@ -137,8 +134,6 @@ class Stream(Generic[Item]):
         Text to token ids; fills ``targets`` and ``texts``.
     augment
         Applied to each waveform.
-    with_text
-        Fill ``texts``.
     prepare
         An objective's preparer; the stream then gives what it makes of each batch.
 
@@ -152,14 +147,12 @@ class Stream(Generic[Item]):
         plan: Plan,
         cfg: DataConfig,
         *,
-        seed: int,
         batches_per_step: int,
         rank: int = 0,
         world: int = 1,
         start: int = 0,
         encode: Callable[[str], list[int]] | None = None,
         augment: Augment | None = None,
-        with_text: bool = False,
         prepare: Callable[[Batch], Item] | None = None,
     ) -> None:
         if batches_per_step < 1 or batches_per_step % world:
@@ -167,7 +160,6 @@ class Stream(Generic[Item]):
                 f"data.batches_per_step = {batches_per_step} is not a multiple of the {world} ranks: every rank "
                 "needs the same number of micro-batches in each step"
             )
-        self.seed = seed
         self.share = batches_per_step // world
         self._tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")
 
@@ -176,7 +168,7 @@ class Stream(Generic[Item]):
             step, place = divmod(i, self.share)
             return step * batches_per_step + place * world + rank
 
-        labels = with_texts(corpus, encode) if encode is not None or with_text else None
+        labels = with_texts(corpus, encode) if encode is not None else None
         reader = BatchReader(corpus, plan, augment, labels, prepare)
         self._loader = batch_loader(reader, cfg, number=number, where=reader.where, size=reader.size(cfg), held=HELD)
         self._loader.expect(start * self.share)
@@ -201,7 +193,7 @@ class Stream(Generic[Item]):
             yield item
 
     def close(self) -> None:
-        """Stop the loader processes; a later ``step`` starts them again."""
+        """Stop the loader; a later ``step`` starts it again."""
         self._loader.close()
 
     def __enter__(self) -> Self:

@@ -1,9 +1,9 @@
 """A sequence of numbered batches: how each is built, and how long one may take.
 
-What the two kinds of loader (``process_loader`` and ``thread_loader``) are given; the batch they give is the same.
+What the two kinds of workers (``threads`` and ``processes``) are given; the batch they give is the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from speechssl.core.errors import DataError
 from speechssl.data.batches.batch import Batch, Prepared
-from speechssl.data.batches.memory import Slots
 
 __all__ = ["PREFETCH", "Item", "Read", "Supply"]
 
@@ -49,13 +48,17 @@ class Supply(Generic[Item]):
         """Say what the ``i``-th batch is read from."""
         return self.where(self.number(i))
 
-    def slots(self, *, shared: bool) -> Slots:
-        """Return memory for the batches under way and those that are held."""
-        return Slots(PREFETCH * self.workers + self.held, self.size, shared=shared)
-
     def late(self, i: int) -> DataError:
         """Return the error of a batch that does not come."""
         return DataError(
             f"no batch came from the loader for {self.timeout:g} s (data.timeout), waiting for {self.place(i)}: the "
             "disk or network hangs, or is slower than that. Resume once it answers"
+        )
+
+    def died(self, unfinished: Sequence[int]) -> DataError:
+        """Return the error of a worker process that died; it held one of the unfinished batches."""
+        return DataError(
+            f"a loader process died, building {' or '.join(map(self.place, unfinished))}: usually it was killed for "
+            "lack of memory, or /dev/shm is full. Lower data.workers or data.batch_seconds, give the container more "
+            "shared memory, or set data.loader to threads, then resume"
         )

@@ -25,10 +25,10 @@ from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.audio.limits import AudioInfo
 from speechssl.data.ingest.foreign.tars import Sample, find_tars, folder_of, read_tars
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.store import tar as archive
 from speechssl.data.store.index import IndexRow, Listing, ShardIndex, ShardRecord
 from speechssl.data.store.lengths import FILE_NAME, pack_lengths
 from speechssl.data.store.payload import decode_foreign
+from speechssl.data.store.tar import utterance_json
 
 __all__ = ["ForeignTars", "open_tars"]
 
@@ -124,7 +124,7 @@ def _make(source: ForeignTars) -> None:
     slow = 0
     for row, utterance, native in _rows(source, samples, ledger):
         rows.append(row)
-        lines.append(archive.utterance_json(utterance))
+        lines.append(utterance_json(utterance))
         slow += not native
     _stop_if_too_bad(source, len(rows), ledger)
     _write(source, rows, b"".join(lines), ledger)

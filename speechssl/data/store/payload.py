@@ -2,7 +2,8 @@
 
 In: samples to bytes, bytes to samples. FLAC is half the size; PCM is read several times faster. Both are
 lossless, so the encoding of the shards does not change a training run by a bit. Tars that others made hold ``foreign``
-payloads: audio of any format, rate and number of channels, converted each time it is read.
+payloads: audio of any format, rate and number of channels, converted each time it is read. The CRC-32 of a payload is
+checked each time, by ISA-L where it is installed (``speechssl[fast]``): eight times as fast as zlib, the same number.
 """
 
 import struct
@@ -14,10 +15,16 @@ from speechssl.core.errors import AudioError, DataError
 from speechssl.data.audio.decode import SAMPLE_RATE, AudioInfo, decode, encode_flac, fit_scale, probe, to_int16
 from speechssl.data.store.flac import decode_flac, flac_claims
 
+try:
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
 __all__ = [
     "EXTENSIONS",
     "Encoding",
     "StoredEncoding",
+    "crc32",
     "decode_foreign",
     "decode_payload",
     "encode_payload",

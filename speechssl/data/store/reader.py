@@ -17,14 +17,13 @@ import numpy as np
 
 from speechssl.core.errors import AudioError, DataError
 from speechssl.data.ingest.manifest import Utterance, read_manifest, safe_id
-from speechssl.data.store import tar as archive
 from speechssl.data.store.catalogue import Catalogue, LazyRows, StoredRows, read_index
-from speechssl.data.store.checksum import crc32
 from speechssl.data.store.index import IndexRow, Listing, ShardIndex, ShardRecord
 from speechssl.data.store.lengths import FILE_NAME, LengthTable
 from speechssl.data.store.open_files import OpenFiles
-from speechssl.data.store.payload import EXTENSIONS, decode_payload, encoding_of
+from speechssl.data.store.payload import EXTENSIONS, crc32, decode_payload, encoding_of
 from speechssl.data.store.sources import Source, source_of
+from speechssl.data.store.tar import quick_header
 
 __all__ = ["Corpus", "open_corpus", "open_lazily"]
 
@@ -247,7 +246,7 @@ class Corpus:
         shard = self.listing.shards[row.shard]
         # Tars that others made have headers of any kind: there the checksum of the payload alone must match.
         extension = EXTENSIONS.get(self._encoding)
-        head = b"" if extension is None else archive.quick_header(f"{row.id}.{extension}", row.size)
+        head = b"" if extension is None else quick_header(f"{row.id}.{extension}", row.size)
         where = f"{shard.name}.tar at byte {row.offset}"
         data = self._room(len(head) + row.size)
         if self._read_into(data, row, shard, row.offset - len(head)) < len(data):

@@ -16,11 +16,11 @@ from typing import BinaryIO
 from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.ingest.manifest import Utterance, read_manifest
-from speechssl.data.store import tar as archive
 from speechssl.data.store.index import IndexRow, Listing, ShardRecord, parse_index
 from speechssl.data.store.lengths import FILE_NAME, LengthTable
 from speechssl.data.store.payload import EXTENSIONS, encoding_of
 from speechssl.data.store.sources import LocalFolder
+from speechssl.data.store.tar import BLOCK, header, padding, sidecars
 
 __all__ = ["VerifySummary", "verify_shards"]
 
@@ -101,7 +101,7 @@ def _verify_shard(
             yield Entry(STAGE, tar.name, "wrong_size", f"{size} bytes, {record.tar_bytes} were written")
         end = 0
         for row in rows:
-            head = archive.header(f"{row.id}.{extension}", row.size)
+            head = header(f"{row.id}.{extension}", row.size)
             start = row.offset - len(head)
             if start > end:
                 yield from _gap(file, tar.name, end, start)
@@ -135,7 +135,7 @@ def _verify_row(
     file: BinaryIO, row: IndexRow, head: bytes, utterance: Utterance | None, size: int
 ) -> tuple[Entry | None, int]:
     """Return what is wrong with one utterance, whose tar header is to be ``head``, and where its members should end."""
-    tail = archive.padding(row.size) + (archive.sidecars(utterance) if utterance is not None else b"")
+    tail = padding(row.size) + (sidecars(utterance) if utterance is not None else b"")
     start = row.offset - len(head)
     end = start + len(head) + row.size + len(tail)
 
@@ -153,7 +153,7 @@ def _verify_row(
         return problem("not_in_manifest", "manifest.jsonl does not list it")
     found = file.read(len(tail))
     if found != tail:
-        name = _member_name(found[len(archive.padding(row.size)) :])
+        name = _member_name(found[len(padding(row.size)) :])
         if name is not None and name.split(".", 1)[0] != row.id:
             return problem("interleaved_members", f"followed by {name!r} instead of its own .json")
         return problem("damaged_sidecar", "its .json or .txt")
@@ -162,7 +162,7 @@ def _verify_row(
 
 def _member_name(block: bytes) -> str | None:
     try:
-        return tarfile.TarInfo.frombuf(block[: archive.BLOCK], "utf-8", "replace").name
+        return tarfile.TarInfo.frombuf(block[:BLOCK], "utf-8", "replace").name
     except tarfile.HeaderError:
         return None
 
@@ -172,7 +172,7 @@ def _foreign(file: BinaryIO, shard: str, start: int, stop: int) -> tuple[list[En
     found = []
     while start < stop:
         file.seek(start)
-        block = file.read(archive.BLOCK)
+        block = file.read(BLOCK)
         if not any(block):
             break
         try:
@@ -189,7 +189,7 @@ def _foreign(file: BinaryIO, shard: str, start: int, stop: int) -> tuple[list[En
         else:
             reason = "foreign_member"
         found.append(Entry(STAGE, f"{shard}/{info.name}", reason, f"byte {start}; no utterance of the index owns it"))
-        start += archive.BLOCK + (info.size + -info.size % archive.BLOCK if info.isreg() else 0)
+        start += BLOCK + (info.size + -info.size % BLOCK if info.isreg() else 0)
     return found, start
 
 
@@ -207,7 +207,7 @@ def _end(file: BinaryIO, shard: str, start: int, size: int) -> list[Entry]:
     if found and end == size:
         return found
     file.seek(end)
-    clean = size - end >= 2 * archive.BLOCK
+    clean = size - end >= 2 * BLOCK
     while chunk := file.read(CHUNK):
         clean = clean and not any(chunk)
     if not clean:

@@ -28,11 +28,11 @@ from speechssl.core.randomness import key
 from speechssl.core.tolerance import Tolerance
 from speechssl.data.audio.decode import SAMPLE_RATE, decode, fit_scale
 from speechssl.data.ingest.manifest import Utterance, read_manifest
-from speechssl.data.store import tar as archive
 from speechssl.data.store.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.store.lengths import FILE_NAME, pack_lengths
 from speechssl.data.store.payload import EXTENSIONS, Encoding, encode_payload
 from speechssl.data.store.reader import Corpus, open_corpus
+from speechssl.data.store.tar import end_of_archive, header, padding, sidecars, utterance_json
 from speechssl.data.store.verify import VerifySummary, verify_shards
 
 __all__ = [
@@ -140,7 +140,7 @@ def _assign(utterances: list[Utterance], cfg: ShardConfig) -> list[tuple[Utteran
 def _source(part: tuple[Utterance, ...], cfg: ShardConfig) -> str:
     digest = hashlib.blake2b(json.dumps([cfg.encoding, cfg.channels, SAMPLE_RATE]).encode(), digest_size=16)
     for utterance in part:
-        digest.update(archive.utterance_json(utterance))
+        digest.update(utterance_json(utterance))
     return digest.hexdigest()
 
 
@@ -188,7 +188,7 @@ def _publish(
     jobs: list[_Job], rows: list[IndexRow], records: list[ShardRecord], ledger: Ledger, cfg: ShardConfig
 ) -> ShardSummary:
     known = {utterance.id: utterance for job in jobs for utterance in job.utterances}
-    lines = b"".join(archive.utterance_json(known[row.id]) for row in rows)
+    lines = b"".join(utterance_json(known[row.id]) for row in rows)
     hours = sum(row.samples for row in rows) / SAMPLE_RATE / 3600
     settings = {"name": cfg.name, "encoding": cfg.encoding, "channels": cfg.channels, "sample_rate": SAMPLE_RATE}
     lengths, splits = pack_lengths(rows)
@@ -269,15 +269,15 @@ def _make_shard(job: _Job) -> ShardIndex:
                 if gain:
                     detail = f"{gain:+.1f} dB, so that its samples fit into 16 bits"
                     rejected.append(Entry("shard", utterance.id, "rescaled", detail, "repaired"))
-                head = archive.header(f"{utterance.id}.{EXTENSIONS[job.encoding]}", len(payload))
-                data = head + payload + archive.padding(len(payload)) + archive.sidecars(utterance)
+                head = header(f"{utterance.id}.{EXTENSIONS[job.encoding]}", len(payload))
+                data = head + payload + padding(len(payload)) + sidecars(utterance)
                 start = offset + len(head)
                 crc32 = zlib.crc32(payload)
                 rows.append(IndexRow(utterance.id, job.shard, start, len(payload), samples, crc32, utterance.split))
                 tar.write(data)
                 checksum = zlib.crc32(data, checksum)
                 offset += len(data)
-            data = archive.end_of_archive(offset)
+            data = end_of_archive(offset)
             tar.write(data)
         index = ShardIndex(rows, rejected, offset + len(data), zlib.crc32(data, checksum), job.source)
         write_atomic(path.with_suffix(".idx"), index.to_bytes())

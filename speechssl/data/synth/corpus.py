@@ -24,7 +24,8 @@ from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import atomic_folder, remove_leftovers
 from speechssl.core.processes import end_with_main
 from speechssl.core.randomness import generator, key
-from speechssl.data.synth.espeak import SAMPLE_RATE, Espeak, library_paths
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.synth.espeak import Espeak, library_paths
 from speechssl.data.synth.sentences import sentences
 
 __all__ = ["SynthConfig", "SynthSummary", "Voice", "make_corpus", "voices"]

@@ -13,10 +13,10 @@ import numpy as np
 import soxr
 
 from speechssl.core.errors import DataError
+from speechssl.data.audio.decode import SAMPLE_RATE
 
-__all__ = ["SAMPLE_RATE", "Espeak", "library_paths"]
+__all__ = ["Espeak", "library_paths"]
 
-SAMPLE_RATE = 16_000
 
 # espeak_ng/speak_lib.h
 _AUDIO_OUTPUT_SYNCHRONOUS = 2

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from speechssl.asr.ctc import load_recogniser
-from speechssl.asr.transcription import align as alignments
+from speechssl.asr.transcription import align
 from speechssl.asr.transcription.align import Passage, align_all, align_passage, passages
 from speechssl.asr.transcription.inputs import Input
 from speechssl.config import AlignConfig
@@ -113,7 +113,7 @@ def test_a_long_recording_and_its_text(model: str, corpus: Path, tmp_path: Path)
 
 
 def test_more_than_can_be_aligned(model: str, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alignments, "MAX_CELLS", 1000)
+    monkeypatch.setattr(align, "MAX_CELLS", 1000)
     recogniser, tokens = load_recogniser(Path(model))
     found = align_passage(recogniser, tokens, Passage(Input(corpus / "all.wav", "all"), " ".join(SENTENCES)), block=50)
     assert found.error is not None

@@ -212,7 +212,7 @@ def test_a_wav_that_is_really_cut_is_still_truncated():
 def test_the_same_file_is_looked_through_once(tmp_path, monkeypatch):
     path = tmp_path / "x.mp3"
     path.write_bytes(untabled(mp3(4.0, "VARIABLE")))
-    import speechssl.data.audio.joined as joined
+    from speechssl.data.audio import joined
 
     calls = []
     find = joined._FIND["mp3"]

@@ -133,18 +133,18 @@ def silero(monkeypatch, judge):
             assert rate == 16_000
             return judge(chunk.numpy())
 
-    from speechssl.data.audio import pauses as segment
+    from speechssl.data.audio import pauses
 
     module = ModuleType("silero_vad")
     module.load_silero_vad = Model
     module.__spec__ = type("Spec", (), {})()
     monkeypatch.setitem(sys.modules, "silero_vad", module)
-    segment._silero.cache_clear()
+    pauses._silero.cache_clear()
     return Model
 
 
 def test_the_speech_meter_sees_all_audio_at_16_khz_in_chunks(monkeypatch):
-    from speechssl.data.audio import pauses as segment
+    from speechssl.data.audio import pauses
 
     model = silero(monkeypatch, lambda chunk: float(np.abs(chunk).mean() > 0.02))
     meter = SpeechMeter(48_000)
@@ -160,7 +160,7 @@ def test_the_speech_meter_sees_all_audio_at_16_khz_in_chunks(monkeypatch):
     assert quiet[:97].all()
     assert not quiet[104:196].any()
     assert quiet[206:].all()
-    segment._silero.cache_clear()
+    pauses._silero.cache_clear()
 
 
 def test_the_segmenter_is_what_is_installed(monkeypatch):

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-import speechssl.data.audit.checks as checks
+from speechssl.data.audit import checks
 from speechssl.data.audit.checks import CHECKS, UNUSABLE, Finding
 
 

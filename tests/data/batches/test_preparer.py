@@ -22,7 +22,6 @@ from speechssl.data.store.reader import open_corpus
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
-from tests.data.batches.test_parcels import tensors
 from tests.data.batches.test_stream import CFG as SHORT
 from tests.data.batches.test_stream import SECONDS, code_points
 from tests.objectives.test_wav2vec2 import CFG as WAV2VEC2
@@ -48,6 +47,17 @@ def objective_of(kind: str, ids=("u0",)):
 
 CFG = replace(SHORT, timeout=120.0)
 KINDS = ["wav2vec2", "hubert", "ctc"]
+
+
+def tensors(record) -> dict[str, Tensor]:
+    found = {}
+    for item in fields(record):
+        value = getattr(record, item.name)
+        if isinstance(value, Tensor):
+            found[item.name] = value
+        elif isinstance(value, Batch):
+            found |= {f"batch.{name}": tensor for name, tensor in tensors(value).items()}
+    return found
 
 
 def reachable(value, seen=None):
@@ -76,7 +86,7 @@ def test_H4_what_is_prepared_does_not_depend_on_where(shards, kind, workers, loa
     cfg = replace(CFG, max_seconds=30.0 if kind == "ctc" else 1.5)
     plan = Plan.finetune(corpus, cfg, 1) if kind == "ctc" else Plan.pretrain(corpus, cfg, 1, align=320)
     encode = code_points if kind == "ctc" else None
-    options = {"seed": 1, "batches_per_step": 2, "encode": encode}
+    options = {"batches_per_step": 2, "encode": encode}
     plain: Stream[Batch] = Stream(corpus, plan, replace(cfg, workers=0), **options)
     there = replace(cfg, workers=workers, loader=loader)
     with Stream(corpus, plan, there, **options, prepare=objective.preparer()) as stream:
@@ -108,9 +118,7 @@ def place(batch: Batch) -> Placed:
 def test_H4_the_launching_thread_prepares_nothing(shards, loader):
     corpus = open_corpus(shards)
     plan = Plan.pretrain(corpus, CFG, 1, align=320)
-    with Stream(
-        corpus, plan, replace(CFG, workers=2, loader=loader), seed=1, batches_per_step=4, prepare=place
-    ) as stream:
+    with Stream(corpus, plan, replace(CFG, workers=2, loader=loader), batches_per_step=4, prepare=place) as stream:
         where = [(item.process, item.thread) for step in range(3) for item in stream.step(step)]
     if loader == "processes":
         assert os.getpid() not in {process for process, _ in where}
@@ -137,9 +145,9 @@ class First(TinyObjective):
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
     corpus = open_corpus(sys.argv[1])
-    cfg = replace(CFG, workers=2, timeout=120.0)
+    cfg = replace(CFG, workers=2, timeout=120.0, loader="processes")
     plan = Plan.pretrain(corpus, cfg, 1, align=320)
-    stream = Stream(corpus, plan, cfg, seed=1, batches_per_step=150, prepare=prepare)
+    stream = Stream(corpus, plan, cfg, batches_per_step=150, prepare=prepare)
     with stream:
         _, result = run_tiny(sys.argv[2], First(), stream, training(steps=1))
     print("steps done:", result.step)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from speechssl.data.batches import selection as module
+from speechssl.data.batches import selection
 from speechssl.data.batches.selection import Selection
 from speechssl.data.store.reader import open_corpus, open_lazily
 from tests.support.chirps import chirp_shards
@@ -58,7 +58,7 @@ def test_a_large_corpus_names_them_while_few_indexes_are_needed(shards, monkeypa
     chosen = Selection("pretrain", 0.45, 2.0)
     lazy = open_lazily(corpus.source, corpus.listing, ())
     assert chosen.entries(lazy) == chosen.entries(corpus)
-    monkeypatch.setattr(module, "LISTED_SHARDS", 1)
+    monkeypatch.setattr(selection, "LISTED_SHARDS", 1)
     entries = {entry.reason: entry for entry in chosen.entries(lazy)}
     counts = chosen.reasons(corpus.samples, chosen.kept(corpus.samples, 0))
     assert {reason: entry.detail.split()[0] for reason, entry in entries.items()} == {

@@ -15,8 +15,7 @@ from speechssl.config import DataConfig
 from speechssl.core.errors import DataError
 from speechssl.data.batches import selection
 from speechssl.data.batches.plan import Plan
-from speechssl.data.store import catalogue
-from speechssl.data.store import reader as corpora
+from speechssl.data.store import catalogue, reader
 from speechssl.data.store.identity import identity_of
 from speechssl.data.store.reader import Corpus, open_corpus, open_lazily
 from tests.support.chirps import chirp_shards
@@ -82,7 +81,7 @@ def test_the_same_plans_batch_for_batch(shards, window):
 
 
 def test_a_large_corpus_is_opened_by_its_lengths_unless_ids_are_listed(shards, monkeypatch):
-    monkeypatch.setattr(corpora, "LARGE", 10)
+    monkeypatch.setattr(reader, "LARGE", 10)
     assert open_corpus(shards, splits=("train",)).lazy
     assert not open_corpus(shards, ids=["tone-001"]).lazy
     with pytest.raises(DataError, match="no utterance of split dve; splits in these shards: dev, test, train"):
@@ -92,7 +91,7 @@ def test_a_large_corpus_is_opened_by_its_lengths_unless_ids_are_listed(shards, m
 def test_shards_of_earlier_versions_are_opened_by_their_indexes(copy, monkeypatch):
     import json
 
-    monkeypatch.setattr(corpora, "LARGE", 10)
+    monkeypatch.setattr(reader, "LARGE", 10)
     old = json.loads((copy / "summary.json").read_text())
     del old["splits"], old["lengths_crc32"]
     (copy / "summary.json").write_text(json.dumps(old))

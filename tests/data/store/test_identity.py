@@ -13,8 +13,7 @@ from speechssl.core.errors import DataError, RunError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.manifest import write_manifest
 from speechssl.data.ingest.utterance import Utterance
-from speechssl.data.store import catalogue, identity
-from speechssl.data.store import reader as corpus_module
+from speechssl.data.store import catalogue, identity, reader
 from speechssl.data.store.identity import Difference, Identity, difference, identity_of, is_unchanged, text_keys
 from speechssl.data.store.reader import open_corpus
 from speechssl.data.store.writer import shard_manifest
@@ -96,7 +95,7 @@ def test_H1_the_file_takes_16_bytes_an_utterance_and_comes_back(tmp_path):
 def test_H1_a_corpus_without_its_indexes_in_memory_has_the_same_identity(tmp_path, monkeypatch):
     place = shards_of(tmp_path / "x", NAMES)
     eager = open_corpus(place, splits=("train",))
-    monkeypatch.setattr(corpus_module, "LARGE", 0)
+    monkeypatch.setattr(reader, "LARGE", 0)
     lazy = open_corpus(place, splits=("train",))
     assert lazy.lazy
     assert identity_of(lazy).digest == identity_of(eager).digest

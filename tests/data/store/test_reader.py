@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data.store import open_files
-from speechssl.data.store import reader as module
+from speechssl.data.store import open_files, reader
 from speechssl.data.store.identity import identity_of
 from speechssl.data.store.reader import open_corpus
 from tests.support.chirps import chirp, chirp_shards
@@ -199,7 +198,7 @@ def test_a_shard_that_vanishes_or_cannot_be_read_is_a_row_error(copy, monkeypatc
     monkeypatch.setattr(open_files.os, "preadv", failing)
     with pytest.raises(AudioError, match="Input/output error"):
         corpus.read(29)
-    assert len(calls) == module.READ_ATTEMPTS
+    assert len(calls) == reader.READ_ATTEMPTS
 
 
 def test_a_passing_fault_of_the_disk_is_forgiven(shards, monkeypatch):
@@ -221,7 +220,7 @@ def test_stored_bytes_stay_what_they_were_when_others_are_read(shards, monkeypat
     wave = corpus.read(0)
     corpus.read(1)
     assert (first, corpus.read_bytes(0)) == (before, before)
-    monkeypatch.setattr(module, "SCRATCH", 1000)  # a payload longer than what a thread keeps
+    monkeypatch.setattr(reader, "SCRATCH", 1000)  # a payload longer than what a thread keeps
     assert np.array_equal(open_corpus(shards).read(0), wave)
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from speechssl.config import HubertConfig, PretrainConfig, TargetsConfig
 from speechssl.config.load import write_toml
-from speechssl.reports.run import unit_use as module
+from speechssl.reports.run import unit_use
 from speechssl.reports.run.build import build_report
 from speechssl.reports.run.unit_use import read_units, use_chart
 from speechssl.targets.table import UnitTable
@@ -59,7 +59,7 @@ def test_a_damaged_table_is_said_to_be(tmp_path):
 
 def test_a_huge_table_is_not_read(tmp_path, monkeypatch):
     write_units(tmp_path, [0, 1], 2)
-    monkeypatch.setattr(module, "_LARGEST", 10)
+    monkeypatch.setattr(unit_use, "_LARGEST", 10)
     assert read_units(tmp_path, [], tmp_path).shares == ()
 
 

@@ -1,4 +1,4 @@
-"""Loader threads: batches in order whatever the threads do, errors of the batch they belong to, a clean end."""
+"""The loader by threads: batches in order whatever they do, errors of the batch they belong to, a clean end."""
 
 import threading
 import time
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from speechssl.core.errors import AudioError, DataError
+from speechssl.data.batches.loader import BatchLoader
 from speechssl.data.batches.supply import PREFETCH, Supply
-from speechssl.data.batches.thread_loader import ThreadLoader
+from speechssl.data.batches.threads import Threads
 from tests.support.tiny import batch_of
 
 
@@ -35,11 +36,11 @@ class Reader:
         return batch_of(0, k)
 
 
-def loader_of(reader, workers=2, stop=None, timeout=300.0, held=3) -> ThreadLoader:
-    return ThreadLoader(Supply(
+def loader_of(reader, workers=2, stop=None, timeout=300.0, held=3) -> BatchLoader:
+    return BatchLoader(Supply(
         reader, number=lambda i: 10 * i, where=lambda k: f"batch {k}", stop=stop, workers=workers, timeout=timeout,
         size=64, held=held,
-    ))  # fmt: skip
+    ), Threads)  # fmt: skip
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
@@ -118,7 +119,7 @@ def test_closing_in_the_middle_of_a_batch_waits_for_it_and_drops_the_rest():
     reader = Reader(slow=range(0, 1000, 10))
     loader = loader_of(reader, 2)
     loader.get(0)
-    threads = list(loader._threads)
+    threads = list(loader._workers._threads)
     loader.close()
     assert not any(thread.is_alive() for thread in threads)
     asked = len(reader.asked)
