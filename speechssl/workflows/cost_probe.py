@@ -26,6 +26,7 @@ from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import from_dict
 from speechssl.config.objectives import offline_targets
 from speechssl.core.precision import choose
+from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.batch import Batch, Prepared
 from speechssl.interop.any_model import load_any
 from speechssl.models.encoder import SpeechEncoder
@@ -110,7 +111,7 @@ def _objective(cfg: PretrainConfig | FinetuneConfig, *, memory: bool) -> Objecti
 def _make_units(encoder: SpeechEncoder, clusters: int) -> None:
     """Cluster MFCC of noise: a run makes its units in the same process, and what that loads stays in memory."""
     features = MfccFeatures(encoder)
-    seconds = 2 * clusters * encoder.hop // 16_000 + 10
+    seconds = 2 * clusters * encoder.hop // SAMPLE_RATE + 10
     noise = np.random.default_rng(0).standard_normal((seconds // 10 + 1, 160_000)).astype(np.float32)
     fit_kmeans(torch.cat(features(list(noise))).numpy(), clusters, seed=0, starts=1)
 
@@ -118,7 +119,7 @@ def _make_units(encoder: SpeechEncoder, clusters: int) -> None:
 def _batch(rows: int, samples: int, seed: int, *, labelled: bool) -> Batch:
     """Return noise as the loader delivers it."""
     generator = torch.Generator().manual_seed(seed)
-    labels = max(1, round(LABELS_A_SECOND * samples / 16_000))
+    labels = max(1, round(LABELS_A_SECOND * samples / SAMPLE_RATE))
     return Batch(
         wave=(3000 * torch.randn(rows, samples, generator=generator)).to(torch.int16),
         lengths=torch.full((rows,), samples),

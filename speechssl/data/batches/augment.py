@@ -84,5 +84,5 @@ def with_noise(wave: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray
 def band_limited(wave: np.ndarray, cutoff_hz: float) -> np.ndarray:
     """Return the wave without all frequencies above a cut-off; float32 [T]."""
     spectrum = np.fft.rfft(wave)
-    spectrum[np.arange(len(spectrum)) * RATE / len(wave) > cutoff_hz] = 0
+    spectrum[np.arange(len(spectrum)) * SAMPLE_RATE / len(wave) > cutoff_hz] = 0
     return np.fft.irfft(spectrum, len(wave)).astype(np.float32)
