@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
 from speechssl.models.frame_counts import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, not_negative
-from speechssl.models.norm import at_least_float32, frame_mask
+from speechssl.models.norm import at_least_float32, frame_mask, standardise
 
 __all__ = ["LogMelStem", "mel_filterbank"]
 
@@ -77,19 +77,7 @@ class LogMelStem(nn.Module):
             power = torch.fft.rfft(frames, n=FFT).abs().square()
             mel = torch.log(power @ self.filters + LOG_FLOOR)
             short = None if lengths is None else not_negative((lengths - MEL_WINDOW) // MEL_STRIDE + 1)
-            mel = _standardise(mel, short)
+            mel = standardise(mel, short)
         count = mel.shape[1] // self.stack
         x = mel[:, : count * self.stack].reshape(mel.shape[0], count, self.dim)
         return x if lengths is None else x.masked_fill(~frame_mask(self.frames(lengths), count)[..., None], 0.0)
-
-
-def _standardise(x: Tensor, lengths: Tensor | None, eps: float = 1e-5) -> Tensor:
-    """Give each channel of [B, F, C] zero mean and unit variance over each row's valid frames."""
-    if lengths is None:
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(variance + eps)
-    valid = frame_mask(lengths, x.shape[1])[..., None]
-    count = lengths.clamp(min=1).to(x.dtype)[:, None, None]
-    mean = x.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
-    variance = (x - mean).masked_fill(~valid, 0.0).square().sum(1, keepdim=True) / count
-    return (x - mean) * torch.rsqrt(variance + eps)
