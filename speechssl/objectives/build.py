@@ -6,10 +6,18 @@ which declares how it is called and what a report draws of it.
 
 from typing import Any
 
-from speechssl.config.objectives import BestRqConfig, HubertConfig, ObjectiveConfig, Wav2Vec2Config, offline_targets
+from speechssl.config.objectives import (
+    BestRqConfig,
+    Data2VecConfig,
+    HubertConfig,
+    ObjectiveConfig,
+    Wav2Vec2Config,
+    offline_targets,
+)
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
+from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 
@@ -25,6 +33,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Hubert
         case BestRqConfig():
             return BestRq
+        case Data2VecConfig():
+            return Data2Vec
 
 
 def build_objective(
