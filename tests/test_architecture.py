@@ -54,6 +54,8 @@ PURE_MODELS = {
     "dataclasses",
     "typing",
     "collections",
+    "copy",
+    "itertools",
     "numpy",
     "functools",
     "contextlib",

@@ -9,6 +9,7 @@ from typing import Literal
 
 __all__ = [
     "BestRqConfig",
+    "Data2VecConfig",
     "DenoiseConfig",
     "HubertConfig",
     "MaskConfig",
@@ -165,7 +166,38 @@ class DenoiseConfig:
     """Range of the frequency above which nothing is left, in hertz; from 8000 on everything is."""
 
 
-ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig | MaskedReconstructionConfig | DenoiseConfig
+@dataclass(frozen=True)
+class Data2VecConfig:
+    """Regression of a teacher's layers from masked views (data2vec 2.0, section 3)."""
+
+    kind: Literal["data2vec"] = "data2vec"
+    clones: int = 8
+    """Masked views of each utterance, which share one target."""
+    top_layers: int = 8
+    """Last blocks of the teacher that the target is the mean of; all blocks of a smaller encoder."""
+    ema_start: float = 0.999
+    """Decay of the teacher's moving average at the first update."""
+    ema_end: float = 0.99999
+    ema_steps: int = 75_000
+    """Updates over which the decay goes from ``ema_start`` to ``ema_end``."""
+    visible_only: bool = True
+    """The blocks see the frames that are not masked, and no others. False: they see the mask embedding plus noise in
+    place of each masked frame."""
+    mask_noise: float = 0.01
+    """Deviation of the noise: what the decoder reads in place of masked frames where the blocks have not seen any."""
+    decoder_dim: int = 384
+    decoder_layers: int = 4
+    decoder_kernel: int = 7
+    decoder_groups: int = 16
+    decoder_dropout: float = 0.1
+    """On what the encoder gives the decoder."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.7, length=5))
+    """Spans overlap, so this masks half of the frames, which is the published share."""
+
+
+ObjectiveConfig = (
+    Wav2Vec2Config | HubertConfig | BestRqConfig | MaskedReconstructionConfig | DenoiseConfig | Data2VecConfig
+)
 """The settings of any objective; ``kind`` says which."""
 
 

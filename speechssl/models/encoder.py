@@ -34,6 +34,8 @@ class EncoderOutput:
     ``positions``."""
     layers: tuple[Tensor, ...] = ()
     """Input of the first block, then the output of each block; empty unless ``layers`` is set."""
+    branches: tuple[Tensor, ...] = ()
+    """Feed-forward branch of each block, before its residual sum; empty unless ``branches`` is set."""
     features: Tensor | None = None
     """[B, F, C]: output of the stem before layer norm, unmasked; zero on padding."""
     frame_lengths: Tensor | None = None
@@ -108,14 +110,20 @@ class SpeechEncoder(nn.Module):
         """Return layer norm and projection of features [B, F, C] as [B, F, D], float32."""
         return at_least_float32(self.projection(self.normalise_features(features)))
 
+    def hide(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return projected features x [B, F, D] with the mask embedding where ``mask`` [B, F] is true."""
+        return torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
+
     def context(
         self,
         x: Tensor,
         frame_lengths: Tensor | None = None,
         *,
         layers: bool = False,
+        branches: bool = False,
         stop_at: int | None = None,
         positions: Tensor | None = None,
+        visible: tuple[Tensor, Tensor] | None = None,
     ) -> EncoderOutput:
         """Run positional convolution and blocks.
 
@@ -127,14 +135,19 @@ class SpeechEncoder(nn.Module):
             [B] valid frames, or None when nothing is padded: then no mask is built.
         layers
             Also return the layer outputs, numbered as the module says.
+        branches
+            Also return the feed-forward branch of each block. All blocks run then, without layer drop.
         stop_at
             Run this many blocks only, and return ``layers[stop_at]`` as ``x``, without the final norm of a pre-norm
             encoder.
         positions
             [B, W] int64: the frames whose last output is wanted. The last block then computes its queries and its
-            feed-forward for these alone (not together with ``layers``).
+            feed-forward for these alone (not together with ``layers``, ``branches`` or ``visible``).
+        visible
+            [B, V] int64 and [B] int64: the frames that the blocks see, from the left and padded, and their number in
+            each row. The positional convolution sees all frames. The output, and each layer, has these V frames.
         """
-        if layers and positions is not None:
+        if positions is not None and (layers or branches or visible is not None):
             raise ValueError("layer outputs are computed for all frames: leave positions out")
         blocks = [cast(Block, block) for block in self.blocks]
         if stop_at is not None:
@@ -149,18 +162,27 @@ class SpeechEncoder(nn.Module):
             key_mask = valid[:, None, None, :]
         pre = self.cfg.encoder.norm == "pre"
         x = x + self.position(x)
+        if visible is not None:
+            x = take_frames(x, visible[0])
+            key_mask = frame_mask(visible[1].clamp(min=1), x.shape[1])[:, None, None, :]
         x = self.dropout(x if pre else self.norm(x))
-        outputs = [x]
+        outputs, added = [x], []
         last = None if is_plain() else positions
         for number, block in enumerate(blocks, 1):
-            x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None)
+            if branches:
+                x, branch = block.parts(x, key_mask)
+                x = block.joined(x, branch)
+                added.append(branch)
+            else:
+                x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None)
             if layers:
                 outputs.append(x)
         if last is None or not blocks:
             x = take_frames(x, positions)
         if pre and stop_at is None:
             x = self.norm(x)
-        return EncoderOutput(x, tuple(outputs) if layers else (), frame_lengths=frame_lengths)
+        frame_lengths = frame_lengths if visible is None else visible[1]
+        return EncoderOutput(x, tuple(outputs) if layers else (), tuple(added), frame_lengths=frame_lengths)
 
     def _maybe_dropped(self, block: Block, x: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
         """Run a block, or in training with probability ``layer_drop`` pass its input on.
@@ -220,7 +242,7 @@ class SpeechEncoder(nn.Module):
         shown = features if feature_mask is None else features.masked_fill(feature_mask[:, None, :], 0.0)
         x = self.input_dropout(self.project(shown))
         if mask is not None:
-            x = torch.where(mask[..., None], self.mask_embedding.to(x.dtype), x)
+            x = self.hide(x, mask)
         elif self.training and self.mask_embedding.requires_grad:
             x = x + 0.0 * self.mask_embedding.sum()  # DDP waits for a gradient of every trainable parameter
         if channel_mask is not None:

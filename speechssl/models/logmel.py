@@ -24,14 +24,12 @@ from speechssl.models.frame_counts import (
     frame_grid,
     window_count,
 )
-from speechssl.models.norm import at_least_float32, frame_mask
+from speechssl.models.norm import at_least_float32, frame_mask, standardise
 
 __all__ = ["FrameLogMel", "LogMelStem", "mel_filterbank"]
 
 FFT = 512
 LOWEST_HZ = 20.0
-EPS = 1e-5
-"""Added to the variance of a mel channel."""
 LOG_FLOOR = 1e-8
 """Added to mel energies before the logarithm: about the energy of rounding noise in 16-bit audio, and a guard for
 silence."""
@@ -93,7 +91,7 @@ class LogMelStem(nn.Module):
             power = torch.fft.rfft(frames, n=FFT).abs().square()
             mel = torch.log(power @ self.filters + LOG_FLOOR)
             short = None if lengths is None else window_count(lengths, MEL_WINDOW, MEL_STRIDE)
-            mel = _standardise(mel, short)
+            mel = standardise(mel, short)
         count = mel.shape[1] // self.stack
         x = mel[:, : count * self.stack].reshape(mel.shape[0], count, self.dim)
         return x if lengths is None else x.masked_fill(~frame_mask(self.frames(lengths), count)[..., None], 0.0)
@@ -130,15 +128,3 @@ class FrameLogMel(LogMelStem):
         missing = (frames(wave.shape[1]) - 1) * self.hop + self.receptive - wave.shape[1]
         valid = None if lengths is None else (frames(lengths) - 1) * self.hop + self.receptive
         return super().forward(functional.pad(wave, (0, missing)), valid)
-
-
-def _standardise(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Give each channel of [B, F, C] zero mean and unit variance over each row's valid frames."""
-    if lengths is None:
-        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        return (x - mean) * torch.rsqrt(variance + EPS)
-    valid = frame_mask(lengths, x.shape[1])[..., None]
-    count = lengths.clamp(min=1).to(x.dtype)[:, None, None]
-    mean = x.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
-    variance = (x - mean).masked_fill(~valid, 0.0).square().sum(1, keepdim=True) / count
-    return (x - mean) * torch.rsqrt(variance + EPS)

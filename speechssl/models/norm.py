@@ -10,12 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LayerNorm", "at_least_float32", "frame_mask", "normalise_waveform", "weight_norm"]
+__all__ = ["LayerNorm", "at_least_float32", "frame_mask", "normalise_waveform", "standardise", "weight_norm"]
 
 
 WAVEFORM_EPS = 1e-7
 """Added to the variance of a waveform, so that digital silence stays 0 instead of turning into NaN: the value of the
 Hugging Face feature extractor that an exported model meets (``do_normalize``)."""
+
+
+CHANNEL_EPS = 1e-5
+"""Added to the variance of a channel over time."""
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -78,3 +82,15 @@ def normalise_waveform(wave: Tensor, lengths: Tensor | None) -> Tensor:
     count = lengths.clamp(min=1).to(wave.dtype)[:, None]
     centred = (wave - wave.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count).masked_fill(~valid, 0.0)
     return centred * torch.rsqrt(centred.square().sum(1, keepdim=True) / count + WAVEFORM_EPS)
+
+
+def standardise(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """Give each channel of [B, F, C] zero mean and unit variance over each row's valid frames."""
+    if lengths is None:
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        return (x - mean) * torch.rsqrt(variance + CHANNEL_EPS)
+    valid = frame_mask(lengths, x.shape[1])[..., None]
+    count = lengths.clamp(min=1).to(x.dtype)[:, None, None]
+    mean = x.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
+    variance = (x - mean).masked_fill(~valid, 0.0).square().sum(1, keepdim=True) / count
+    return (x - mean) * torch.rsqrt(variance + CHANNEL_EPS)

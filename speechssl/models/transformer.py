@@ -156,12 +156,20 @@ class Block(nn.Module):
         """Return the feed-forward branch of x."""
         return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
-        """Map [B, F, D] to [B, F, D], or to [B, W, D]: the same frames at ``positions`` [B, W] alone."""
+    def parts(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the input and the output of the last residual: what the feed-forward branch is added to, and it."""
         if self.pre:
             attended = self.attention(self.attention_norm(x), key_mask, positions)
             x = take_frames(x, positions) + self.dropout(attended)
-            return x + self.ffn(self.ffn_norm(x))
+            return x, self.ffn(self.ffn_norm(x))
         attended = self.attention(x, key_mask, positions)
         x = self.attention_norm(take_frames(x, positions) + self.dropout(attended))
-        return self.ffn_norm(x + self.ffn(x))
+        return x, self.ffn(x)
+
+    def joined(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Return the output of the block from its `parts`."""
+        return x + branch if self.pre else self.ffn_norm(x + branch)
+
+    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        """Map [B, F, D] to [B, F, D], or to [B, W, D]: the same frames at ``positions`` [B, W] alone."""
+        return self.joined(*self.parts(x, key_mask, positions))

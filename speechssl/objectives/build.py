@@ -8,6 +8,7 @@ from typing import Any
 
 from speechssl.config.objectives import (
     BestRqConfig,
+    Data2VecConfig,
     DenoiseConfig,
     HubertConfig,
     MaskedReconstructionConfig,
@@ -18,6 +19,7 @@ from speechssl.config.objectives import (
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
+from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
@@ -39,6 +41,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return MaskedReconstruction
         case DenoiseConfig():
             return Denoise
+        case Data2VecConfig():
+            return Data2Vec
 
 
 def build_objective(

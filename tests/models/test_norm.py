@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
+from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform, standardise
 
 
 def test_normalised_waveforms():
@@ -24,6 +24,17 @@ def test_normalised_waveforms():
     torch.testing.assert_close(normalise_waveform(wave[:1], None), out[:1])
     torch.testing.assert_close(normalise_waveform(wave[1:2, :400], None)[0], out[1, :400])
     assert not normalise_waveform(torch.zeros(1, 500), None).any()
+
+
+def test_channels_are_standardised_over_the_frames_of_each_row():
+    torch.manual_seed(0)
+    x = 3 + 2 * torch.randn(3, 9, 4)
+    x[1, 5:] = float("nan")  # padding is undefined
+    out = standardise(x, torch.tensor([9, 5, 0]))
+    for row, length in ((0, 9), (1, 5)):
+        expected = nn.functional.instance_norm(x[row : row + 1, :length].mT).mT[0]
+        torch.testing.assert_close(out[row, :length], expected)
+        torch.testing.assert_close(standardise(x[row : row + 1, :length], None)[0], expected)
 
 
 def test_layer_norm_computes_in_float32_and_keeps_the_dtype():

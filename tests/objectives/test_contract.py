@@ -169,7 +169,8 @@ def test_exported_heads_load_back(kind, tmp_path):
     cfg = PretrainConfig(init=str(tmp_path / "model"), objective=objective.cfg)
     assert take_heads(other, cfg, {}).endswith("new: nothing")
     other.encoder = load_encoder(tmp_path / "model")
-    assert same(objective.state_dict(), other.state_dict())
+    assert same(objective.exported(), other.exported())
+    assert same(objective.encoder.state_dict(), other.encoder.state_dict())
 
 
 class Micro:

@@ -19,6 +19,7 @@ __all__ = [
     "MASK",
     "MODEL",
     "N_UNITS",
+    "SMALL",
     "STEMS",
     "build",
     "make_batch",
@@ -39,6 +40,8 @@ STEMS = {
     "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=2),
 }
 MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
+SMALL = {"mask": MASK, "clones": 2, "decoder_dim": 16}
+"""Settings of any objective that are not its defaults here: short masks, and less work."""
 N_UNITS = 11
 
 
@@ -49,13 +52,13 @@ def table(ids=("u0", "u1", "u2"), frames=60, hop=320) -> UnitTable:
 
 
 def build(kind: str, *, model: ModelConfig = MODEL, seed: int = 3, weights: int = 0, **changes: Any) -> Objective[Any]:
-    """Return an objective of default settings but for short masks and ``changes``; settings it lacks are passed over.
+    """Return an objective of default settings but for ``SMALL`` and ``changes``; settings it lacks are passed over.
 
     ``weights`` is the key of its random weights, ``seed`` that of what it prepares.
     """
     cfg = KINDS[kind]()
     own = {item.name for item in fields(cfg)}
-    cfg = replace(cfg, **{name: value for name, value in ({"mask": MASK} | changes).items() if name in own})
+    cfg = replace(cfg, **{name: value for name, value in (SMALL | changes).items() if name in own})
     torch.manual_seed(weights)
     return build_objective(cfg, SpeechEncoder(model), table() if offline_targets(cfg) else None, seed)
 
