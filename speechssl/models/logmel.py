@@ -1,6 +1,8 @@
 """Log-mel stem: nothing to learn, a thirtieth of the waveform stem's cost.
 
 In: wave [B, T] at 16 kHz. Out: features [B, F, n_mels * stack], standardised per utterance, zero on padding.
+
+`FrameLogMel` gives the same on the frames of any other stem: what objectives take their targets from.
 """
 
 import warnings
@@ -8,13 +10,22 @@ import warnings
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
-from speechssl.models.frame_counts import MEL_STRIDE, MEL_WINDOW, Samples, check_wave, frame_grid, not_negative
+from speechssl.models.frame_counts import (
+    MEL_STRIDE,
+    MEL_WINDOW,
+    FrameGrid,
+    Samples,
+    check_wave,
+    frame_grid,
+    not_negative,
+)
 from speechssl.models.norm import at_least_float32, frame_mask
 
-__all__ = ["LogMelStem", "mel_filterbank"]
+__all__ = ["FrameLogMel", "LogMelStem", "mel_filterbank"]
 
 SAMPLE_RATE = 16_000
 FFT = 512
@@ -81,6 +92,39 @@ class LogMelStem(nn.Module):
         count = mel.shape[1] // self.stack
         x = mel[:, : count * self.stack].reshape(mel.shape[0], count, self.dim)
         return x if lengths is None else x.masked_fill(~frame_mask(self.frames(lengths), count)[..., None], 0.0)
+
+
+class FrameLogMel(LogMelStem):
+    """Log-mel of every frame of an encoder, whatever its stem: the frames of 10 ms that begin within it, stacked.
+
+    Parameters
+    ----------
+    n_mels
+        Channels of a frame of 10 ms.
+    encoder
+        Where the encoder's frames lie.
+
+    Raises
+    ------
+    ConfigError
+        The encoder's frames do not lie a multiple of 10 ms apart.
+    """
+
+    def __init__(self, n_mels: int, encoder: FrameGrid) -> None:
+        if encoder.hop % MEL_STRIDE:
+            raise ConfigError(
+                f"log-mel targets need frames that lie a multiple of {MEL_STRIDE} samples apart, not {encoder.hop}"
+            )
+        super().__init__(FrontendConfig(kind="logmel", n_mels=n_mels, stack=encoder.hop // MEL_STRIDE))
+        self.encoder_grid = encoder
+
+    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return [B, F, n_mels * stack] for the F frames that the encoder has of wave [B, T]."""
+        frames = self.encoder_grid.frames
+        # The mel windows of the last frame may end after the audio, or audio be left over: fill with zeros, or cut.
+        missing = (frames(wave.shape[1]) - 1) * self.hop + self.receptive - wave.shape[1]
+        valid = None if lengths is None else (frames(lengths) - 1) * self.hop + self.receptive
+        return super().forward(functional.pad(wave, (0, missing)), valid)
 
 
 def _standardise(x: Tensor, lengths: Tensor | None, eps: float = 1e-5) -> Tensor:

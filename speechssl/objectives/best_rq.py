@@ -11,14 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config.model import FrontendConfig
 from speechssl.config.objectives import BestRqConfig
-from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import key
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.frame_counts import MEL_STRIDE, FrameGrid
+from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.kernels.linear import Linear
-from speechssl.models.logmel import LogMelStem
+from speechssl.models.logmel import FrameLogMel
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Curve, Loss, Objective, Rule
 from speechssl.objectives.masked import ACCURACY, MASKED_LOSS, MASKED_SHARE, MaskedPrepared, MaskPreparer, empty_loss
@@ -38,10 +36,8 @@ class RandomQuantiser(nn.Module):
 
     def __init__(self, cfg: BestRqConfig, grid: FrameGrid, dim: int, *, seed: int) -> None:
         super().__init__()
-        if grid.hop % MEL_STRIDE:
-            raise ConfigError(f"BEST-RQ needs frames that lie a multiple of {MEL_STRIDE} samples apart, not {grid.hop}")
-        self.grid, self.shape = grid, (cfg.codebooks, cfg.entries)
-        self.mel = LogMelStem(FrontendConfig(kind="logmel", n_mels=cfg.n_mels, stack=grid.hop // MEL_STRIDE))
+        self.shape = (cfg.codebooks, cfg.entries)
+        self.mel = FrameLogMel(cfg.n_mels, grid)
         drawn = torch.Generator().manual_seed(key("random-quantiser", seed))
         projection = torch.empty(cfg.codebooks, self.mel.dim, cfg.code_dim)
         for matrix in projection:
@@ -53,11 +49,7 @@ class RandomQuantiser(nn.Module):
 
     def speech(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         """Return what is quantised, [B, F, I]: stacked, standardised log-mel of every encoder frame of [B, T]."""
-        hop, receptive = self.mel.hop, self.mel.receptive
-        # The mel windows of the last frame may end after the audio, or audio be left over: fill with zeros, or cut.
-        missing = (self.grid.frames(wave.shape[1]) - 1) * hop + receptive - wave.shape[1]
-        valid = None if lengths is None else (self.grid.frames(lengths) - 1) * hop + receptive
-        speech: Tensor = self.mel(functional.pad(wave, (0, missing)), valid)
+        speech: Tensor = self.mel(wave, lengths)
         return speech
 
     @torch.no_grad()

@@ -11,7 +11,9 @@ from torch import nn
 
 from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
+from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.frontend import build_frontend, mel_filterbank
+from speechssl.models.logmel import FrameLogMel
 from tests.oracles.groupnorm import conv_groupnorm
 
 BASE = FrontendConfig()
@@ -254,3 +256,36 @@ def test_configurations_that_cannot_work(cfg, message):
 def test_wrong_shapes(name):
     with pytest.raises(ValueError, match=r"shape \[batch, samples\]"):
         stem(name)(torch.zeros(1, 1, 4000))
+
+
+WAVEFORM = FrameGrid(((10, 5), (8, 4), (4, 4), (4, 4)))
+"""Frames of 345 samples every 320: two mel windows begin in each, and the second ends 215 samples after it."""
+
+
+def test_log_mel_of_a_waveform_stem_s_frames_are_the_windows_that_begin_in_them():
+    targets, alone = FrameLogMel(20, WAVEFORM), build_frontend(FrontendConfig(kind="logmel", n_mels=20, stack=2))
+    wave = torch.randn(2, 15_800)
+    frames = WAVEFORM.frames(15_800)
+    silence = torch.zeros(2, frames * 320 + 240 - 15_800)
+    found = targets(wave)
+    assert found.shape == (2, frames, 40)
+    torch.testing.assert_close(found, alone(torch.cat([wave, silence], dim=1)))
+    short = wave.clone()
+    short[1, 9_000:] = 0
+    padded = targets(short, torch.tensor([15_800, 9_000]))
+    count = WAVEFORM.frames(9_000)
+    torch.testing.assert_close(padded[1:, :count], targets(short[1:, :9_000]))
+    assert not padded[1, count:].any()
+
+
+def test_log_mel_of_a_log_mel_stem_s_frames_is_that_stem():
+    stem = build_frontend(FrontendConfig(kind="logmel", n_mels=20, stack=3))
+    wave = torch.randn(2, 10_000)
+    torch.testing.assert_close(
+        FrameLogMel(20, stem.grid)(wave), stem(wave[:, : 400 + 160 * (3 * stem.frames(10_000) - 1)])
+    )
+
+
+def test_log_mel_targets_need_frames_that_lie_a_multiple_of_10_ms_apart():
+    with pytest.raises(ConfigError, match="multiple of 160 samples apart, not 80"):
+        FrameLogMel(20, FrameGrid(((10, 5), (8, 4), (4, 4))))
