@@ -93,6 +93,8 @@ class Curve:
     """Whole sentences. ``{most}`` stands for the largest possible value, where ``most`` names it."""
     chance: Literal["", "loss", "accuracy"] = ""
     """Level of chance to draw: that of a loss in nats, or of an accuracy (``Objective.candidates``)."""
+    level: float | None = None
+    """Level of chance of this metric where it is the same for all settings, and no choice among candidates."""
     scale: float = 1.0
     """Factor from the metric to the unit of the axis."""
     zero: bool = False

@@ -2,6 +2,7 @@ import html.parser
 import json
 import re
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -12,6 +13,7 @@ from speechssl.core.errors import DataError
 from speechssl.core.ledger import Entry, Ledger
 from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.evaluation.wer.wer import compare_systems, write_wer
+from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.reports.run.build import build_report
 from tests.support.fake_run import finetuning_metrics, hypotheses, pretraining_metrics, write_lines, write_run
 
@@ -178,6 +180,16 @@ def test_only_pretraining(tmp_path):
         document["trainings"][0] | {"steps": 2000, "planned": 400_000, "phase": "pretrain"} == document["trainings"][0]
     )
     assert "its last line is incomplete" in page.text and "its last line is incomplete" in text
+
+
+def test_a_curve_may_state_its_own_level_of_chance(tmp_path, monkeypatch):
+    loss, *others = Wav2Vec2.curves
+    monkeypatch.setattr(Wav2Vec2, "curves", (replace(loss, level=1.25), *others))
+    folder = tmp_path / "pretrain"
+    write_toml(PretrainConfig(), folder / "config.toml")
+    write_lines(folder / "metrics.jsonl", pretraining_metrics(2000))
+    page, _, _ = read(folder)
+    assert "chance: 1.25" in page.text and "chance: 4.62" not in page.text
 
 
 def test_hubert_iterations_share_the_figures(tmp_path):
