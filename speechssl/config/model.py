@@ -22,6 +22,9 @@ class FrontendConfig:
     """log-mel stem: channels of a 25 ms window every 10 ms."""
     stack: int = 4
     """log-mel stem: 10 ms frames joined into one encoder frame (4: 25 frames a second)."""
+    statistics: Literal["utterance", "past"] = "utterance"
+    """log-mel stem: frames over which the mean and variance of a channel are taken. past: those up to the frame itself,
+    as a causal encoder needs."""
     grad_scale: float = 0.1
     """Scale of the gradient that enters the waveform stem (feature_grad_mult)."""
 
@@ -44,6 +47,8 @@ class EncoderConfig:
     input_dropout: float = 0.1
     """On projected features."""
     layer_drop: float = 0.05
+    causal: bool = False
+    """No frame sees a later one: causal attention, and a positional convolution that is padded on the left."""
 
 
 @dataclass(frozen=True)
