@@ -6,7 +6,14 @@ which declares how it is called and what a report draws of it.
 
 from typing import Any
 
-from speechssl.config.objectives import BestRqConfig, HubertConfig, ObjectiveConfig, Wav2Vec2Config, offline_targets
+from speechssl.config.objectives import (
+    BestRqConfig,
+    HubertConfig,
+    ObjectiveConfig,
+    Wav2Vec2Config,
+    offline_targets,
+)
+from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
@@ -41,11 +48,15 @@ def build_objective(
 
     Raises
     ------
+    ConfigError
+        The objective predicts what follows, and the encoder sees it.
     ValueError
         Targets are missing, or lie on another frame grid.
     """
     build: Any = objective_class(cfg)
     objective: Objective[Any]
+    if build.causal and not encoder.cfg.encoder.causal:
+        raise ConfigError(f"{build.title} predicts what follows a frame: set model.encoder.causal = true")
     if offline_targets(cfg) is None:
         objective = build(encoder, cfg, seed=seed)
     elif targets is None:
