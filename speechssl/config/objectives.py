@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "ApcConfig",
     "BestRqConfig",
     "HubertConfig",
     "MaskConfig",
@@ -123,7 +124,18 @@ class BestRqConfig:
     """400 ms of a waveform stem, begun at one in a hundred frames of 10 ms (section 4)."""
 
 
-ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig
+@dataclass(frozen=True)
+class ApcConfig:
+    """Prediction of the log-mel of coming frames by a causal encoder (APC, section 2)."""
+
+    kind: Literal["apc"] = "apc"
+    n_mels: int = 80
+    """Log-mel channels that are predicted, whatever the encoder sees."""
+    ahead: int = 3
+    """n: encoder frames from the last one seen to the predicted one; enough that they share no sample."""
+
+
+ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig | ApcConfig
 """The settings of any objective; ``kind`` says which."""
 
 

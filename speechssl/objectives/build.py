@@ -7,6 +7,7 @@ which declares how it is called and what a report draws of it.
 from typing import Any
 
 from speechssl.config.objectives import (
+    ApcConfig,
     BestRqConfig,
     HubertConfig,
     ObjectiveConfig,
@@ -15,6 +16,7 @@ from speechssl.config.objectives import (
 )
 from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.apc import Apc
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
 from speechssl.objectives.hubert import Hubert
@@ -32,6 +34,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Hubert
         case BestRqConfig():
             return BestRq
+        case ApcConfig():
+            return Apc
 
 
 def build_objective(

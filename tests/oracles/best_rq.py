@@ -5,12 +5,15 @@ import math
 from tests.oracles.wav2vec2 import dot, log_sum_exp
 
 
-def standardise(frames):
-    """Zero mean and unit variance of each channel over time. frames: [T][M], of one utterance without padding."""
+def standardise(frames, eps=0.0):
+    """Zero mean and unit variance of each channel over time. frames: [T][M], of one utterance without padding.
+
+    ``eps`` is added to the variance.
+    """
     columns = []
     for channel in zip(*frames, strict=True):
         mean = math.fsum(channel) / len(channel)
-        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in channel) / len(channel))
+        deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in channel) / len(channel) + eps)
         columns.append([(value - mean) / deviation for value in channel])
     return [list(frame) for frame in zip(*columns, strict=True)]
 
