@@ -10,6 +10,7 @@ from typing import Literal
 __all__ = [
     "ApcConfig",
     "BestRqConfig",
+    "CpcConfig",
     "HubertConfig",
     "MaskConfig",
     "ObjectiveConfig",
@@ -135,7 +136,22 @@ class ApcConfig:
     """n: encoder frames from the last one seen to the predicted one; enough that they share no sample."""
 
 
-ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig | ApcConfig
+@dataclass(frozen=True)
+class CpcConfig:
+    """Telling the latents of coming frames from those of others (CPC, section 2)."""
+
+    kind: Literal["cpc"] = "cpc"
+    steps: int = 12
+    """K: coming frames that are predicted, each by a predictor of its own."""
+    first: int = 1
+    """Frames from the last one seen to the first that is predicted. At 1, receptive fields may overlap."""
+    within: int = 64
+    """Negatives of each frame out of its own utterance."""
+    across: int = 64
+    """Negatives of each frame out of the other utterances of the micro-batch."""
+
+
+ObjectiveConfig = Wav2Vec2Config | HubertConfig | BestRqConfig | ApcConfig | CpcConfig
 """The settings of any objective; ``kind`` says which."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from speechssl.config.objectives import (
     ApcConfig,
     BestRqConfig,
+    CpcConfig,
     HubertConfig,
     ObjectiveConfig,
     Wav2Vec2Config,
@@ -19,6 +20,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.apc import Apc
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
+from speechssl.objectives.cpc import Cpc
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 
@@ -36,6 +38,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return BestRq
         case ApcConfig():
             return Apc
+        case CpcConfig():
+            return Cpc
 
 
 def build_objective(
