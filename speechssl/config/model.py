@@ -24,6 +24,9 @@ class FrontendConfig:
     """log-mel stem: mel channels of a 25 ms window every 10 ms."""
     stack: int = 4
     """log-mel stem: 10 ms frames joined into one encoder frame (4: 25 frames a second)."""
+    statistics: Literal["utterance", "past"] = "utterance"
+    """log-mel stem: frames over which the mean and variance of a channel are taken. past: those up to the frame itself,
+    as a causal encoder needs."""
     grad_scale: float = 0.1
     """Factor of the gradient that enters the waveform stem (fairseq's ``feature_grad_mult``)."""
 
@@ -56,6 +59,8 @@ class EncoderConfig:
     """On the projected features."""
     layer_drop: float = 0.05
     """Probability that a block is skipped in a step."""
+    causal: bool = False
+    """No frame sees a later one: causal attention, and a positional convolution that is padded on the left."""
 
 
 @dataclass(frozen=True)

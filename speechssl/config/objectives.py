@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = [
+    "ApcConfig",
     "BestRqConfig",
+    "CpcConfig",
     "Data2VecConfig",
     "DenoiseConfig",
     "HubertConfig",
@@ -195,8 +197,41 @@ class Data2VecConfig:
     """Spans overlap, so this masks half of the frames, which is the published share."""
 
 
+@dataclass(frozen=True)
+class ApcConfig:
+    """Prediction of the log-mel of coming frames by a causal encoder (APC, section 2)."""
+
+    kind: Literal["apc"] = "apc"
+    n_mels: int = 80
+    """Log-mel channels that are predicted, whatever the encoder sees."""
+    ahead: int = 3
+    """n: encoder frames from the last one seen to the predicted one; enough that they share no sample."""
+
+
+@dataclass(frozen=True)
+class CpcConfig:
+    """Telling the latents of coming frames from those of others (CPC, section 2)."""
+
+    kind: Literal["cpc"] = "cpc"
+    steps: int = 12
+    """K: coming frames that are predicted, each by a predictor of its own."""
+    first: int = 1
+    """Frames from the last one seen to the first that is predicted. At 1, receptive fields may overlap."""
+    within: int = 64
+    """Negatives of each frame out of its own utterance."""
+    across: int = 64
+    """Negatives of each frame out of the other utterances of the micro-batch."""
+
+
 ObjectiveConfig = (
-    Wav2Vec2Config | HubertConfig | BestRqConfig | MaskedReconstructionConfig | DenoiseConfig | Data2VecConfig
+    Wav2Vec2Config
+    | HubertConfig
+    | BestRqConfig
+    | MaskedReconstructionConfig
+    | DenoiseConfig
+    | Data2VecConfig
+    | ApcConfig
+    | CpcConfig
 )
 """The settings of any objective; ``kind`` says which."""
 

@@ -205,9 +205,11 @@ def encoder_to_huggingface(
     Raises
     ------
     ConfigError
-        The encoder has a log-mel stem, which transformers has no model for.
+        The encoder has a log-mel stem or is causal: transformers has no model for either.
     """
     cfg = encoder.cfg
+    if cfg.encoder.causal:
+        raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
     if cfg.frontend.kind != "waveform":
         raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")
     own = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}

@@ -4,7 +4,8 @@ In: samples of one recording in blocks of equal length (the last may be shorter)
 few blocks later. Memory does not grow, and only the stem is computed more than once. Three operations depend on other
 frames: the statistics of normalisation, the positional convolution, and the attention of each layer. Each of them sees
 the block itself, the one before and the one after. So there are no seams, context adds up over layers, and a layer sees
-no more than in training. A recording of one or two blocks has the same frames as in one ordinary pass.
+no more than in training. A recording of one or two blocks has the same frames as in one ordinary pass. A causal
+encoder sees the block itself and the one before.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.transformer import Block
+from speechssl.models.transformer import Block, not_after
 
 __all__ = ["encode_locally", "neighbours"]
 
@@ -46,14 +47,16 @@ def encode_locally(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) 
     waves
         [block * hop] samples each, on the encoder's device; the last one may be shorter.
     block
-        Frames; at least half the positional kernel, so that one neighbour is enough for it.
+        Frames; at least half the positional kernel (all of it but one frame for a causal encoder), so that one
+        neighbour is enough for it.
 
     Raises
     ------
     ValueError
-        The block is shorter than half the positional kernel or than a frame sees, or one of ``waves`` has another size.
+        The block is shorter than the positional kernel reaches or than a frame sees, or one of ``waves`` has another
+        size.
     """
-    least = max(encoder.position.kernel // 2, -(-encoder.frontend.receptive // encoder.hop))
+    least = max(*encoder.position.reach, -(-encoder.frontend.receptive // encoder.hop))
     if block < least:
         raise ValueError(f"a block of {block} frames is too short for this model: it needs {least}")
     frames = _positioned(encoder, _features(encoder, waves, block))
@@ -79,10 +82,10 @@ def _features(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> It
 
 def _positioned(encoder: SpeechEncoder, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the input of the first layer: features and their positional embedding."""
-    reach = encoder.position.kernel // 2
+    reach = encoder.position.reach
     for before, x, after in neighbours(blocks):
-        left = x[:, :0] if before is None else before[:, before.shape[1] - reach :]
-        right = x[:, :0] if after is None else after[:, :reach]
+        left = x[:, :0] if before is None else before[:, before.shape[1] - reach[0] :]
+        right = x[:, :0] if after is None else after[:, : reach[1]]
         embedding = encoder.position(torch.cat([left, x, right], dim=1))
         x = x + embedding[:, left.shape[1] : left.shape[1] + x.shape[1]]
         yield x if encoder.cfg.encoder.norm == "pre" else encoder.norm(x)
@@ -91,9 +94,12 @@ def _positioned(encoder: SpeechEncoder, blocks: Iterable[Tensor]) -> Iterator[Te
 def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield a layer's output: each block's queries over the keys of three."""
     for before, (x, q, k, v), after in neighbours(_heads(layer, blocks)):
-        views = [view for view in (before, (x, q, k, v), after) if view is not None]
+        causal = layer.attention.causal
+        views = [view for view in (before, (x, q, k, v), None if causal else after) if view is not None]
         keys, values = (torch.cat([view[part] for view in views], dim=2) for part in (2, 3))
-        mixed = F.scaled_dot_product_attention(q, keys, values)
+        frames, count = keys.shape[2], q.shape[2]
+        mask = not_after(frames, None, q.device)[:, :, frames - count :] if causal else None
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         attended = layer.attention.out(mixed.transpose(1, 2).flatten(2))
         if layer.pre:
             x = x + attended

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from speechssl.config import ModelConfig
+from speechssl.core.errors import ConfigError
 from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout
@@ -55,18 +56,35 @@ class _ScaleGradient(torch.autograd.Function):
         return grads[0] * ctx.scale, None
 
 
+def _refuse_statistics(cfg: ModelConfig) -> None:
+    """Raise ConfigError where features depend on the whole utterance: a causal encoder must not see what follows."""
+    stem = cfg.frontend
+    if cfg.normalize:
+        wrong = "model.normalize = true takes them over the whole waveform; set it to false"
+    elif stem.kind == "waveform" and stem.norm == "group":
+        wrong = 'model.frontend.norm = "group" takes them over all frames; set it to "layer"'
+    elif stem.kind == "logmel" and stem.statistics == "utterance":
+        wrong = 'model.frontend.statistics = "utterance" takes them over all frames; set it to "past"'
+    else:
+        return
+    raise ConfigError(f"model.encoder.causal = true needs features without statistics of what follows: {wrong}")
+
+
 class SpeechEncoder(nn.Module):
     """wav2vec 2.0 / HuBERT encoder (wav2vec 2.0, section 2).
 
     Raises
     ------
     ConfigError
-        Sizes that do not fit together (``dim`` and ``heads``, ``dim`` and ``pos_groups``, an empty stem).
+        Sizes that do not fit together (``dim`` and ``heads``, ``dim`` and ``pos_groups``, an empty stem); a causal
+        encoder with statistics of whole utterances.
     """
 
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         encoder = cfg.encoder
+        if encoder.causal:
+            _refuse_statistics(cfg)
         self.cfg = cfg
         self.dim = encoder.dim
         self.frontend = build_frontend(cfg.frontend)
@@ -74,7 +92,9 @@ class SpeechEncoder(nn.Module):
         self.feature_norm = LayerNorm(self.frontend.dim)
         self.projection = linear(self.frontend.dim, encoder.dim)
         self.mask_embedding = nn.Parameter(torch.empty(encoder.dim).uniform_())
-        self.position = PositionalConvolution(encoder.dim, encoder.pos_kernel, encoder.pos_groups)
+        self.position = PositionalConvolution(
+            encoder.dim, encoder.pos_kernel, encoder.pos_groups, causal=encoder.causal
+        )
         self.norm = LayerNorm(encoder.dim)
         self.dropout = Dropout(encoder.dropout)
         self.input_dropout = Dropout(encoder.input_dropout)
@@ -159,7 +179,7 @@ class SpeechEncoder(nn.Module):
             # A row without a single frame attends to its first position: a softmax over nothing would be NaN.
             valid = frame_mask(frame_lengths.clamp(min=1), x.shape[1])
             x = x.masked_fill(~valid[..., None], 0.0)
-            key_mask = valid[:, None, None, :]
+            key_mask = None if self.cfg.encoder.causal else valid[:, None, None, :]
         pre = self.cfg.encoder.norm == "pre"
         x = x + self.position(x)
         if visible is not None:

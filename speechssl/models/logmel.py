@@ -24,7 +24,7 @@ from speechssl.models.frame_counts import (
     frame_grid,
     window_count,
 )
-from speechssl.models.norm import at_least_float32, frame_mask, standardise
+from speechssl.models.norm import at_least_float32, frame_mask, standardise, standardise_by_past
 
 __all__ = ["FrameLogMel", "LogMelStem", "mel_filterbank"]
 
@@ -64,7 +64,7 @@ class LogMelStem(nn.Module):
 
     Each mel channel has zero mean and unit variance over the utterance's own frames (its padding left out). There is
     nothing to learn here, and it costs about a thirtieth of the waveform stem; with ``stack = 4`` the encoder runs at
-    25 frames a second.
+    25 frames a second. With ``statistics = "past"`` mean and variance of a frame are those of the frames up to it.
     """
 
     window: Tensor
@@ -74,6 +74,7 @@ class LogMelStem(nn.Module):
         super().__init__()
         self.grid = frame_grid(cfg)
         self.stack = cfg.stack
+        self.past = cfg.statistics == "past"
         self.hop, self.receptive = self.grid.hop, self.grid.receptive
         self.dim = cfg.n_mels * cfg.stack
         self.register_buffer("window", torch.hann_window(MEL_WINDOW, periodic=False))
@@ -91,7 +92,7 @@ class LogMelStem(nn.Module):
             power = torch.fft.rfft(frames, n=FFT).abs().square()
             mel = torch.log(power @ self.filters + LOG_FLOOR)
             short = None if lengths is None else window_count(lengths, MEL_WINDOW, MEL_STRIDE)
-            mel = standardise(mel, short)
+            mel = standardise_by_past(mel) if self.past else standardise(mel, short)
         count = mel.shape[1] // self.stack
         x = mel[:, : count * self.stack].reshape(mel.shape[0], count, self.dim)
         return x if lengths is None else x.masked_fill(~frame_mask(self.frames(lengths), count)[..., None], 0.0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from speechssl.config import MaskConfig
 
-__all__ = ["channel_block", "mask_batch", "sample_negatives", "span_mask"]
+__all__ = ["channel_block", "mask_batch", "sample_frames", "sample_negatives", "span_mask"]
 
 
 def span_mask(frames: int, cfg: MaskConfig, rng: np.random.Generator) -> NDArray[np.bool_]:
@@ -108,6 +108,11 @@ def sample_negatives(n_masked: int, n_negatives: int, rng: np.random.Generator) 
     drawn = _integers(n_masked - 1, n_masked * n_negatives, rng).reshape(n_masked, n_negatives)
     drawn += drawn >= np.arange(n_masked, dtype=drawn.dtype)[:, None]
     return drawn.astype(np.int32)
+
+
+def sample_frames(frames: int, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw ``count`` of 0 to ``frames - 1``, uniformly and with replacement."""
+    return _integers(int(frames), int(count), rng).astype(np.int64)
 
 
 def _smallest(words: NDArray[np.uint64], count: int) -> NDArray[np.int64]:

@@ -10,7 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LayerNorm", "at_least_float32", "frame_mask", "normalise_waveform", "standardise", "weight_norm"]
+__all__ = [
+    "LayerNorm",
+    "at_least_float32",
+    "frame_mask",
+    "normalise_waveform",
+    "standardise",
+    "standardise_by_past",
+    "weight_norm",
+]
 
 
 WAVEFORM_EPS = 1e-7
@@ -94,3 +102,15 @@ def standardise(x: Tensor, lengths: Tensor | None) -> Tensor:
     mean = x.masked_fill(~valid, 0.0).sum(1, keepdim=True) / count
     variance = (x - mean).masked_fill(~valid, 0.0).square().sum(1, keepdim=True) / count
     return (x - mean) * torch.rsqrt(variance + CHANNEL_EPS)
+
+
+def standardise_by_past(x: Tensor) -> Tensor:
+    """Subtract from each frame of [B, F, C] the mean of the frames up to it, and divide by their deviation.
+
+    The sums run in float64: the variance is a difference of two of them. The first frame becomes 0.
+    """
+    wide = x.double()
+    count = torch.arange(1, x.shape[1] + 1, device=x.device)[None, :, None]
+    mean = wide.cumsum(1) / count
+    variance = (wide.square().cumsum(1) / count - mean.square()).clamp(min=0.0)
+    return ((wide - mean) * torch.rsqrt(variance + CHANNEL_EPS)).to(x.dtype)

@@ -18,7 +18,7 @@ from speechssl.models.kernels.fft_conv import convolve_groups
 from speechssl.models.kernels.linear import Linear, linear_product, widened
 from speechssl.models.norm import LayerNorm, weight_norm
 
-__all__ = ["Attention", "Block", "PositionalConvolution", "linear", "product_attention", "take_frames"]
+__all__ = ["Attention", "Block", "PositionalConvolution", "linear", "not_after", "product_attention", "take_frames"]
 
 
 def linear(dim_in: int, dim_out: int) -> nn.Linear:
@@ -34,10 +34,11 @@ class PositionalConvolution(nn.Module):
 
     The kernel is weight-normalised over its last dimension: each tap k has one magnitude, shared by all channels, and
     ``weight[..., k] = magnitude[k] * direction[..., k] / ||direction[..., k]||``. An even kernel with padding of half
-    its width gives one frame too many; the last is cut. Padded frames must be zero on entry.
+    its width gives one frame too many; the last is cut. Padded frames must be zero on entry. A causal convolution has
+    ``kernel - 1`` frames of padding on its left and none on its right: frame f sees frames up to f.
     """
 
-    def __init__(self, dim: int, kernel: int, groups: int) -> None:
+    def __init__(self, dim: int, kernel: int, groups: int, *, causal: bool = False) -> None:
         super().__init__()
         if kernel < 1 or groups < 1 or dim % groups:
             raise ConfigError(
@@ -45,12 +46,18 @@ class PositionalConvolution(nn.Module):
             )
         self.groups = groups
         self.kernel = kernel
+        self.causal = causal
         self.direction = nn.Parameter(torch.empty(dim, dim // groups, kernel))
         self.magnitude = nn.Parameter(torch.empty(1, 1, kernel))
         self.bias = nn.Parameter(torch.zeros(dim))
         nn.init.normal_(self.direction, std=math.sqrt(4.0 / (kernel * dim)))
         with torch.no_grad():
             self.magnitude.copy_(self.direction.norm(dim=(0, 1), keepdim=True))
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Frames before, and after, a frame that its embedding sees at most."""
+        return (self.kernel - 1, 0) if self.causal else (self.kernel // 2, self.kernel // 2)
 
     def weight(self) -> Tensor:
         """Return the kernel [D, D / groups, K], computed in float32."""
@@ -61,27 +68,32 @@ class PositionalConvolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the embedding of x [B, F, D], to be added to it."""
         if x.device.type in ("cpu", "cuda") and x.numel() and not is_plain():
-            return F.gelu(convolve_groups(x, self.weight(), self.groups) + self.bias)
-        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.kernel // 2, groups=self.groups)
+            return F.gelu(convolve_groups(x, self.weight(), self.groups, causal=self.causal) + self.bias)
+        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.reach[0], groups=self.groups)
         return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention through PyTorch's fused kernel."""
+    """Multi-head self-attention through PyTorch's fused kernel.
 
-    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+    In a causal one, query f attends to keys 0 to f. Padding follows the frames of an utterance, so that no frame of it
+    attends to padding: a causal attention is given no ``key_mask``.
+    """
+
+    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ConfigError(f"model.encoder.dim = {dim} must be a multiple of heads = {heads}")
         self.heads = heads
         self.dropout = dropout
+        self.causal = causal
         self.qkv = linear(dim, 3 * dim)
         self.out = linear(dim, dim)
 
     def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
         """Return [B, F, D], or [B, W, D] of the queries at ``positions`` [B, W].
 
-        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to.
+        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention.
         """
         B, T, D = x.shape
         if positions is None:
@@ -93,11 +105,21 @@ class Attention(nn.Module):
             kv = linear_product(x, weights[1], biases[1])
             k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
-        if q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain():
-            y = _cpu_attention(q, k, v, key_mask, dropout)
+        on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain()
+        triangle = self.causal and positions is None and not on_cpu
+        mask = not_after(T, positions, x.device) if self.causal and not triangle else key_mask
+        if on_cpu:
+            y = _cpu_attention(q, k, v, mask, dropout)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle)
         return self.out(y.transpose(1, 2).reshape(B, -1, D))
+
+
+def not_after(frames: int, positions: Tensor | None, device: torch.device) -> Tensor:
+    """Return [1, 1, F, F] bool, true where a key (last) is not after a query; [B, 1, W, F] for queries at positions."""
+    keys = torch.arange(frames, device=device)
+    queries = keys if positions is None else positions[:, None]
+    return (keys <= queries[..., None]).view(-1, 1, queries.shape[-1], frames)
 
 
 def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
@@ -144,7 +166,7 @@ class Block(nn.Module):
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.pre = cfg.norm == "pre"
-        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout)
+        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout, causal=cfg.causal)
         self.attention_norm = LayerNorm(cfg.dim)
         self.up = linear(cfg.dim, cfg.ffn_dim)
         self.down = linear(cfg.ffn_dim, cfg.dim)

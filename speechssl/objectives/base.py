@@ -163,6 +163,8 @@ class Objective(nn.Module, Generic[PreparedT]):
     rules: ClassVar[tuple[Rule | Plateau, ...]] = ()
     """What tells that a run of this objective goes wrong, each with its own advice. Of the rules that one metric
     breaks, the first is reported."""
+    causal: ClassVar[bool] = False
+    """It predicts what follows, and so needs a causal encoder."""
     chance: dict[str, float]
     """Metric name -> value that a model which has learnt nothing would show: the first line of ``metrics.jsonl``, and
     what training/monitoring/health.py compares with."""

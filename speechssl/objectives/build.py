@@ -7,7 +7,9 @@ which declares how it is called and what a report draws of it.
 from typing import Any
 
 from speechssl.config.objectives import (
+    ApcConfig,
     BestRqConfig,
+    CpcConfig,
     Data2VecConfig,
     DenoiseConfig,
     HubertConfig,
@@ -16,9 +18,12 @@ from speechssl.config.objectives import (
     Wav2Vec2Config,
     offline_targets,
 )
+from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.apc import Apc
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
+from speechssl.objectives.cpc import Cpc
 from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
@@ -43,6 +48,10 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Denoise
         case Data2VecConfig():
             return Data2Vec
+        case ApcConfig():
+            return Apc
+        case CpcConfig():
+            return Cpc
 
 
 def build_objective(
@@ -59,11 +68,15 @@ def build_objective(
 
     Raises
     ------
+    ConfigError
+        The objective predicts what follows, and the encoder sees it.
     ValueError
         Targets are missing, or lie on another frame grid.
     """
     build: Any = objective_class(cfg)
     objective: Objective[Any]
+    if build.causal and not encoder.cfg.encoder.causal:
+        raise ConfigError(f"{build.title} predicts what follows a frame: set model.encoder.causal = true")
     if offline_targets(cfg) is None:
         objective = build(encoder, cfg, seed=seed)
     elif targets is None:

@@ -220,6 +220,9 @@ def test_export_errors(tmp_path):
     logmel = SpeechEncoder(ModelConfig(frontend=FrontendConfig(kind="logmel"), encoder=small))
     with pytest.raises(ConfigError, match="log-mel"):
         encoder_to_huggingface(logmel)
+    causal = SpeechEncoder(ModelConfig(frontend=FrontendConfig(norm="layer"), encoder=replace(small, causal=True)))
+    with pytest.raises(ConfigError, match="causal"):
+        encoder_to_huggingface(causal)
     stem = FrontendConfig(conv_layers=((8, 10, 5),))
     encoder = SpeechEncoder(ModelConfig(normalize=True, frontend=stem, encoder=replace(small, layers=2)))
     assert preprocessor_config(encoder)["do_normalize"] is True

@@ -23,6 +23,12 @@ def encoder(stem: str, *, norm: str = "pre", normalize: bool = False, kernel: in
     return SpeechEncoder(ModelConfig(frontend=STEMS[stem], encoder=cfg, normalize=normalize)).eval()
 
 
+def causal() -> SpeechEncoder:
+    torch.manual_seed(0)
+    cfg = EncoderConfig(dim=24, layers=3, heads=2, ffn_dim=48, norm="pre", pos_kernel=9, pos_groups=4, causal=True)
+    return SpeechEncoder(ModelConfig(frontend=STEMS["layer"], encoder=cfg)).eval()
+
+
 def noise(samples: int) -> torch.Tensor:
     wave = torch.randn(samples, generator=torch.Generator().manual_seed(samples))
     return wave * torch.linspace(0.01, 0.3, samples)  # louder and louder: local statistics differ
@@ -55,6 +61,22 @@ def test_up_to_two_blocks_it_is_the_ordinary_pass(stem: str) -> None:
         wave = noise(samples)
         with torch.inference_mode():
             torch.testing.assert_close(streamed(model, wave), model(wave[None]).x[0], atol=2e-5, rtol=1e-4)
+
+
+def test_a_causal_encoder_is_equal_to_a_whole_pass_and_sees_nothing_that_follows() -> None:
+    model = causal()
+    size = BLOCK * model.hop
+    for samples in (2 * size, 5 * size, 5 * size + model.frontend.receptive, 8 * size - 7):
+        wave = noise(samples)
+        found, expected = streamed(model, wave), encode_whole(model, wave, BLOCK)
+        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-4)
+        changed = wave.clone()
+        changed[size:] += 0.1
+        kept = (size - model.frontend.receptive) // model.hop + 1
+        torch.testing.assert_close(streamed(model, changed)[:kept], found[:kept], atol=2e-5, rtol=1e-4)
+    with torch.inference_mode():
+        wave = noise(2 * size)
+        torch.testing.assert_close(streamed(model, wave), model(wave[None]).x[0], atol=2e-5, rtol=1e-4)
 
 
 def test_a_frame_sees_no_further_than_blocks_and_layers_allow() -> None:

@@ -246,6 +246,23 @@ def test_log_mel_channels_are_standardised_and_loudness_does_not_matter():
     torch.testing.assert_close(module(4 * wave), out, atol=1e-3, rtol=0)
 
 
+def test_log_mel_standardised_by_the_frames_so_far():
+    """Against plain loops; in an utterance that grows louder, and in silence."""
+    past = build_frontend(FrontendConfig(kind="logmel", n_mels=20, stack=1, statistics="past"))
+    whole = build_frontend(FrontendConfig(kind="logmel", n_mels=20, stack=1))
+    wave = torch.randn(1, 16_000, generator=torch.Generator().manual_seed(2)) * torch.linspace(0.001, 0.3, 16_000)
+    found = past(wave)[0]
+    for f in range(0, len(found), 7):
+        heard = whole(wave[:, : f * 160 + 400])[0]  # the same frames, standardised over themselves alone
+        torch.testing.assert_close(found[f], heard[-1], atol=2e-4, rtol=1e-4)
+    assert not found[0].any()
+    assert not past(torch.zeros(1, 4_000)).any()
+    hour = torch.randn(1, 160, generator=torch.Generator().manual_seed(2)).repeat(1, 10_000)  # always the same frame
+    assert float(past(hour).abs().max()) < 0.1
+    padded = past(torch.nn.functional.pad(wave, (0, 3_000)), torch.tensor([16_000]))[0]
+    assert torch.equal(padded[: len(found)], found) and not padded[len(found) :].any()
+
+
 def test_log_mel_stays_in_float32_under_autocast():
     module = stem("logmel")
     wave = 0.1 * torch.randn(1, 4000)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from speechssl.config import MaskConfig
 from speechssl.core.randomness import generator
 from speechssl.models import masking
-from speechssl.models.masking import channel_block, mask_batch, sample_negatives, span_mask
+from speechssl.models.masking import channel_block, mask_batch, sample_frames, sample_negatives, span_mask
 from tests.oracles.masking import masked_fraction
 from tests.support.counting import python_lines
 
@@ -117,6 +117,13 @@ def test_negatives_are_other_masked_frames(n, k, seed):
     assert (drawn != np.arange(n)[:, None]).all()
 
 
+def test_frames_are_uniform():
+    drawn = sample_frames(6, 60_000, generator("frames"))
+    assert drawn.dtype == np.int64
+    assert np.abs(np.bincount(drawn, minlength=6) / 10_000 - 1).max() < 0.05
+    assert sample_frames(6, 0, generator("frames")).shape == (0,)
+
+
 def test_negatives_are_uniform_over_the_others():
     n, k = 7, 60_000
     drawn = sample_negatives(n, k, generator("negatives"))
@@ -147,6 +154,7 @@ def test_L5_the_streams_of_masks_and_negatives_are_frozen():
         [3, 4, 2, 0, 3],
     ]
     assert np.flatnonzero(channel_block(80, 16, generator("channels", 7, 0, "b"))).tolist() == [*range(67, 76)]
+    assert sample_frames(9, 8, generator("latents", 7, 0, "a")).tolist() == [4, 1, 4, 2, 3, 1, 3, 0]
     assert digest(span_mask(749, MaskConfig(), generator("mask", 7, 3, "b"))) == "0fc8f9c8430d3113"
     assert digest(sample_negatives(367, 100, generator("negatives", 7, 3, "b")).astype("<i4")) == "59de15dba9c53b82"
     assert digest(sample_negatives(70_000, 2, generator("negatives", 7, 3, "b")).astype("<i4")) == "a0d471ece184ccb7"
@@ -182,6 +190,7 @@ def test_L5_masks_and_negatives_ask_for_raw_words_only():
     assert span_mask(100, MaskConfig(), raw).any()
     assert sample_negatives(10, 3, raw).shape == (10, 3)
     assert channel_block(80, 16, raw).shape == (80,)
+    assert sample_frames(10, 3, raw).shape == (3,)
 
 
 @pytest.mark.parametrize("n", [65_535, 65_536, 65_537, 70_000])

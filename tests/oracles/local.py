@@ -10,10 +10,15 @@ __all__ = ["encode_whole"]
 
 @torch.inference_mode()
 def encode_whole(encoder: SpeechEncoder, wave: Tensor, block: int) -> Tensor:
-    """Return [F, D] of wave [T]: frame f may look at frame g when their blocks are the same or neighbours."""
+    """Return [F, D] of wave [T]: frame f may look at frame g when their blocks are the same or neighbours.
+
+    In a causal encoder, at the latest at itself.
+    """
     frames = int(encoder.frames(len(wave)))
     place = torch.arange(frames) // block
     sees = (place[:, None] - place[None, :]).abs() <= 1
+    if encoder.cfg.encoder.causal:
+        sees = sees.tril()
     rows = []
     for b in range(int(place[-1]) + 1):  # each frame's features, normalised over the samples of three blocks
         first = max(0, b - 1) * block

@@ -11,7 +11,7 @@ from speechssl.config.objectives import offline_targets
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective
-from speechssl.objectives.build import build_objective
+from speechssl.objectives.build import build_objective, objective_class
 from speechssl.targets.table import UnitTable
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SMALL",
     "STEMS",
     "build",
+    "causal",
     "make_batch",
     "table",
     "with_objective",
@@ -54,13 +55,21 @@ def table(ids=("u0", "u1", "u2"), frames=60, hop=320) -> UnitTable:
 def build(kind: str, *, model: ModelConfig = MODEL, seed: int = 3, weights: int = 0, **changes: Any) -> Objective[Any]:
     """Return an objective of default settings but for ``SMALL`` and ``changes``; settings it lacks are passed over.
 
-    ``weights`` is the key of its random weights, ``seed`` that of what it prepares.
+    ``weights`` is the key of its random weights, ``seed`` that of what it prepares. An objective that needs a causal
+    encoder gets one, with the same stem but for statistics of whole utterances.
     """
     cfg = KINDS[kind]()
     own = {item.name for item in fields(cfg)}
     cfg = replace(cfg, **{name: value for name, value in (SMALL | changes).items() if name in own})
+    model = causal(model) if objective_class(cfg).causal else model
     torch.manual_seed(weights)
     return build_objective(cfg, SpeechEncoder(model), table() if offline_targets(cfg) else None, seed)
+
+
+def causal(model: ModelConfig) -> ModelConfig:
+    """Return a causal model that is otherwise the same, as far as can be."""
+    frontend = replace(model.frontend, norm="layer", statistics="past")
+    return replace(model, frontend=frontend, encoder=replace(model.encoder, causal=True))
 
 
 def make_batch(lengths, ids=None, weights=None, epoch=0, total=None) -> Batch:

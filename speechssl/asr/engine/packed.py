@@ -6,6 +6,7 @@ utterance at a time. So nothing is computed for padding, there are no masks, and
 processor's cache. The tests compare it with the padded batch of ``frame_log_probs``.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -53,7 +54,8 @@ class PackedRecogniser:
         stem = encoder.frontend
         self.stem = PackedStem(stem, self.dtype) if isinstance(stem, WaveformStem) else None
         self.projection = Dense(encoder.projection.weight, encoder.projection.bias, self.dtype)
-        self.position = FixedConvolution(encoder.position.weight(), encoder.position.groups, self.dtype)
+        position = encoder.position
+        self.position = FixedConvolution(position.weight(), position.groups, self.dtype, causal=position.causal)
         self.blocks = [_PackedBlock(block, self.dtype) for block in encoder.blocks if isinstance(block, Block)]
         self.head = Dense(model.head.weight, model.head.bias, torch.float32)
 
@@ -119,6 +121,7 @@ class _PackedBlock:
         self.dtype = dtype
         self.pre = block.pre
         self.heads = attention.heads
+        self.causal = attention.causal
         weight, bias = attention.qkv.weight.clone(), attention.qkv.bias.clone()
         dim = weight.shape[1]
         scale = (dim // self.heads) ** -0.5  # scale the queries once instead of all scores
@@ -148,21 +151,24 @@ class _PackedBlock:
         count = len(qkv)
         q, k, v = qkv.view(count, 3, self.heads, -1).permute(1, 2, 0, 3)
         if self.dtype == torch.bfloat16:
-            y = _wide_attention(q, k, v) if widened(q) else _tiled_attention(q, k, v)
+            y = (_wide_attention if widened(q) else _tiled_attention)(q, k, v, causal=self.causal)
         else:
-            y = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=1.0)[0]
+            y = F.scaled_dot_product_attention(q[None], k[None], v[None], scale=1.0, is_causal=self.causal)[0]
         return y.transpose(0, 1).reshape(count, -1)
 
     def _ffn(self, x: Tensor) -> Tensor:
         return self.down(self.up(x.to(self.dtype)))
 
 
-def _wide_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _wide_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool) -> Tensor:
     """Return ``softmax(q k^T) v`` for bfloat16 [H, F, C] on a processor without bfloat16."""
-    return F.scaled_dot_product_attention(q[None].float(), k[None].float(), v[None].float(), scale=1.0)[0].to(q.dtype)
+    wide = F.scaled_dot_product_attention(
+        q[None].float(), k[None].float(), v[None].float(), scale=1.0, is_causal=causal
+    )
+    return wide[0].to(q.dtype)
 
 
-def _tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _tiled_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
     """Return ``softmax(q k^T) v`` for [H, F, C], a few heads at a time, or a part of one head's queries."""
     heads, count, _ = q.shape
     y = torch.empty_like(v)
@@ -172,6 +178,8 @@ def _tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         part = slice(head, head + together)
         keys = k[part].transpose(1, 2)
         for row in range(0, count, rows):
-            weights = torch.softmax(torch.bmm(q[part, row : row + rows], keys), dim=-1)
-            torch.bmm(weights, v[part], out=y[part, row : row + rows])
+            scores = torch.bmm(q[part, row : row + rows], keys)
+            if causal:
+                scores.masked_fill_(torch.ones(scores.shape[1:], dtype=torch.bool).triu(row + 1), -math.inf)
+            torch.bmm(torch.softmax(scores, dim=-1), v[part], out=y[part, row : row + rows])
     return y

@@ -1,16 +1,17 @@
 """Grouped convolution over frames through the frequency domain: the positional embedding's, 128 taps wide.
 
-In: channels-last frames and a kernel of K taps. Out: what ``F.conv1d`` with ``K // 2`` zeros before each utterance
-gives. Overlap-save (Oppenheim and Schafer, Discrete-Time Signal Processing, section 8.7): frames are taken in blocks of
-2K, each of which gives K + 1 outputs. The Fourier transforms of blocks and kernel are products with tables of cosines
-and sines, in float32. Between them each frequency is one small complex product per group, in bfloat16 under autocast
-where the device computes in it. For BASE and 20 seconds of speech that is 8 GFLOP in place of 28, forward and backward.
-cuDNN has no fast kernel for such a convolution: on an H200 it takes 60 of the 83 ms of a step of BASE.
+In: channels-last frames and a kernel of K taps. Out: what ``F.conv1d`` gives with ``K // 2`` zeros before each
+utterance, or with ``K - 1`` for a causal convolution, whose outputs see no later frame. Overlap-save (Oppenheim and
+Schafer, Discrete-Time Signal Processing, section 8.7): frames are taken in blocks of 2K, each of which gives K + 1
+outputs. The Fourier transforms of blocks and kernel are products with tables of cosines and sines, in float32. Between
+them each frequency is one small complex product per group, in bfloat16 under autocast where the device computes in it.
+For BASE and 20 seconds of speech that is 8 GFLOP in place of 28, forward and backward. cuDNN has no fast kernel for
+such a convolution: on an H200 it takes 60 of the 83 ms of a step of BASE.
 
 The convolution is linear in the frames and in the kernel: the backward pass is the same products, transposed.
 """
 
-from typing import Any, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,20 @@ from speechssl.models.kernels.linear import product, widened
 __all__ = ["FixedConvolution", "convolve_groups"]
 
 
+class _Form(NamedTuple):
+    """Taps K, groups, and the zeros before each utterance."""
+
+    taps: int
+    groups: int
+    before: int
+
+    @classmethod
+    def of(cls, weight: Tensor, groups: int, *, causal: bool) -> Self:
+        """Return the form of a kernel [D, D / groups, K]."""
+        taps = weight.shape[2]
+        return cls(taps, groups, taps - 1 if causal else taps // 2)
+
+
 class _Spectra:
     """Transforms between frames and the spectra of their blocks.
 
@@ -28,8 +43,9 @@ class _Spectra:
     matrix for each frequency and group, its first half real, the second imaginary.
     """
 
-    def __init__(self, weight: Tensor, groups: int) -> None:
-        self.taps, self.groups, self.step = weight.shape[2], groups, weight.shape[2] + 1
+    def __init__(self, form: _Form, weight: Tensor) -> None:
+        self.taps, self.groups, self.before = form
+        self.step = self.taps + 1
         points, device, dtype = 2 * self.taps, weight.device, weight.dtype
         turns = torch.outer(torch.arange(self.step, device=device), torch.arange(points, device=device)) % points
         angles = torch.arange(points, dtype=torch.float64, device=device) * (torch.pi / self.taps)
@@ -54,7 +70,7 @@ class _Spectra:
 
     def frames(self, x: Tensor) -> Tensor:
         """Return the spectra of x [B, F, D]."""
-        before, blocks = self.taps // 2, self.blocks(x)
+        before, blocks = self.before, self.blocks(x)
         padded = F.pad(x, (0, 0, before, blocks * self.step + self.taps - 1 - before - x.shape[1]))
         return self._spectra(self.forth, padded.unfold(1, 2 * self.taps, self.step).permute(3, 0, 1, 2))
 
@@ -64,7 +80,7 @@ class _Spectra:
         whole = ends.new_zeros(shape[0], ends.shape[1] + 1, self.step, shape[2])
         whole[:, :-1] = ends[:, :, : self.step]
         whole[:, 1:, : self.taps - 1] += ends[:, :, self.step :]
-        return whole.flatten(1, 2)[:, self.taps // 2 :][:, : shape[1]]
+        return whole.flatten(1, 2)[:, self.before :][:, : shape[1]]
 
     def outputs(self, spectra: Tensor, shape: torch.Size) -> Tensor:
         """Return the frames [B, F, D] whose blocks have these spectra."""
@@ -106,8 +122,8 @@ def _correlate(frames: Tensor, kernel: Tensor) -> Tensor:
 
 class _GroupedConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, groups: int, dtype: torch.dtype) -> Tensor:
-        ctx.spectra, ctx.shape, ctx.dtype = _Spectra(weight, groups), x.shape, dtype
+    def forward(ctx: Any, x: Tensor, weight: Tensor, form: _Form, dtype: torch.dtype) -> Tensor:
+        ctx.spectra, ctx.shape, ctx.dtype = _Spectra(form, weight), x.shape, dtype
         with torch.autocast(x.device.type, enabled=False):
             frames, kernel = ctx.spectra.frames(x.to(weight.dtype)).to(dtype), ctx.spectra.kernel(weight).to(dtype)
             ctx.save_for_backward(frames, kernel)
@@ -129,7 +145,7 @@ class _GroupedConvolution(torch.autograd.Function):
         return dx, d_weight, None, None
 
 
-def convolve_groups(x: Tensor, weight: Tensor, groups: int) -> Tensor:
+def convolve_groups(x: Tensor, weight: Tensor, groups: int, *, causal: bool = False) -> Tensor:
     """Convolve frames, ``K // 2`` zeros before each utterance and as many outputs as frames.
 
     Parameters
@@ -138,27 +154,31 @@ def convolve_groups(x: Tensor, weight: Tensor, groups: int) -> Tensor:
         [B, F, D] on a CPU or a CUDA device, B and F at least 1.
     weight
         [D, D / groups, K], as in ``nn.Conv1d``.
+    causal
+        ``K - 1`` zeros before each utterance: output f sees frames up to f. Blocks of frames share spectra, so later
+        frames enter by rounding; the products are never in bfloat16, whose rounding is coarse.
 
     Returns
     -------
     [B, F, D] float32 under autocast, otherwise as given.
     """
     device = x.device.type
-    rounded = torch.is_autocast_enabled(device) and not widened(x)
+    rounded = torch.is_autocast_enabled(device) and not widened(x) and not causal
     dtype = torch.get_autocast_dtype(device) if rounded else weight.dtype
-    return cast(Tensor, _GroupedConvolution.apply(x, weight, groups, dtype))
+    return cast(Tensor, _GroupedConvolution.apply(x, weight, _Form.of(weight, groups, causal=causal), dtype))
 
 
 class FixedConvolution:
     """The convolution with one kernel [D, D / groups, K] for many inputs: its spectra are computed once.
 
-    ``dtype`` is that of the products between frames and kernel; float32 instead of bfloat16 where that is faster.
+    ``dtype`` is that of the products between frames and kernel; float32 instead of bfloat16 where that is faster, and
+    where the convolution is causal.
     """
 
-    def __init__(self, weight: Tensor, groups: int, dtype: torch.dtype) -> None:
-        self._spectra = _Spectra(weight, groups)
+    def __init__(self, weight: Tensor, groups: int, dtype: torch.dtype, *, causal: bool = False) -> None:
+        self._spectra = _Spectra(_Form.of(weight, groups, causal=causal), weight)
         self._kernel = self._spectra.kernel(weight).to(
-            weight.dtype if dtype == torch.bfloat16 and widened(weight) else dtype
+            weight.dtype if dtype == torch.bfloat16 and (causal or widened(weight)) else dtype
         )
 
     def __call__(self, x: Tensor) -> Tensor:

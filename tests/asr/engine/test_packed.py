@@ -1,5 +1,7 @@
 """Packed recognition against the padded batch, and against each utterance alone on the plain paths."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,13 +32,16 @@ STEMS = {
 TOKENS = 7
 
 
-def model(stem: str = "group", *, norm: str = "post", normalize: bool = False, kernel: int = 16) -> CtcModel:
+def model(
+    stem: str = "group", *, norm: str = "post", normalize: bool = False, kernel: int = 16, causal: bool = False
+) -> CtcModel:
     """Return a small recogniser whose biases and norms are not what they are initialised with."""
     torch.manual_seed(0)
     encoder = EncoderConfig(
-        dim=36, layers=2, heads=3, ffn_dim=72, norm=norm, pos_kernel=kernel, pos_groups=4, dropout=0.3
+        dim=36, layers=2, heads=3, ffn_dim=72, norm=norm, pos_kernel=kernel, pos_groups=4, dropout=0.3, causal=causal
     )  # type: ignore[arg-type]
-    made = CtcModel(SpeechEncoder(ModelConfig(normalize=normalize, frontend=STEMS[stem], encoder=encoder)), TOKENS)
+    frontend = replace(STEMS[stem], statistics="past" if causal else "utterance")
+    made = CtcModel(SpeechEncoder(ModelConfig(normalize=normalize, frontend=frontend, encoder=encoder)), TOKENS)
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             if parameter.ndim == 1 and not name.endswith("mask_embedding"):
@@ -79,6 +84,29 @@ def test_the_same_as_the_padded_batch_and_as_each_alone_the_plain_way(stem: str,
     assert_same(found, alone)
 
 
+CAUSAL = ("layer", "layer, bias", "log-mel")
+"""Stems whose features do not depend on what follows, the last with the statistics of the past."""
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("stem", CAUSAL)
+def test_a_causal_model_is_the_same_too_and_sees_nothing_that_follows(stem: str, norm: str) -> None:
+    recogniser = model(stem, norm=norm, causal=True)
+    parts = waves(9000, 4000, 6001, 12_345)
+    found = PackedRecogniser(recogniser)(parts)
+    data = batch(parts)
+    assert_same(found, frame_log_probs(recogniser, data.wave, data.lengths))
+    with plain_paths():
+        alone = [frame_log_probs(recogniser, part[None], torch.tensor([len(part)]))[0] for part in parts]
+    assert_same(found, alone)
+    kept = (3000 - recogniser.encoder.frontend.receptive) // recogniser.encoder.hop + 1
+    changed = PackedRecogniser(recogniser)([torch.cat([part[:3000], 1 - part[3000:]]) for part in parts])
+    assert_same([row[:kept] for row in changed], [row[:kept] for row in found])
+    assert all((a[kept:] - b[kept:]).abs().max() > 0.01 for a, b in zip(changed, found, strict=True))
+    rough = PackedRecogniser(recogniser, bf16=True)(parts)
+    assert max((a - b).abs().mean() for a, b in zip(rough, found, strict=True)) < 0.05
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 9000), min_size=1, max_size=6), st.integers(1, 200), st.sampled_from([15, 16]))
 def test_neither_neighbours_nor_the_size_of_packs_change_anything(lengths: list[int], size: int, kernel: int) -> None:
@@ -117,11 +145,14 @@ def test_bfloat16_is_near_float32_and_as_near_as_autocast(stem: str) -> None:
 
 
 @pytest.mark.parametrize("scores", [1, 40, 700, 5000, 1 << 30])
-def test_tiles_of_attention_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, scores: int) -> None:
+@pytest.mark.parametrize("causal", [False, True])
+def test_tiles_of_attention_join_without_a_seam(monkeypatch: pytest.MonkeyPatch, scores: int, causal: bool) -> None:
     q, k, v = torch.randn(3, 29, 3, 8).bfloat16().transpose(1, 2)
-    expected = torch.nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), scale=1.0)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        q.float(), k.float(), v.float(), scale=1.0, is_causal=causal
+    )
     monkeypatch.setattr(packing, "SCORES", scores)
-    found = packing._tiled_attention(q, k, v)
+    found = packing._tiled_attention(q, k, v, causal=causal)
     torch.testing.assert_close(found.float(), expected, atol=0.03, rtol=0.02)
 
 

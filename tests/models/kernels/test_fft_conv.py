@@ -17,11 +17,13 @@ def tensors(B, frames, dim, groups, taps, dtype=torch.float64, device="cpu"):
     return x.to(device).requires_grad_(), weight.to(device).requires_grad_()
 
 
-def reference(x, weight, groups):
-    y = F.conv1d(x.transpose(1, 2), weight, padding=weight.shape[2] // 2, groups=groups)
+def reference(x, weight, groups, *, causal=False):
+    taps = weight.shape[2]
+    y = F.conv1d(x.transpose(1, 2), weight, padding=taps - 1 if causal else taps // 2, groups=groups)
     return y[..., : x.shape[1]].transpose(1, 2)
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(
     "shape",
     [
@@ -30,11 +32,11 @@ def reference(x, weight, groups):
     ],
 )  # fmt: skip
 @devices
-def test_values_and_gradients_are_those_of_conv1d(shape, device):
+def test_values_and_gradients_are_those_of_conv1d(shape, causal, device):
     """Kernels even and odd, wider than the utterance, of one tap; a whole number of blocks of outputs, and one more."""
     x, weight = tensors(*shape, device=device)
     groups = shape[3]
-    fast, plain = convolve_groups(x, weight, groups), reference(x, weight, groups)
+    fast, plain = convolve_groups(x, weight, groups, causal=causal), reference(x, weight, groups, causal=causal)
     assert torch.allclose(fast, plain, atol=1e-12)
     towards = torch.randn(plain.shape, dtype=plain.dtype).to(device)
     for a, b in zip(
@@ -75,7 +77,16 @@ def test_under_autocast_it_is_as_exact_as_conv1d(device):
         assert (mine - true).norm() < (1.05 if device == "cpu" else 1.2) * (theirs - true).norm()
 
 
-def test_a_fixed_kernel_gives_the_same():
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_fixed_kernel_gives_the_same(causal):
     x, weight = tensors(2, 40, 8, 2, 16)
-    fixed = FixedConvolution(weight.detach(), 2, x.dtype)
-    assert torch.allclose(fixed(x.detach()), reference(x, weight, 2), atol=1e-12)
+    fixed = FixedConvolution(weight.detach(), 2, x.dtype, causal=causal)
+    assert torch.allclose(fixed(x.detach()), reference(x, weight, 2, causal=causal), atol=1e-12)
+
+
+def test_a_causal_convolution_is_never_rounded_to_bfloat16():
+    """Coarse rounding of a block's spectra would carry what follows into the frames before."""
+    x, weight = (t.detach() for t in tensors(1, 40, 8, 2, 16, torch.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolve_groups(x, weight, 2, causal=True)
+    assert torch.allclose(y, reference(x, weight, 2, causal=True), atol=1e-4)
