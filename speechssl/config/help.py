@@ -20,16 +20,16 @@ __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 
 RARE = {
     "DataConfig": "cache buckets window_shards loader timeout max_bad_fraction",
-    "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.grad_scale",
-    "EncoderConfig": "pos_kernel pos_groups activation_dropout",
+    "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
+    "EncoderConfig": "pos_kernel pos_groups activation_dropout causal",
     "MaskConfig": "min_spans",
-    "TargetsConfig": "units_normalise kmeans_starts units_hop teacher",
+    "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",
     "ValidationConfig": "seconds ids",
     "OptimConfig": "betas eps hold init_scale final_scale",
     "TrainingConfig": "profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
     "PretrainConfig": """
-        model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* training.validate_every
-        training.ema_decay""",
+        model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
+        objective.ema_* training.validate_every training.ema_decay""",
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob ctc.final_dropout dev.shards
@@ -126,7 +126,11 @@ def settings_lines(cfg: Any, width: int, *, everything: bool) -> list[str]:
             lines += ["", *textwrap.wrap(f"{name}: {setting.table}" if name else "settings:", width)]
             table = name
         value = _shown(setting.value)
-        text = _option(setting).replace(" ", _GLUE) + (f" [{value}]" if value else "") + f"{_GLUE} {setting.doc}"
+        text = (
+            _option(setting).replace(", ", ",\n").replace(" ", _GLUE)
+            + (f" [{value}]" if value else "")
+            + f"{_GLUE} {setting.doc}"
+        )
         wrapped = textwrap.wrap(
             text, width, initial_indent="  ", subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
         )
@@ -145,7 +149,8 @@ def _option(setting: Setting) -> str:
 def _type(kind: Any) -> str:
     origin, args = get_origin(kind), get_args(kind)
     if origin is Literal:
-        return "{" + ",".join(map(str, args)) + "}"
+        words = ",".join(map(str, args))
+        return "{" + (words if len(words) < 40 else words.replace(",", ", ")) + "}"  # lines break at the spaces
     if origin is tuple:
         return f"{_type(args[0])} ..." if args[-1] is Ellipsis else " ".join(map(_type, args))
     if args:

@@ -92,7 +92,7 @@ def test_of_the_objectives_the_chosen_one_is_listed_and_the_others_are_named():
     for kind, cfg in ALL.items():
         if kind in KINDS:
             lines = settings_lines(cfg, 200, everything=True)
-            assert f"  --objective.kind {{{','.join(KINDS)}}} [{kind}]" in lines
+            assert f"  --objective.kind {{{', '.join(KINDS)}}} [{kind}]" in lines
     assert "--objective.targets.clusters" in "\n".join(settings_lines(ALL["hubert"], 80, everything=True))
     assert "--objective.targets.clusters" not in "\n".join(settings_lines(ALL["wav2vec2"], 80, everything=True))
 
@@ -103,6 +103,6 @@ def test_a_setting_is_shown_with_its_type_its_value_and_its_docstring():
     assert "  --optim.lr FLOAT [0.25]  Peak learning rate." in lines
     assert "  --training.[no-]compile [yes]  Compile the model with" in lines
     assert "  --data.splits STR ... [a b]  Splits of the shards to use." in lines
-    assert "  --data.loader {processes,threads} [processes]  threads: no" in lines
+    assert "  --data.loader {threads,processes} [threads]  processes:" in lines
     assert "  --name STR [pretrain]" in lines
     assert all(len(line) <= 60 for line in lines if not line.startswith("  --"))
