@@ -28,10 +28,14 @@ def seen(output):
         pytest.param("hubert", 2, marks=pytest.mark.slow),
     ],
 )
-def test_killed_three_times_ends_with_the_same_bits(kind, workers, tone_corpus, uninterrupted, tmp_path):
-    """Each start takes the folder at once, although the loader processes of the killed one live on for seconds."""
+def test_killed_at_random_it_ends_with_the_same_bits(kind, workers, tone_corpus, uninterrupted, tmp_path):
+    """Each start takes the folder at once, although the loader processes of the killed one live on for seconds.
+
+    Three kills without loader processes, and of one kind with them; one kill of the others.
+    """
     cfg = config(kind, tone_corpus.shards, tmp_path / "run", workers=workers)
-    kills = sorted(generator("kill", kind, workers).choice(range(1, STEPS - 5), size=3, replace=False).tolist())
+    times = 3 if workers == 0 or kind == "wav2vec2" else 1
+    kills = sorted(generator("kill", kind, workers).choice(range(1, STEPS - 5), size=times, replace=False).tolist())
     for step in kills:
         run = start(cfg)
         wait_for(run, step)
