@@ -12,10 +12,9 @@ from speechssl.models.frame_counts import frame_grid
 from speechssl.models.kernels.choice import plain_paths
 from speechssl.objectives.apc import least_ahead
 from speechssl.objectives.build import build_objective
-from speechssl.training.monitoring.health import Health
 from tests.oracles import apc as oracle
 from tests.support.logmel import expected_speech
-from tests.support.objectives import KINDS, MODEL, STEMS, build, make_batch
+from tests.support.objectives import KINDS, MODEL, STEMS, build, findings, fit, make_batch
 
 NARROW = replace(MODEL.frontend, conv_layers=((8, 5, 5), (8, 8, 8), (8, 8, 8)))
 """Frames of 320 samples that share none: the next one may be predicted."""
@@ -132,15 +131,8 @@ def trained(broken=None, steps=150):
     objective = build_objective(KINDS["apc"](n_mels=20), SpeechEncoder(model), None, 1)
     if broken:
         broken(objective)
-    optimiser = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=3e-3)
-    for step in range(steps):
-        batch = make_batch([16_000] * 4, ids=tuple(f"u{(step + i) % 8}" for i in range(4)))
-        loss = objective(objective.prepare(replace(batch, wave=batch.wave.float())))
-        optimiser.zero_grad()
-        (loss.sum / loss.n_targets).backward()
-        optimiser.step()
-    metrics = {name: value.item() for name, value in loss.metrics.items()}
-    return {finding.name for finding in Health(objective.chance, 1_000, objective.rules).watch(500, metrics)}
+    batches = (make_batch([16_000] * 4, ids=tuple(f"u{(step + i) % 8}" for i in range(4))) for step in range(steps))
+    return findings(objective, fit(objective, (replace(batch, wave=batch.wave.float()) for batch in batches), 3e-3))
 
 
 def sees_what_follows(objective):

@@ -10,9 +10,8 @@ from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.build import build_objective
-from speechssl.training.monitoring.health import Health
 from tests.oracles import cpc as oracle
-from tests.support.objectives import KINDS, MODEL, STEMS, build, make_batch
+from tests.support.objectives import KINDS, MODEL, STEMS, build, findings, fit, make_batch
 
 LENGTHS = [16_000, 9_000, 4_000]
 SMALL = {"steps": 4, "within": 5, "across": 3}
@@ -111,15 +110,9 @@ def trained(broken, updates, **changes):
     objective = build_objective(cfg, SpeechEncoder(model), None, 1)
     if broken:
         broken(objective)
-    optimiser = torch.optim.Adam([p for p in objective.parameters() if p.requires_grad], lr=5e-3)
     batch = make_batch([16_000] * 4)
-    for _ in range(updates):
-        loss = objective(objective.prepare(replace(batch, wave=torch.randn(4, 16_000))))
-        optimiser.zero_grad()
-        (loss.sum / loss.n_targets).backward()
-        optimiser.step()
-    metrics = {name: value.item() for name, value in loss.metrics.items()}
-    return {finding.name for finding in Health(objective.chance, 1_000, objective.rules).watch(500, metrics)}
+    noise = (replace(batch, wave=torch.randn(4, 16_000)) for _ in range(updates))
+    return findings(objective, fit(objective, noise, 5e-3))
 
 
 def sees_what_follows(objective):

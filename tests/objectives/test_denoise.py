@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from speechssl.core.errors import ConfigError
-from speechssl.training.monitoring.health import Health
 from tests.oracles import reconstruction as oracle
 from tests.support.logmel import expected_speech
-from tests.support.objectives import MODEL, STEMS, build, make_batch
+from tests.support.objectives import MODEL, STEMS, build, findings, make_batch
 
 
 @pytest.mark.parametrize("stem", STEMS)
@@ -80,27 +79,25 @@ def test_impossible_ranges_are_refused(changes):
 # ----------------------------------------------------------------------------------------- broken versions
 
 
-def findings(objective):
+def judged(objective):
     batch = make_batch([16_000, 9_000])
-    metrics = objective(objective.prepare(replace(batch, wave=batch.wave.float()))).metrics
-    values = {name: value.item() for name, value in metrics.items()}
-    return {finding.name for finding in Health(objective.chance, 1000, objective.rules).watch(500, values)}
+    return findings(objective, objective(objective.prepare(replace(batch, wave=batch.wave.float()))))
 
 
 def test_a_sound_version_that_has_learnt_nothing_is_named_for_that_alone():
     objective = build("denoise")
     torch.nn.init.normal_(objective.head.predict.weight, std=0.1)
-    assert findings(objective) == {"not_learning"}
+    assert judged(objective) == {"not_learning"}
 
 
 def test_noise_that_is_never_added_is_named(monkeypatch):
     objective = build("denoise")
     torch.nn.init.normal_(objective.head.predict.weight, std=0.1)
     monkeypatch.setattr(type(objective.preparer()), "corrupted", lambda self, wave, epoch, item: wave)
-    assert findings(objective) == {"not_learning", "clean_input"}
+    assert judged(objective) == {"not_learning", "clean_input"}
 
 
 def test_a_head_that_predicts_one_spectrum_is_named():
     objective = build("denoise")
     torch.nn.init.zeros_(objective.head.predict.weight)
-    assert findings(objective) == {"not_learning", "prediction_collapse"}
+    assert judged(objective) == {"not_learning", "prediction_collapse"}

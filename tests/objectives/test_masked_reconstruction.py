@@ -1,16 +1,16 @@
 """Masked reconstruction against its scalar oracle; hidden channels; broken versions that the health rules name."""
 
 from dataclasses import replace
+from itertools import repeat
 
 import pytest
 import torch
 
 from speechssl.core.errors import ConfigError
-from speechssl.training.monitoring.health import Health
 from tests.objectives.test_contract import LENGTHS, gradients
 from tests.oracles import reconstruction as oracle
 from tests.support.logmel import expected_speech
-from tests.support.objectives import MODEL, STEMS, build, make_batch
+from tests.support.objectives import MODEL, STEMS, build, findings, fit, make_batch
 
 LOGMEL = replace(MODEL, frontend=STEMS["logmel"])
 KIND = "masked_reconstruction"
@@ -110,18 +110,10 @@ def test_channels_that_cannot_be_hidden_are_refused(stem, changes, message):
 # ----------------------------------------------------------------------------------------- broken versions
 
 
-def findings(objective):
+def fitted(objective):
     """Fit one batch of noise in 40 updates; return what the health rules find then, by name."""
-    optimiser = torch.optim.Adam([value for value in objective.parameters() if value.requires_grad], lr=1e-2)
     batch = make_batch([16_000] * 4, ids=("u0", "u1", "u2", "u3"))
-    item = objective.prepare(replace(batch, wave=batch.wave.float()))
-    for _ in range(41):
-        loss = objective(item)
-        optimiser.zero_grad()
-        (loss.sum / loss.n_targets).backward()
-        optimiser.step()
-    values = {name: value.item() for name, value in loss.metrics.items()}
-    return {finding.name for finding in Health(objective.chance, 1000, objective.rules).watch(500, values)}
+    return findings(objective, fit(objective, repeat(replace(batch, wave=batch.wave.float()), 41), 1e-2))
 
 
 def small():
@@ -130,7 +122,7 @@ def small():
 
 
 def test_a_sound_version_is_named_for_nothing():
-    assert findings(small()) == set()
+    assert fitted(small()) == set()
 
 
 def test_targets_that_leak_through_the_mask_are_named(monkeypatch):
@@ -141,10 +133,10 @@ def test_targets_that_leak_through_the_mask_are_named(monkeypatch):
         return sound(wave, lengths, **options)
 
     monkeypatch.setattr(objective.encoder, "forward", leaky)
-    assert findings(objective) == {"target_leak"}
+    assert fitted(objective) == {"target_leak"}
 
 
 def test_a_head_that_predicts_one_spectrum_is_named():
     objective = small()
     objective.head.predict.weight.requires_grad_(False).zero_()  # its bias alone is left
-    assert findings(objective) == {"prediction_collapse", "not_learning"}
+    assert fitted(objective) == {"prediction_collapse", "not_learning"}

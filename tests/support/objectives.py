@@ -1,5 +1,6 @@
 """Every objective of the configuration at toy size, batches for it, and changes deep inside its settings."""
 
+from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any, get_args
 
@@ -10,9 +11,10 @@ from speechssl.config import EncoderConfig, FrontendConfig, MaskConfig, ModelCon
 from speechssl.config.objectives import offline_targets
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.base import Objective
+from speechssl.objectives.base import Loss, Objective
 from speechssl.objectives.build import build_objective, objective_class
 from speechssl.targets.table import UnitTable
+from speechssl.training.monitoring.health import Health
 
 __all__ = [
     "KINDS",
@@ -23,6 +25,8 @@ __all__ = [
     "STEMS",
     "build",
     "causal",
+    "findings",
+    "fit",
     "make_batch",
     "table",
     "with_objective",
@@ -98,3 +102,22 @@ def with_objective(cfg: PretrainConfig, **changes: object) -> PretrainConfig:
 def with_targets(cfg: PretrainConfig, **changes: object) -> PretrainConfig:
     """Return a configuration whose offline targets are made otherwise."""
     return with_objective(cfg, targets=replace(cfg.objective.targets, **changes))  # type: ignore[union-attr, arg-type]
+
+
+def fit(objective: Objective[Any], batches: Iterable[Batch], lr: float) -> Loss:
+    """Make an update of Adam for each batch; return the last loss, computed before the last update."""
+    optimiser = torch.optim.Adam([value for value in objective.parameters() if value.requires_grad], lr=lr)
+    loss = None
+    for batch in batches:
+        loss = objective(objective.prepare(batch))
+        optimiser.zero_grad()
+        (loss.sum / loss.n_targets).backward()
+        optimiser.step()
+    assert loss is not None
+    return loss
+
+
+def findings(objective: Objective[Any], loss: Loss) -> set[str]:
+    """Return the names of what the health rules find in the metrics of a loss, half-way through a run."""
+    metrics = {name: value.item() for name, value in loss.metrics.items()}
+    return {finding.name for finding in Health(objective.chance, 1000, objective.rules).watch(500, metrics)}

@@ -38,7 +38,7 @@ class _Claim:
     """Bytes that the written number counts beside the samples."""
 
     def unknown(self, there: int) -> bool:
-        """Whether the size is a placeholder, in a file that holds ``there`` bytes of samples."""
+        """Whether the size was never filled in, in a file that holds ``there`` bytes of samples."""
         near = any(abs(top - self.size - self.more) <= _NEAR for top in _TOPS[self.number[1]])
         return self.size <= 0 or (self.size > there and near)
 
