@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 
-__all__ = ["INPUT_PARTS", "Teacher", "annealed"]
+__all__ = ["INPUT_PARTS", "Teacher", "annealed", "follow"]
 
 INPUT_PARTS = ("frontend", "feature_norm", "projection", "mask_embedding")
 """Parts of an encoder before its positional convolution: a teacher without them reads the student's features."""
@@ -56,12 +56,9 @@ class Teacher(nn.Module):
         """Return `SpeechEncoder.context` of projected features [B, F, D]."""
         return self.encoder.context(x, frame_lengths, layers=layers, branches=branches)
 
-    @torch.no_grad()
     def follow(self, student: SpeechEncoder, decay: float) -> None:
         """Move the weights towards the student's; once after each update."""
-        weights = dict(student.named_parameters())
-        own = dict(self.encoder.named_parameters())
-        torch._foreach_lerp_(list(own.values()), [weights[name].detach() for name in own], 1 - decay)
+        follow(self.encoder, student, decay)
 
     def moved(self) -> Tensor:
         """Return the share of its tensors of weights that have changed since it was made: 0 for a frozen teacher.
@@ -72,6 +69,14 @@ class Teacher(nn.Module):
 
     def _first_elements(self) -> Tensor:
         return torch.stack([parameter.detach().flatten()[0] for parameter in self.encoder.parameters()])
+
+
+@torch.no_grad()
+def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the weights of a copy, or of some of its parts, towards those of its original."""
+    weights = dict(student.named_parameters())
+    own = dict(average.named_parameters())
+    torch._foreach_lerp_(list(own.values()), [weights[name].detach() for name in own], 1 - decay)
 
 
 def annealed(start: float, end: float, step: int, steps: int) -> float:

@@ -43,6 +43,9 @@ class Sounds:
 
     noises: Recordings = NO_FOLDER
     responses: Recordings = NO_FOLDER
+    quick: bool = False
+    """Cut made noise from a longer one, whose length is a power of two. A length with a large prime factor takes 15
+    times as long; the numbers are others."""
 
     @classmethod
     def of(cls, cfg: DataConfig) -> Self:
@@ -54,11 +57,14 @@ class Sounds:
 
         A recording begins anywhere, and is repeated where it is too short. One that is silent adds nothing.
         """
-        if not self.noises.paths:
+        if self.noises.paths:
+            wave = self.noises.draw(random)
+            start = int(random.integers(max(1, len(wave) - samples + 1)))
+            noise = np.resize(wave[start:], samples)
+        elif self.quick:
+            noise = coloured_noise(1 << (samples - 1).bit_length(), slope, random)[:samples]
+        else:
             return coloured_noise(samples, slope, random)
-        wave = self.noises.draw(random)
-        start = int(random.integers(max(1, len(wave) - samples + 1)))
-        noise = np.resize(wave[start:], samples)
         return noise / np.float32(max(math.sqrt(np.mean(noise.astype(np.float64) ** 2)), 2.0**-15))
 
     def room(self, random: np.random.Generator) -> np.ndarray:

@@ -9,6 +9,7 @@ from speechssl.config import AugmentConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.augment import (
+    Sounds,
     augmenter,
     band_limited,
     coloured_noise,
@@ -157,6 +158,17 @@ def test_simulated_rooms_decay_by_60_decibels_in_their_reverberation_time():
         assert times[-1] == pytest.approx(len(response) / 16_000, rel=0.15)
     assert 0.08 < min(times) < 0.2 and 0.7 < max(times) < 0.9
     assert 0 < min(levels) < 2 and 10 < max(levels) < 12.01
+
+
+@pytest.mark.parametrize("samples", [1, 1023, 1025, 12_301])
+def test_quick_noise_has_unit_power_and_the_same_colour(samples):
+    noise = Sounds(quick=True).noise(samples, 1.0, np.random.default_rng(0))
+    assert noise.shape == (samples,) and noise.dtype == np.float32
+    assert np.mean(noise.astype(float) ** 2) == pytest.approx(1, rel=1e-6)
+    if samples > 10_000:
+        power = np.abs(np.fft.rfft(noise)) ** 2
+        octaves = [10 * np.log10(power[1 << i : 2 << i].mean()) for i in range(6, 12)]
+        np.testing.assert_allclose(np.diff(octaves), -3.01, atol=1)
 
 
 def test_the_made_noise_is_what_it_was_before_there_were_folders():
