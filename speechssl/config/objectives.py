@@ -7,6 +7,8 @@ objectives share (masks, targets that are made offline) is a table inside it.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from speechssl.config.data import AugmentConfig
+
 __all__ = [
     "ApcConfig",
     "BestRqConfig",
@@ -16,7 +18,9 @@ __all__ = [
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
+    "MocoConfig",
     "ObjectiveConfig",
+    "SimClrConfig",
     "TargetsConfig",
     "TeacherConfig",
     "Wav2Vec2Config",
@@ -225,6 +229,52 @@ class CpcConfig:
     """Negatives of each frame out of the other utterances of the micro-batch."""
 
 
+VIEWS = AugmentConfig(gain_db=6.0, noise_snr_db=(0.0, 20.0), noise_prob=0.8, reverb_prob=0.5)
+
+
+@dataclass(frozen=True)
+class SimClrConfig:
+    """Telling the other view of an utterance, or of a moment in it, from others (SimCLR, section 2)."""
+
+    kind: Literal["simclr"] = "simclr"
+    level: Literal["frame", "utterance"] = "frame"
+    """frame: the frames of an utterance are told apart; utterance: the utterances of a micro-batch."""
+    final_dim: int = 128
+    """Width of the space in which views are compared."""
+    logit_temperature: float = 0.1
+    """Divisor of the cosine similarities."""
+    gather: bool = False
+    """Utterances are told apart over the micro-batches of all ranks. The result then depends on the number of ranks."""
+    crop: float = 0.8
+    """Share of the utterance that each view holds."""
+    augment: AugmentConfig = field(default_factory=lambda: VIEWS)
+    """What changes each view. Speeds only at the level of utterances."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.3, min_spans=1))
+
+
+@dataclass(frozen=True)
+class MocoConfig:
+    """SimCLR's task with keys of a momentum encoder, and a queue of earlier keys (MoCo, section 3)."""
+
+    kind: Literal["moco"] = "moco"
+    level: Literal["frame", "utterance"] = "frame"
+    """frame: the frames of an utterance are told from each other and from the queue; utterance: from the queue."""
+    final_dim: int = 128
+    """Width of the space in which views are compared."""
+    logit_temperature: float = 0.07
+    """Divisor of the cosine similarities."""
+    queue: int = 4096
+    """Keys of earlier updates that are negatives (the paper: 65,536 of images)."""
+    momentum: float = 0.999
+    """Decay of the momentum encoder's moving average."""
+    crop: float = 0.8
+    """Share of the utterance that each view holds."""
+    augment: AugmentConfig = field(default_factory=lambda: VIEWS)
+    """What changes each view. Speeds only at the level of utterances."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.3, min_spans=1))
+    """Of the queries alone."""
+
+
 ObjectiveConfig = (
     Wav2Vec2Config
     | HubertConfig
@@ -234,6 +284,8 @@ ObjectiveConfig = (
     | Data2VecConfig
     | ApcConfig
     | CpcConfig
+    | SimClrConfig
+    | MocoConfig
 )
 """The settings of any objective; ``kind`` says which."""
 

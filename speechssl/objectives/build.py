@@ -14,7 +14,9 @@ from speechssl.config.objectives import (
     DenoiseConfig,
     HubertConfig,
     MaskedReconstructionConfig,
+    MocoConfig,
     ObjectiveConfig,
+    SimClrConfig,
     Wav2Vec2Config,
     offline_targets,
 )
@@ -28,6 +30,8 @@ from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
+from speechssl.objectives.moco import Moco
+from speechssl.objectives.simclr import SimClr
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 
 __all__ = ["build_objective", "objective_class"]
@@ -52,6 +56,10 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Apc
         case CpcConfig():
             return Cpc
+        case SimClrConfig():
+            return SimClr
+        case MocoConfig():
+            return Moco
 
 
 def build_objective(

@@ -35,6 +35,8 @@ def changed(setting):
         return next(each for each in get_args(kind) if each != value)
     if value is None:
         return (1.5, 2.5)
+    if type(None) in get_args(kind):
+        (kind,) = set(get_args(kind)) - {type(None)}
     if isinstance(value, tuple):
         first = get_args(kind)[0]
         if get_origin(first) is tuple:
