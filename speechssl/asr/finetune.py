@@ -26,7 +26,7 @@ from speechssl.core.ledger import Entry
 from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.batches.augment import augmenter
+from speechssl.data.batches.augment import Sounds, augmenter
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
@@ -228,7 +228,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         rank=parallel.rank,
         world=parallel.world,
         encode=tokens.encode,
-        augment=augmenter(cfg.augment, cfg.seed),
+        augment=augmenter(cfg.augment, cfg.seed, Sounds.of(cfg.data)),
         prepare=objective.train().preparer(),
     )
     try:

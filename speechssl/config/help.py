@@ -19,7 +19,7 @@ from speechssl.config.load import tagged
 __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 
 RARE = {
-    "DataConfig": "cache buckets window_shards loader timeout max_bad_fraction",
+    "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
     "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
     "EncoderConfig": "pos_kernel pos_groups activation_dropout causal",
     "MaskConfig": "min_spans",
@@ -32,8 +32,8 @@ RARE = {
         objective.ema_* training.validate_every training.ema_decay""",
     "TokensConfig": "min_count",
     "FinetuneConfig": """
-        model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob ctc.final_dropout dev.shards
-        dev.*_seconds dev.batches_per_step dev.workers""",
+        model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
+        ctc.final_dropout dev.shards dev.*_seconds dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
     "TuneConfig": "data.batches_per_step",
     "RunConfig": """

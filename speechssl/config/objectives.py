@@ -157,7 +157,7 @@ class MaskedReconstructionConfig:
 
 @dataclass(frozen=True)
 class DenoiseConfig:
-    """Clean log-mel of all frames from noisy, band-limited speech (denoising autoencoder)."""
+    """Clean log-mel of all frames from noisy, band-limited, reverberant speech (denoising autoencoder)."""
 
     kind: Literal["denoise"] = "denoise"
     n_mels: int = 80
@@ -166,6 +166,8 @@ class DenoiseConfig:
     """Range of the signal-to-noise ratio, in decibels."""
     band_hz: tuple[float, float] = (1000.0, 8000.0)
     """Range of the frequency above which nothing is left, in hertz; from 8000 on everything is."""
+    reverb_prob: float = 0.0
+    """Share of the utterances that are heard in a room."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
+from speechssl.data.batches.augment import Sounds
 from speechssl.data.batches.batch import Batch, Prepared
 
 __all__ = [
@@ -170,6 +171,8 @@ class Objective(nn.Module, Generic[PreparedT]):
     what training/monitoring/health.py compares with."""
     seed: int = 0
     """Key of what the preparer draws."""
+    sounds: Sounds = Sounds()
+    """Where its preparer takes noise and rooms from (``data.noise``, ``data.reverb``)."""
 
     def __init__(self) -> None:
         super().__init__()
