@@ -7,6 +7,7 @@ teacher has no gradients and no dropout; its weights are float32, as the student
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -74,6 +75,11 @@ class Teacher(nn.Module):
         return torch.stack([parameter.detach().flatten()[0] for parameter in self.encoder.parameters()])
 
 
-def annealed(start: float, end: float, step: int, steps: int) -> float:
-    """Return a decay that goes from ``start`` to ``end`` in a straight line over ``steps`` updates, and stays there."""
+def annealed(start: float, end: float, step: int, steps: int, *, exponential: bool = False) -> float:
+    """Return a decay that goes from ``start`` to ``end`` in a straight line over ``steps`` updates, and stays there.
+
+    Exponential: what is left to ``end`` falls by a factor of e in each ``steps`` updates, without an end (SpidR).
+    """
+    if exponential:
+        return end - (end - start) * math.exp(-step / steps)
     return end if step >= steps else start + (end - start) * step / steps
