@@ -49,6 +49,8 @@ class EncoderConfig:
     """Kernel of the positional convolution, in frames."""
     pos_groups: int = 16
     """Groups of the positional convolution."""
+    relative_position: Literal["none", "gated"] = "none"
+    """Distances between frames in attention. gated: WavLM's gated bias, one value a head and bucket of distances."""
     dropout: float = 0.1
     """On the outputs of attention and feed-forward layers."""
     attention_dropout: float = 0.1
@@ -61,6 +63,11 @@ class EncoderConfig:
     """Probability that a block is skipped in a step."""
     causal: bool = False
     """No frame sees a later one: causal attention, and a positional convolution that is padded on the left."""
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether the blocks and positions are those of wav2vec 2.0, which other programs know."""
+        return self.relative_position == "none"
 
 
 @dataclass(frozen=True)

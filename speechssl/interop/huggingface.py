@@ -205,11 +205,16 @@ def encoder_to_huggingface(
     Raises
     ------
     ConfigError
-        The encoder has a log-mel stem or is causal: transformers has no model for either.
+        The encoder has a log-mel stem, is causal, or has blocks or positions that wav2vec 2.0 has not.
     """
     cfg = encoder.cfg
     if cfg.encoder.causal:
         raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
+    if not cfg.encoder.is_standard:
+        raise ConfigError(
+            f"model.encoder.relative_position = {cfg.encoder.relative_position!r} cannot be exported: "
+            "transformers' Wav2Vec2Model has no relative positions"
+        )
     if cfg.frontend.kind != "waveform":
         raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")
     own = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.relative_position import biased
 from speechssl.models.transformer import Block, not_after
 
 __all__ = ["encode_locally", "neighbours"]
@@ -61,7 +62,7 @@ def encode_locally(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) 
         raise ValueError(f"a block of {block} frames is too short for this model: it needs {least}")
     frames = _positioned(encoder, _features(encoder, waves, block))
     for layer in encoder.blocks:
-        frames = _attended(cast(Block, layer), frames)
+        frames = _attended(encoder, cast(Block, layer), frames)
     for x in frames:
         yield (encoder.norm(x) if encoder.cfg.encoder.norm == "pre" else x)[0]
 
@@ -91,7 +92,7 @@ def _positioned(encoder: SpeechEncoder, blocks: Iterable[Tensor]) -> Iterator[Te
         yield x if encoder.cfg.encoder.norm == "pre" else encoder.norm(x)
 
 
-def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+def _attended(encoder: SpeechEncoder, layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield a layer's output: each block's queries over the keys of three."""
     for before, (x, q, k, v), after in neighbours(_heads(layer, blocks)):
         causal = layer.attention.causal
@@ -99,6 +100,12 @@ def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         keys, values = (torch.cat([view[part] for view in views], dim=2) for part in (2, 3))
         frames, count = keys.shape[2], q.shape[2]
         mask = not_after(frames, None, q.device)[:, :, frames - count :] if causal else None
+        if encoder.relative_position is not None:
+            places = torch.arange(frames, device=q.device)[None]
+            first = 0 if before is None else before[2].shape[2]
+            bias = encoder.relative_position(places[:, first : first + count], places)
+            inner = layer.attention_norm(x) if layer.pre else x
+            mask = biased(layer.attention.gated(bias, inner), mask)
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         attended = layer.attention.out(mixed.transpose(1, 2).flatten(2))
         if layer.pre:

@@ -21,6 +21,7 @@ from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
+from speechssl.models.relative_position import build_relative_position
 from speechssl.models.transformer import Block, PositionalConvolution, linear, take_frames
 
 __all__ = ["EncoderOutput", "SpeechEncoder"]
@@ -95,6 +96,7 @@ class SpeechEncoder(nn.Module):
         self.position = PositionalConvolution(
             encoder.dim, encoder.pos_kernel, encoder.pos_groups, causal=encoder.causal
         )
+        self.relative_position = build_relative_position(encoder)
         self.norm = LayerNorm(encoder.dim)
         self.dropout = Dropout(encoder.dropout)
         self.input_dropout = Dropout(encoder.input_dropout)
@@ -188,13 +190,16 @@ class SpeechEncoder(nn.Module):
         x = self.dropout(x if pre else self.norm(x))
         outputs, added = [x], []
         last = None if is_plain() else positions
+        bias = self._bias(x, None if visible is None else visible[0])
         for number, block in enumerate(blocks, 1):
             if branches:
-                x, branch = block.parts(x, key_mask)
+                x, branch = block.parts(x, key_mask, bias=bias)
                 x = block.joined(x, branch)
                 added.append(branch)
+            elif number == len(blocks) and last is not None:
+                x = self._maybe_dropped(block, x, key_mask, last, self._bias(x, queries=last))
             else:
-                x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None)
+                x = self._maybe_dropped(block, x, key_mask, None, bias)
             if layers:
                 outputs.append(x)
         if last is None or not blocks:
@@ -204,7 +209,16 @@ class SpeechEncoder(nn.Module):
         frame_lengths = frame_lengths if visible is None else visible[1]
         return EncoderOutput(x, tuple(outputs) if layers else (), tuple(added), frame_lengths=frame_lengths)
 
-    def _maybe_dropped(self, block: Block, x: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    def _bias(self, x: Tensor, frames: Tensor | None = None, queries: Tensor | None = None) -> Tensor | None:
+        """Return the bias of x [B, F, D] in attention; its places are ``frames`` [B, F], or 0 to F - 1."""
+        if self.relative_position is None:
+            return None
+        frames = torch.arange(x.shape[1], device=x.device)[None] if frames is None else frames
+        return cast(Tensor, self.relative_position(frames if queries is None else queries, frames))
+
+    def _maybe_dropped(
+        self, block: Block, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
         """Run a block, or in training with probability ``layer_drop`` pass its input on.
 
         The decision is drawn on the CPU, so that nothing waits for the device. The parameters of a dropped block take
@@ -214,11 +228,12 @@ class SpeechEncoder(nn.Module):
         rate = self.cfg.encoder.layer_drop if self.training else 0.0
         compiling = torch.compiler.is_compiling()
         if rate > 0 and not compiling and torch.rand(()).item() < rate:
-            return take_frames(x, positions) + 0.0 * sum(p.sum() for p in block.parameters() if p.requires_grad)
+            unused = [*block.parameters(), *([] if bias is None else [bias])]
+            return take_frames(x, positions) + 0.0 * sum(p.sum() for p in unused if p.requires_grad)
         if self.recompute and torch.is_grad_enabled():
-            y = cast(Tensor, checkpoint(block, x, key_mask, positions, use_reentrant=False))
+            y = cast(Tensor, checkpoint(block, x, key_mask, positions, bias, use_reentrant=False))
         else:
-            y = block(x, key_mask, positions)
+            y = block(x, key_mask, positions, bias)
         if rate > 0 and compiling:
             y = torch.where(torch.rand((), device=x.device) < rate, take_frames(x, positions), y)
         return y

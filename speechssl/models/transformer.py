@@ -17,6 +17,7 @@ from speechssl.models.kernels.dropout import Dropout, keep_mask
 from speechssl.models.kernels.fft_conv import convolve_groups
 from speechssl.models.kernels.linear import Linear, linear_product, widened
 from speechssl.models.norm import LayerNorm, weight_norm
+from speechssl.models.relative_position import Gate, biased
 
 __all__ = ["Attention", "Block", "PositionalConvolution", "linear", "not_after", "product_attention", "take_frames"]
 
@@ -77,10 +78,10 @@ class Attention(nn.Module):
     """Multi-head self-attention through PyTorch's fused kernel.
 
     In a causal one, query f attends to keys 0 to f. Padding follows the frames of an utterance, so that no frame of it
-    attends to padding: a causal attention is given no ``key_mask``.
+    attends to padding: a causal attention is given no ``key_mask``. A ``gated`` one has a gate of its own for the bias.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False, gated: bool = False) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ConfigError(f"model.encoder.dim = {dim} must be a multiple of heads = {heads}")
@@ -89,11 +90,15 @@ class Attention(nn.Module):
         self.causal = causal
         self.qkv = linear(dim, 3 * dim)
         self.out = linear(dim, dim)
+        self.gate = Gate(dim, heads) if gated else None
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """Return [B, F, D], or [B, W, D] of the queries at ``positions`` [B, W].
 
-        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention.
+        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention. ``bias``
+        [B or 1, H, W or F, F] is added to the scores of the queries, after the gate.
         """
         B, T, D = x.shape
         if positions is None:
@@ -106,13 +111,19 @@ class Attention(nn.Module):
             k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain()
-        triangle = self.causal and positions is None and not on_cpu
+        triangle = self.causal and positions is None and bias is None and not on_cpu
         mask = not_after(T, positions, x.device) if self.causal and not triangle else key_mask
+        if bias is not None:
+            mask = biased(self.gated(bias, take_frames(x, positions)), mask).to(q.dtype)
         if on_cpu:
             y = _cpu_attention(q, k, v, mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle)
         return self.out(y.transpose(1, 2).reshape(B, -1, D))
+
+    def gated(self, bias: Tensor, x: Tensor) -> Tensor:
+        """Return the bias of the queries whose inputs are x [B, W, D]."""
+        return bias if self.gate is None else self.gate(x) * bias
 
 
 def not_after(frames: int, positions: Tensor | None, device: torch.device) -> Tensor:
@@ -122,15 +133,16 @@ def not_after(frames: int, positions: Tensor | None, device: torch.device) -> Te
     return (keys <= queries[..., None]).view(-1, 1, queries.shape[-1], frames)
 
 
-def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
+def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attention of [B, H, T, D] on a CPU, in bfloat16 or with dropout, where PyTorch's fused kernel is slow.
 
     Two products; for bfloat16 in float32 where the processor has no products in bfloat16.
     """
     if q.dtype != torch.bfloat16 or not widened(q):
-        return product_attention(q, k, v, key_mask, dropout)
+        return product_attention(q, k, v, mask, dropout)
+    mask = mask if mask is None or mask.dtype == torch.bool else mask.float()
     with torch.autocast("cpu", enabled=False):
-        wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=key_mask, dropout_p=dropout)
+        wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, dropout_p=dropout)
         return wide.to(q.dtype)
 
 
@@ -139,8 +151,8 @@ def take_frames(x: Tensor, positions: Tensor | None) -> Tensor:
     return x if positions is None else x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))
 
 
-def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Attention as two batched products and a softmax; [B, H, T, D] each.
+def product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Attention as two batched products and a softmax; [B, H, T, D] each. A mask that is not boolean is added.
 
     On a CPU in bfloat16 the fused kernel's backward pass is slow: forward and backward of this take a quarter of the
     time at 133 frames and two thirds at 750. With dropout there is no fused kernel on a CPU, and PyTorch's own dropout
@@ -148,8 +160,10 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, 
     the probability of leaving a weight out.
     """
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask, torch.finfo(scores.dtype).min)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
     # Autocast would widen the softmax to float32 and with it the second product's input: twice the memory traffic.
     with torch.autocast(q.device.type, enabled=False):
         weights = torch.softmax(scores, dim=-1)
@@ -166,7 +180,8 @@ class Block(nn.Module):
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.pre = cfg.norm == "pre"
-        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout, causal=cfg.causal)
+        gated = cfg.relative_position == "gated"
+        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout, causal=cfg.causal, gated=gated)
         self.attention_norm = LayerNorm(cfg.dim)
         self.up = linear(cfg.dim, cfg.ffn_dim)
         self.down = linear(cfg.ffn_dim, cfg.dim)
@@ -178,13 +193,15 @@ class Block(nn.Module):
         """Return the feed-forward branch of x."""
         return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
 
-    def parts(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def parts(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the input and the output of the last residual: what the feed-forward branch is added to, and it."""
         if self.pre:
-            attended = self.attention(self.attention_norm(x), key_mask, positions)
+            attended = self.attention(self.attention_norm(x), key_mask, positions, bias)
             x = take_frames(x, positions) + self.dropout(attended)
             return x, self.ffn(self.ffn_norm(x))
-        attended = self.attention(x, key_mask, positions)
+        attended = self.attention(x, key_mask, positions, bias)
         x = self.attention_norm(take_frames(x, positions) + self.dropout(attended))
         return x, self.ffn(x)
 
@@ -192,6 +209,8 @@ class Block(nn.Module):
         """Return the output of the block from its `parts`."""
         return x + branch if self.pre else self.ffn_norm(x + branch)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         """Map [B, F, D] to [B, F, D], or to [B, W, D]: the same frames at ``positions`` [B, W] alone."""
-        return self.joined(*self.parts(x, key_mask, positions))
+        return self.joined(*self.parts(x, key_mask, positions, bias))

@@ -35,8 +35,8 @@ once take two and a half times as long."""
 
 def can_pack(model: CtcModel) -> bool:
     """Say whether ``PackedRecogniser`` takes this model, here."""
-    weight = model.head.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and available() and not is_plain()
+    weight, known = model.head.weight, model.encoder.cfg.encoder.is_standard
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and known and available() and not is_plain()
 
 
 class PackedRecogniser:

@@ -198,5 +198,8 @@ def test_what_cannot_be_packed() -> None:
     assert can_pack(model())
     assert not can_pack(model().double())
     assert not can_pack(model().to("meta"))
+    wavlm = model().encoder.cfg
+    wavlm = replace(wavlm, encoder=replace(wavlm.encoder, relative_position="gated"))
+    assert not can_pack(CtcModel(SpeechEncoder(wavlm), TOKENS))
     with plain_paths():
         assert not can_pack(model())

@@ -1,0 +1,74 @@
+"""Relative positions in self-attention: a bias of the scores that depends on the distance of two frames.
+
+In: the places of queries [B, W] and keys [B, F] in their utterances, int64 (B is 1 where all rows agree). Out:
+[B, H, W, F], to be added to the scores of every block, with or without a gate of the block's own.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from speechssl.config import EncoderConfig
+
+__all__ = ["BucketedBias", "Gate", "biased", "build_relative_position"]
+
+
+class BucketedBias(nn.Module):
+    """Learned bias d of each head and distance, shared by all blocks (WavLM, section III-A).
+
+    Half of the buckets are for keys after the query. Of each half, the first half holds one distance a bucket; the rest
+    grows with the logarithm, and the last bucket holds ``distance`` and beyond.
+    """
+
+    def __init__(self, heads: int, buckets: int = 320, distance: int = 800) -> None:
+        super().__init__()
+        self.buckets = buckets
+        self.distance = distance
+        self.embedding = nn.Parameter(torch.empty(buckets, heads).normal_(std=0.02))
+
+    def bucket(self, offset: Tensor) -> Tensor:
+        """Return the bucket of keys that stand ``offset`` frames after their query."""
+        half, exact = self.buckets // 2, self.buckets // 4
+        far = offset.abs()
+        growth = torch.log(far.clamp(min=1).float() / exact) / math.log(self.distance / exact)
+        logarithmic = (exact + growth * (half - exact)).long().clamp(max=half - 1)
+        return half * (offset > 0) + torch.where(far < exact, far, logarithmic)
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return the bias [B, H, W, F] of queries [B, W] and keys [B, F]."""
+        return self.embedding[self.bucket(keys[:, None, :] - queries[..., None])].movedim(-1, 1)
+
+
+class Gate(nn.Module):
+    """Factor of the shared bias for each head and query of one block (WavLM, section III-A).
+
+    With x the query's part of a head in the input of the attention [D / H]::
+
+        update = sigmoid(-u . x)    reset = sigmoid(w . x)
+        bias = d + update d + (1 - update) s reset d
+
+    u and w are shared by the heads; each head has a scale s. ``project`` gives -u . x and w . x.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim // heads, 2)
+        nn.init.normal_(self.project.weight, std=0.02)
+        nn.init.zeros_(self.project.bias)
+        self.scale = nn.Parameter(torch.ones(heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the factor [B, H, W, 1] of the queries' inputs x [B, W, D]."""
+        kept, reset = self.project(x.unflatten(-1, (len(self.scale), -1))).sigmoid().unbind(-1)
+        return (2.0 - kept + kept * reset * self.scale).transpose(1, 2)[..., None]
+
+
+def biased(bias: Tensor, mask: Tensor | None) -> Tensor:
+    """Return a bias [B, H, W, F], minus infinity where ``mask`` (broadcast to it) is false."""
+    return bias if mask is None else bias.masked_fill(~mask, -math.inf)
+
+
+def build_relative_position(cfg: EncoderConfig) -> BucketedBias | None:
+    """Return what makes the bias that the encoder's blocks share."""
+    return BucketedBias(cfg.heads) if cfg.relative_position == "gated" else None
