@@ -256,7 +256,7 @@ WRITERS = {
     "data/ingest/public/unpack.py",  # extracts into a temporary path of the caller
     "data/synth/corpus.py",  # workers fill an atomic folder of their parent
     "training/monitoring/log.py",  # appends to metrics.jsonl; TensorBoard appends to its event files
-    "workflows/sweep.py",  # a child's output is appended to its log
+    "workflows/side_by_side.py",  # a child's output is appended to its log
 }
 """Files that write outside ``core/files.py``: they append, or fill what is thrown away or renamed by their caller."""
 WHOLE = {"atomic_file", "atomic_folder", "atomic_path", "temporary_path"}

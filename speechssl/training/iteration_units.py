@@ -146,18 +146,22 @@ def _wait(path: Path, folder: Path, check: Callable[[], None]) -> None:
 def _make(
     cfg: PretrainConfig, targets: TargetsConfig, index: int, *, source: Source, run: RunFolder, share: Share
 ) -> UnitTable:
-    start = time.monotonic()
-    table = make_units(
-        replace(source, batch_seconds=cfg.data.batch_seconds, threads=max(1, cfg.data.workers)),
-        run.path / "units",
-        clusters=targets.clusters[index],
-        hours=targets.kmeans_hours,
-        starts=targets.kmeans_starts,
-        seed=key("units", cfg.seed, index),
-        max_bad_fraction=cfg.data.max_bad_fraction,
-        record=run.record,
-        share=share,
-    )
+    start, missing = time.monotonic(), not (run.path / "units" / "units.npz").exists()
+    try:
+        table = make_units(
+            replace(source, batch_seconds=cfg.data.batch_seconds, threads=max(1, cfg.data.workers)),
+            run.path / "units",
+            clusters=targets.clusters[index],
+            hours=targets.kmeans_hours,
+            starts=targets.kmeans_starts,
+            seed=key("units", cfg.seed, index),
+            max_bad_fraction=cfg.data.max_bad_fraction,
+            record=run.record,
+            share=share,
+        )
+    finally:
+        if missing:  # also of an attempt that was interrupted: their sum is what the units cost
+            run.metrics.append(0, "targets", {"seconds": round(time.monotonic() - start, 3)})
     if not share.first:
         return table
     quality = table.quality()
