@@ -21,8 +21,9 @@ from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
+from speechssl.models.position import build_position
 from speechssl.models.relative_position import build_relative_position
-from speechssl.models.transformer import Block, PositionalConvolution, linear, take_frames
+from speechssl.models.transformer import Block, linear, take_frames
 
 __all__ = ["EncoderOutput", "SpeechEncoder"]
 
@@ -93,9 +94,7 @@ class SpeechEncoder(nn.Module):
         self.feature_norm = LayerNorm(self.frontend.dim)
         self.projection = linear(self.frontend.dim, encoder.dim)
         self.mask_embedding = nn.Parameter(torch.empty(encoder.dim).uniform_())
-        self.position = PositionalConvolution(
-            encoder.dim, encoder.pos_kernel, encoder.pos_groups, causal=encoder.causal
-        )
+        self.position = build_position(encoder)
         self.relative_position = build_relative_position(encoder)
         self.norm = LayerNorm(encoder.dim)
         self.dropout = Dropout(encoder.dropout)
@@ -176,14 +175,15 @@ class SpeechEncoder(nn.Module):
             if not 0 <= stop_at <= len(blocks):
                 raise ValueError(f"no layer {stop_at}: the encoder has layers 0 to {len(blocks)}")
             blocks = blocks[:stop_at]
-        key_mask = None
+        key_mask = valid = None
         if frame_lengths is not None:
             # A row without a single frame attends to its first position: a softmax over nothing would be NaN.
             valid = frame_mask(frame_lengths.clamp(min=1), x.shape[1])
             x = x.masked_fill(~valid[..., None], 0.0)
             key_mask = None if self.cfg.encoder.causal else valid[:, None, None, :]
         pre = self.cfg.encoder.norm == "pre"
-        x = x + self.position(x)
+        if self.position is not None:
+            x = x + self.position(x, valid)
         if visible is not None:
             x = take_frames(x, visible[0])
             key_mask = frame_mask(visible[1].clamp(min=1), x.shape[1])[:, None, None, :]

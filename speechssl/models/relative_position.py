@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from speechssl.config import EncoderConfig
 
-__all__ = ["BucketedBias", "Gate", "biased", "build_relative_position"]
+__all__ = ["Alibi", "BucketedBias", "Gate", "biased", "build_relative_position"]
 
 
 class BucketedBias(nn.Module):
@@ -64,11 +64,45 @@ class Gate(nn.Module):
         return (2.0 - kept + kept * reset * self.scale).transpose(1, 2)[..., None]
 
 
+class Alibi(nn.Module):
+    """Bias that falls with the distance: ``-s m |j - i|`` for query i and key j of a head.
+
+    The slopes m are fixed (ALiBi, section 3): 2^(-8/H), 2^(-16/H) ... for H heads, where H is a power of two. Frames
+    before and after count alike. The scale s >= 0 of each head is learned, shared by all blocks and 1 at first
+    (data2vec 2.0).
+    """
+
+    slopes: Tensor
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.register_buffer("slopes", torch.tensor(_slopes(heads)), persistent=False)
+        self.scale = nn.Parameter(torch.ones(heads))
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Return the bias [B, H, W, F] of queries [B, W] and keys [B, F]."""
+        distance = (keys[:, None, :] - queries[..., None]).abs()[:, None]
+        return -(self.slopes * self.scale.clamp(min=0.0))[:, None, None] * distance
+
+
+def _slopes(heads: int) -> list[float]:
+    """Return the slope of each head; those beyond a power of two are every other one of twice that power."""
+    power = 1 << heads.bit_length() - 1
+    slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]
+    return slopes + ([] if power == heads else _slopes(2 * power)[::2][: heads - power])
+
+
 def biased(bias: Tensor, mask: Tensor | None) -> Tensor:
     """Return a bias [B, H, W, F], minus infinity where ``mask`` (broadcast to it) is false."""
     return bias if mask is None else bias.masked_fill(~mask, -math.inf)
 
 
-def build_relative_position(cfg: EncoderConfig) -> BucketedBias | None:
+def build_relative_position(cfg: EncoderConfig) -> BucketedBias | Alibi | None:
     """Return what makes the bias that the encoder's blocks share."""
-    return BucketedBias(cfg.heads) if cfg.relative_position == "gated" else None
+    match cfg.relative_position:
+        case "gated":
+            return BucketedBias(cfg.heads)
+        case "alibi":
+            return Alibi(cfg.heads)
+        case "none":
+            return None

@@ -1,10 +1,8 @@
-"""Parts of the context network: convolutional positional embedding, self-attention, transformer block.
+"""Parts of the context network: self-attention and transformer block.
 
 In and out: [B, F, D], float32 between the parts (the residual stream stays in float32 under autocast, the matrix
 products run in bfloat16). Padding arrives as a boolean mask over keys, or as None: then no mask is built.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +12,11 @@ from speechssl.config import EncoderConfig
 from speechssl.core.errors import ConfigError
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout, keep_mask
-from speechssl.models.kernels.fft_conv import convolve_groups
 from speechssl.models.kernels.linear import Linear, linear_product, widened
-from speechssl.models.norm import LayerNorm, weight_norm
+from speechssl.models.norm import LayerNorm
 from speechssl.models.relative_position import Gate, biased
 
-__all__ = ["Attention", "Block", "PositionalConvolution", "linear", "not_after", "product_attention", "take_frames"]
+__all__ = ["Attention", "Block", "linear", "not_after", "product_attention", "take_frames"]
 
 
 def linear(dim_in: int, dim_out: int) -> nn.Linear:
@@ -28,50 +25,6 @@ def linear(dim_in: int, dim_out: int) -> nn.Linear:
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-class PositionalConvolution(nn.Module):
-    """Relative positional embedding: grouped convolution over frames, then GELU (wav2vec 2.0, section 2).
-
-    The kernel is weight-normalised over its last dimension: each tap k has one magnitude, shared by all channels, and
-    ``weight[..., k] = magnitude[k] * direction[..., k] / ||direction[..., k]||``. An even kernel with padding of half
-    its width gives one frame too many; the last is cut. Padded frames must be zero on entry. A causal convolution has
-    ``kernel - 1`` frames of padding on its left and none on its right: frame f sees frames up to f.
-    """
-
-    def __init__(self, dim: int, kernel: int, groups: int, *, causal: bool = False) -> None:
-        super().__init__()
-        if kernel < 1 or groups < 1 or dim % groups:
-            raise ConfigError(
-                f"model.encoder.dim = {dim} must be a multiple of pos_groups = {groups}; pos_kernel = {kernel} positive"
-            )
-        self.groups = groups
-        self.kernel = kernel
-        self.causal = causal
-        self.direction = nn.Parameter(torch.empty(dim, dim // groups, kernel))
-        self.magnitude = nn.Parameter(torch.empty(1, 1, kernel))
-        self.bias = nn.Parameter(torch.zeros(dim))
-        nn.init.normal_(self.direction, std=math.sqrt(4.0 / (kernel * dim)))
-        with torch.no_grad():
-            self.magnitude.copy_(self.direction.norm(dim=(0, 1), keepdim=True))
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """Frames before, and after, a frame that its embedding sees at most."""
-        return (self.kernel - 1, 0) if self.causal else (self.kernel // 2, self.kernel // 2)
-
-    def weight(self) -> Tensor:
-        """Return the kernel [D, D / groups, K], computed in float32."""
-        if is_plain():
-            return self.direction * (self.magnitude / self.direction.norm(dim=(0, 1), keepdim=True))
-        return weight_norm(self.direction, self.magnitude)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the embedding of x [B, F, D], to be added to it."""
-        if x.device.type in ("cpu", "cuda") and x.numel() and not is_plain():
-            return F.gelu(convolve_groups(x, self.weight(), self.groups, causal=self.causal) + self.bias)
-        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.reach[0], groups=self.groups)
-        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)
 
 
 class Attention(nn.Module):

@@ -1,5 +1,6 @@
 """Relative positions in attention: against transformers, and in every way that the encoder runs its blocks."""
 
+import itertools
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,14 +13,14 @@ from speechssl.core.errors import ConfigError
 from speechssl.interop.huggingface import encoder_from_huggingface, encoder_to_huggingface
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.kernels.choice import plain_paths
-from speechssl.models.relative_position import BucketedBias
+from speechssl.models.relative_position import Alibi, BucketedBias
 
 FRONTEND = FrontendConfig(conv_layers=((8, 10, 5), (12, 3, 2)), norm="layer")
 TINY = EncoderConfig(
     dim=16, layers=3, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2,
     dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0,
 )  # fmt: skip
-KINDS = pytest.mark.parametrize("kind", ["gated"])
+KINDS = pytest.mark.parametrize("kind", ["gated", "alibi"])
 PATHS = pytest.mark.parametrize("paths", [nullcontext, plain_paths])
 
 
@@ -92,6 +93,26 @@ def test_buckets_are_those_of_wavlm():
         theirs = attention(8, 2, num_buckets=buckets, max_distance=distance)._relative_positions_bucket(offset)
         assert torch.equal(BucketedBias(2, buckets, distance).bucket(offset), theirs)
         assert set(theirs.tolist()) <= set(range(buckets))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12, 20])
+def test_slopes_are_those_of_alibi(heads):
+    bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    theirs = bloom.build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), heads, torch.float32)[:, 0, 1]
+    torch.testing.assert_close(Alibi(heads).slopes, theirs)
+
+
+def test_alibi_falls_by_the_learned_slope_on_both_sides():
+    alibi = Alibi(4).double()
+    torch.testing.assert_close(alibi.scale, torch.ones(4, dtype=torch.float64), rtol=0, atol=0)
+    alibi.scale.data.copy_(torch.tensor([1.0, 2.5, 0.5, -3.0]))
+    queries, keys = torch.tensor([[2, 9], [0, 1]]), torch.tensor([[0, 2, 5], [4, 4, 8]])
+    bias = alibi(queries, keys)
+    slopes = [2.0**-2, 2.5 * 2.0**-4, 0.5 * 2.0**-6, 0.0]  # a negative scale counts as 0
+    for row, head, i, j in itertools.product(range(2), range(4), range(2), range(3)):
+        expected = -slopes[head] * abs(int(queries[row, i]) - int(keys[row, j]))
+        assert bias[row, head, i, j].item() == pytest.approx(expected, abs=1e-12)
+    assert "slopes" not in alibi.state_dict()
 
 
 # ------------------------------------------------------------------------------------- ways to run blocks
@@ -190,5 +211,5 @@ def test_dropped_blocks_leave_a_gradient_of_zero(kind):
 
 @KINDS
 def test_the_export_names_the_setting(kind):
-    with pytest.raises(ConfigError, match=f"relative_position = '{kind}' cannot be exported"):
+    with pytest.raises(ConfigError, match=f"relative_position = '{kind}' and pos_depth = 1 cannot be exported"):
         encoder_to_huggingface(build(kind))

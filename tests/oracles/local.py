@@ -27,7 +27,7 @@ def encode_whole(encoder: SpeechEncoder, wave: Tensor, block: int) -> Tensor:
         rows.append(seen[mine])
     x = encoder.project(torch.cat(rows)[None])
     pre = encoder.cfg.encoder.norm == "pre"
-    x = x + encoder.position(x)
+    x = x if encoder.position is None else x + encoder.position(x)
     x = x if pre else encoder.norm(x)
     for layer in encoder.blocks:
         inner = layer.attention_norm(x) if pre else x
