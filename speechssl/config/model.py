@@ -51,9 +51,10 @@ class EncoderConfig:
     """Groups of the positional convolution."""
     pos_depth: int = 1
     """Positional convolutions, one upon the other. 1: wav2vec 2.0. 5 of kernel 19: data2vec. 0: none."""
-    relative_position: Literal["none", "gated", "alibi"] = "none"
+    relative_position: Literal["none", "gated", "alibi", "rotary"] = "none"
     """Distances between frames in attention. gated: WavLM's gated bias, one value a head and bucket of distances.
-    alibi: a bias that falls with the distance, with a learned scale of each head (data2vec 2.0)."""
+    alibi: a bias that falls with the distance, with a learned scale of each head (data2vec 2.0). rotary: rotation of
+    queries and keys (RoPE)."""
     dropout: float = 0.1
     """On the outputs of attention and feed-forward layers."""
     attention_dropout: float = 0.1

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.relative_position import biased
 from speechssl.models.transformer import Block, not_after
 
 __all__ = ["encode_locally", "least_block", "neighbours"]
@@ -108,9 +107,9 @@ def _attended(encoder: SpeechEncoder, layer: Block, blocks: Iterable[Tensor]) ->
         if encoder.relative_position is not None:
             places = torch.arange(frames, device=q.device)[None]
             first = 0 if before is None else before[2].shape[2]
-            bias = encoder.relative_position(places[:, first : first + count], places)
+            relative = encoder.relative_position(places[:, first : first + count], places)
             inner = layer.attention_norm(x) if layer.pre else x
-            mask = biased(layer.attention.gated(bias, inner), mask)
+            q, keys, mask = layer.attention.related(relative, inner, q, keys, mask)
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         attended = layer.attention.out(mixed.transpose(1, 2).flatten(2))
         if layer.pre:

@@ -14,7 +14,7 @@ from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout, keep_mask
 from speechssl.models.kernels.linear import Linear, linear_product, widened
 from speechssl.models.norm import LayerNorm
-from speechssl.models.relative_position import Gate, biased
+from speechssl.models.relative_position import Gate, Relative, Rotation, at_positions, biased
 
 __all__ = ["Attention", "Block", "linear", "not_after", "product_attention", "take_frames"]
 
@@ -46,12 +46,12 @@ class Attention(nn.Module):
         self.gate = Gate(dim, heads) if gated else None
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
     ) -> Tensor:
         """Return [B, F, D], or [B, W, D] of the queries at ``positions`` [B, W].
 
-        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention. ``bias``
-        [B or 1, H, W or F, F] is added to the scores of the queries, after the gate.
+        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention. ``relative``
+        is that of all F frames.
         """
         B, T, D = x.shape
         if positions is None:
@@ -64,19 +64,24 @@ class Attention(nn.Module):
             k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain()
-        triangle = self.causal and positions is None and bias is None and not on_cpu
+        triangle = self.causal and positions is None and not isinstance(relative, Tensor) and not on_cpu
         mask = not_after(T, positions, x.device) if self.causal and not triangle else key_mask
-        if bias is not None:
-            mask = biased(self.gated(bias, take_frames(x, positions)), mask).to(q.dtype)
+        if relative is not None:
+            q, k, mask = self.related(at_positions(relative, positions), take_frames(x, positions), q, k, mask)
         if on_cpu:
             y = _cpu_attention(q, k, v, mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle)
         return self.out(y.transpose(1, 2).reshape(B, -1, D))
 
-    def gated(self, bias: Tensor, x: Tensor) -> Tensor:
-        """Return the bias of the queries whose inputs are x [B, W, D]."""
-        return bias if self.gate is None else self.gate(x) * bias
+    def related(
+        self, relative: Relative, x: Tensor, q: Tensor, k: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return queries, keys and mask with relative positions in them; x [B, W, D] is the input of the queries."""
+        if isinstance(relative, Rotation):
+            return *relative(q, k), mask
+        bias = relative if self.gate is None else self.gate(x) * relative
+        return q, k, biased(bias, mask).to(q.dtype)
 
 
 def not_after(frames: int, positions: Tensor | None, device: torch.device) -> Tensor:
@@ -147,14 +152,14 @@ class Block(nn.Module):
         return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
 
     def parts(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the input and the output of the last residual: what the feed-forward branch is added to, and it."""
         if self.pre:
-            attended = self.attention(self.attention_norm(x), key_mask, positions, bias)
+            attended = self.attention(self.attention_norm(x), key_mask, positions, relative)
             x = take_frames(x, positions) + self.dropout(attended)
             return x, self.ffn(self.ffn_norm(x))
-        attended = self.attention(x, key_mask, positions, bias)
+        attended = self.attention(x, key_mask, positions, relative)
         x = self.attention_norm(take_frames(x, positions) + self.dropout(attended))
         return x, self.ffn(x)
 
@@ -163,7 +168,7 @@ class Block(nn.Module):
         return x + branch if self.pre else self.ffn_norm(x + branch)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
     ) -> Tensor:
         """Map [B, F, D] to [B, F, D], or to [B, W, D]: the same frames at ``positions`` [B, W] alone."""
-        return self.joined(*self.parts(x, key_mask, positions, bias))
+        return self.joined(*self.parts(x, key_mask, positions, relative))
