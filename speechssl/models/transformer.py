@@ -1,10 +1,8 @@
-"""Parts of the context network: convolutional positional embedding, self-attention, transformer block.
+"""Parts of the context network: self-attention and transformer block.
 
 In and out: [B, F, D], float32 between the parts (the residual stream stays in float32 under autocast, the matrix
 products run in bfloat16). Padding arrives as a boolean mask over keys, or as None: then no mask is built.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +12,11 @@ from speechssl.config import EncoderConfig
 from speechssl.core.errors import ConfigError
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout, keep_mask
-from speechssl.models.kernels.fft_conv import convolve_groups
 from speechssl.models.kernels.linear import Linear, linear_product, widened
-from speechssl.models.norm import LayerNorm, weight_norm
-from speechssl.models.relative_position import Gate, biased
+from speechssl.models.norm import LayerNorm
+from speechssl.models.relative_position import Gate, Relative, Rotation, at_positions, biased
 
-__all__ = ["Attention", "Block", "PositionalConvolution", "linear", "not_after", "product_attention", "take_frames"]
+__all__ = ["Attention", "Block", "linear", "not_after", "product_attention", "take_frames"]
 
 
 def linear(dim_in: int, dim_out: int) -> nn.Linear:
@@ -28,50 +25,6 @@ def linear(dim_in: int, dim_out: int) -> nn.Linear:
     nn.init.normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-class PositionalConvolution(nn.Module):
-    """Relative positional embedding: grouped convolution over frames, then GELU (wav2vec 2.0, section 2).
-
-    The kernel is weight-normalised over its last dimension: each tap k has one magnitude, shared by all channels, and
-    ``weight[..., k] = magnitude[k] * direction[..., k] / ||direction[..., k]||``. An even kernel with padding of half
-    its width gives one frame too many; the last is cut. Padded frames must be zero on entry. A causal convolution has
-    ``kernel - 1`` frames of padding on its left and none on its right: frame f sees frames up to f.
-    """
-
-    def __init__(self, dim: int, kernel: int, groups: int, *, causal: bool = False) -> None:
-        super().__init__()
-        if kernel < 1 or groups < 1 or dim % groups:
-            raise ConfigError(
-                f"model.encoder.dim = {dim} must be a multiple of pos_groups = {groups}; pos_kernel = {kernel} positive"
-            )
-        self.groups = groups
-        self.kernel = kernel
-        self.causal = causal
-        self.direction = nn.Parameter(torch.empty(dim, dim // groups, kernel))
-        self.magnitude = nn.Parameter(torch.empty(1, 1, kernel))
-        self.bias = nn.Parameter(torch.zeros(dim))
-        nn.init.normal_(self.direction, std=math.sqrt(4.0 / (kernel * dim)))
-        with torch.no_grad():
-            self.magnitude.copy_(self.direction.norm(dim=(0, 1), keepdim=True))
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """Frames before, and after, a frame that its embedding sees at most."""
-        return (self.kernel - 1, 0) if self.causal else (self.kernel // 2, self.kernel // 2)
-
-    def weight(self) -> Tensor:
-        """Return the kernel [D, D / groups, K], computed in float32."""
-        if is_plain():
-            return self.direction * (self.magnitude / self.direction.norm(dim=(0, 1), keepdim=True))
-        return weight_norm(self.direction, self.magnitude)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the embedding of x [B, F, D], to be added to it."""
-        if x.device.type in ("cpu", "cuda") and x.numel() and not is_plain():
-            return F.gelu(convolve_groups(x, self.weight(), self.groups, causal=self.causal) + self.bias)
-        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.reach[0], groups=self.groups)
-        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -93,12 +46,12 @@ class Attention(nn.Module):
         self.gate = Gate(dim, heads) if gated else None
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
     ) -> Tensor:
         """Return [B, F, D], or [B, W, D] of the queries at ``positions`` [B, W].
 
-        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention. ``bias``
-        [B or 1, H, W or F, F] is added to the scores of the queries, after the gate.
+        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention. ``relative``
+        is that of all F frames.
         """
         B, T, D = x.shape
         if positions is None:
@@ -111,19 +64,24 @@ class Attention(nn.Module):
             k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain()
-        triangle = self.causal and positions is None and bias is None and not on_cpu
+        triangle = self.causal and positions is None and not isinstance(relative, Tensor) and not on_cpu
         mask = not_after(T, positions, x.device) if self.causal and not triangle else key_mask
-        if bias is not None:
-            mask = biased(self.gated(bias, take_frames(x, positions)), mask).to(q.dtype)
+        if relative is not None:
+            q, k, mask = self.related(at_positions(relative, positions), take_frames(x, positions), q, k, mask)
         if on_cpu:
             y = _cpu_attention(q, k, v, mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle)
         return self.out(y.transpose(1, 2).reshape(B, -1, D))
 
-    def gated(self, bias: Tensor, x: Tensor) -> Tensor:
-        """Return the bias of the queries whose inputs are x [B, W, D]."""
-        return bias if self.gate is None else self.gate(x) * bias
+    def related(
+        self, relative: Relative, x: Tensor, q: Tensor, k: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return queries, keys and mask with relative positions in them; x [B, W, D] is the input of the queries."""
+        if isinstance(relative, Rotation):
+            return *relative(q, k), mask
+        bias = relative if self.gate is None else self.gate(x) * relative
+        return q, k, biased(bias, mask).to(q.dtype)
 
 
 def not_after(frames: int, positions: Tensor | None, device: torch.device) -> Tensor:
@@ -194,14 +152,14 @@ class Block(nn.Module):
         return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
 
     def parts(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the input and the output of the last residual: what the feed-forward branch is added to, and it."""
         if self.pre:
-            attended = self.attention(self.attention_norm(x), key_mask, positions, bias)
+            attended = self.attention(self.attention_norm(x), key_mask, positions, relative)
             x = take_frames(x, positions) + self.dropout(attended)
             return x, self.ffn(self.ffn_norm(x))
-        attended = self.attention(x, key_mask, positions, bias)
+        attended = self.attention(x, key_mask, positions, relative)
         x = self.attention_norm(take_frames(x, positions) + self.dropout(attended))
         return x, self.ffn(x)
 
@@ -210,7 +168,7 @@ class Block(nn.Module):
         return x + branch if self.pre else self.ffn_norm(x + branch)
 
     def forward(
-        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, bias: Tensor | None = None
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
     ) -> Tensor:
         """Map [B, F, D] to [B, F, D], or to [B, W, D]: the same frames at ``positions`` [B, W] alone."""
-        return self.joined(*self.parts(x, key_mask, positions, bias))
+        return self.joined(*self.parts(x, key_mask, positions, relative))

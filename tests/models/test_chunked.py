@@ -93,7 +93,17 @@ def options(**changes: object) -> SpeechEncoder:
 
 @pytest.mark.parametrize("norm", ["pre", "post"])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("changes", [{"relative_position": "gated"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relative_position": "gated"},
+        {"relative_position": "alibi"},
+        {"relative_position": "rotary"},
+        {"pos_depth": 3, "pos_kernel": 5},
+        {"pos_depth": 2, "pos_kernel": 6, "relative_position": "gated"},
+        {"pos_depth": 0, "relative_position": "alibi"},
+    ],
+)
 def test_other_blocks_and_positions_are_equal_to_a_whole_pass(changes: dict, causal: bool, norm: str) -> None:
     model = options(causal=causal, norm=norm, **changes)
     size = BLOCK * model.hop

@@ -1,5 +1,6 @@
 """Relative positions in attention: against transformers, and in every way that the encoder runs its blocks."""
 
+import itertools
 import json
 from contextlib import nullcontext
 from dataclasses import replace
@@ -12,14 +13,14 @@ from speechssl.core.errors import ConfigError
 from speechssl.interop.huggingface import encoder_from_huggingface, encoder_to_huggingface
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.kernels.choice import plain_paths
-from speechssl.models.relative_position import BucketedBias
+from speechssl.models.relative_position import Alibi, BucketedBias, Rotary
 
 FRONTEND = FrontendConfig(conv_layers=((8, 10, 5), (12, 3, 2)), norm="layer")
 TINY = EncoderConfig(
     dim=16, layers=3, heads=2, ffn_dim=32, pos_kernel=8, pos_groups=2,
     dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0,
 )  # fmt: skip
-KINDS = pytest.mark.parametrize("kind", ["gated"])
+KINDS = pytest.mark.parametrize("kind", ["gated", "alibi", "rotary"])
 PATHS = pytest.mark.parametrize("paths", [nullcontext, plain_paths])
 
 
@@ -94,6 +95,51 @@ def test_buckets_are_those_of_wavlm():
         assert set(theirs.tolist()) <= set(range(buckets))
 
 
+@pytest.mark.parametrize("heads", [1, 2, 3, 8, 12, 20])
+def test_slopes_are_those_of_alibi(heads):
+    bloom = pytest.importorskip("transformers.models.bloom.modeling_bloom")
+    theirs = bloom.build_alibi_tensor(torch.ones(1, 2, dtype=torch.long), heads, torch.float32)[:, 0, 1]
+    torch.testing.assert_close(Alibi(heads).slopes, theirs)
+
+
+def test_alibi_falls_by_the_learned_slope_on_both_sides():
+    alibi = Alibi(4).double()
+    torch.testing.assert_close(alibi.scale, torch.ones(4, dtype=torch.float64), rtol=0, atol=0)
+    alibi.scale.data.copy_(torch.tensor([1.0, 2.5, 0.5, -3.0]))
+    queries, keys = torch.tensor([[2, 9], [0, 1]]), torch.tensor([[0, 2, 5], [4, 4, 8]])
+    bias = alibi(queries, keys)
+    slopes = [2.0**-2, 2.5 * 2.0**-4, 0.5 * 2.0**-6, 0.0]  # a negative scale counts as 0
+    for row, head, i, j in itertools.product(range(2), range(4), range(2), range(3)):
+        expected = -slopes[head] * abs(int(queries[row, i]) - int(keys[row, j]))
+        assert bias[row, head, i, j].item() == pytest.approx(expected, abs=1e-12)
+    assert "slopes" not in alibi.state_dict()
+
+
+def test_rotary_is_that_of_llama():
+    llama = pytest.importorskip("transformers.models.llama.modeling_llama")
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 3, 40, 16), torch.randn(2, 3, 40, 16)
+    places = torch.arange(40)[None]
+    angles = places[0, :, None] / 10_000.0 ** (torch.arange(0, 16, 2) / 16)
+    angles = torch.cat([angles, angles], dim=1)[None]
+    theirs = llama.apply_rotary_pos_emb(q, k, angles.cos(), angles.sin())
+    for a, b in zip(Rotary(16)(places, places)(q, k), theirs, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_rotated_products_depend_on_the_distance_alone():
+    q, k = torch.randn(1, 2, 1, 8, dtype=torch.float64), torch.randn(1, 2, 1, 8, dtype=torch.float64)
+    products = []
+    for i, j in ((0, 7), (5, 12), (90, 97), (7, 0)):
+        a, b = Rotary(8)(torch.tensor([[i]]), torch.tensor([[j]]))(q, k)
+        products.append((a * b).sum(-1))
+    torch.testing.assert_close(products[0], products[1])
+    torch.testing.assert_close(products[0], products[2])
+    assert (products[0] - products[3]).abs().min() > 1e-3
+    with pytest.raises(ConfigError, match="even number of channels a head, dim / heads = 7"):
+        build("rotary", dim=14, heads=2)
+
+
 # ------------------------------------------------------------------------------------- ways to run blocks
 
 
@@ -158,8 +204,10 @@ def test_visible_frames_keep_their_places(kind):
         y = encoder.dropout(encoder.norm(frames + encoder.position(frames)))
         mask = torch.zeros(1, 1, 1, length, dtype=torch.bool)
         mask[..., chosen] = True
+        every = torch.arange(length)[None]
+        relative = encoder.relative_position(every, every)
         for block in encoder.blocks:
-            y = block(y, mask, None, encoder._bias(y))
+            y = block(y, mask, None, relative)
         torch.testing.assert_close(seen[row, : len(chosen)], y[0, chosen])
 
 
@@ -190,5 +238,5 @@ def test_dropped_blocks_leave_a_gradient_of_zero(kind):
 
 @KINDS
 def test_the_export_names_the_setting(kind):
-    with pytest.raises(ConfigError, match=f"relative_position = '{kind}' cannot be exported"):
+    with pytest.raises(ConfigError, match=f"relative_position = '{kind}' and pos_depth = 1 cannot be exported"):
         encoder_to_huggingface(build(kind))
