@@ -16,6 +16,7 @@ __all__ = [
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
+    "MaskedUnitsConfig",
     "ObjectiveConfig",
     "TargetsConfig",
     "TeacherConfig",
@@ -108,10 +109,10 @@ class Wav2Vec2Config:
 
 
 @dataclass(frozen=True)
-class HubertConfig:
-    """Masked prediction of k-means units (HuBERT, section 3)."""
+class MaskedUnitsConfig:
+    """What objectives share that predict units which are made offline."""
 
-    kind: Literal["hubert"] = "hubert"
+    kind: str = ""
     final_dim: int = 256
     """Width of the space in which outputs and targets are compared."""
     logit_temperature: float = 0.1
@@ -123,6 +124,13 @@ class HubertConfig:
     in the divisor, too."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
+
+
+@dataclass(frozen=True)
+class HubertConfig(MaskedUnitsConfig):
+    """Masked prediction of k-means units (HuBERT, section 3)."""
+
+    kind: Literal["hubert"] = "hubert"
 
 
 @dataclass(frozen=True)
