@@ -21,6 +21,7 @@ __all__ = [
     "TargetsConfig",
     "TeacherConfig",
     "Wav2Vec2Config",
+    "WavLmConfig",
     "offline_targets",
 ]
 
@@ -134,6 +135,21 @@ class HubertConfig(MaskedUnitsConfig):
 
 
 @dataclass(frozen=True)
+class WavLmConfig(MaskedUnitsConfig):
+    """Masked prediction of the k-means units of clean speech from mixed speech (WavLM, section III)."""
+
+    kind: Literal["wavlm"] = "wavlm"
+    mix_prob: float = 0.2
+    """Share of the utterances that speech of another one, or noise, is mixed into."""
+    noise_share: float = 0.1
+    """Share of the mixed utterances that get noise. One that is alone in its micro-batch gets noise, too."""
+    speech_db: tuple[float, float] = (-5.0, 5.0)
+    """Range of the energy ratio of an utterance to the speech mixed in, in decibels."""
+    noise_db: tuple[float, float] = (-5.0, 20.0)
+    """The same for noise."""
+
+
+@dataclass(frozen=True)
 class BestRqConfig:
     """Masked prediction of the codes of a frozen random quantiser (BEST-RQ, section 3)."""
 
@@ -236,6 +252,7 @@ class CpcConfig:
 ObjectiveConfig = (
     Wav2Vec2Config
     | HubertConfig
+    | WavLmConfig
     | BestRqConfig
     | MaskedReconstructionConfig
     | DenoiseConfig
