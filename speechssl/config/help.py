@@ -97,9 +97,10 @@ def _settings(cfg: Any, prefix: str, about: str, rare: frozenset[str], kinds: It
 
 @cache
 def _docs(cls: type) -> dict[str, str]:
-    """Return the docstrings of the fields of a dataclass, on one line each."""
+    """Return the docstrings of the fields of a dataclass and of those it inherits, on one line each."""
+    parent = cls.__base__
+    docs = dict(_docs(parent)) if parent is not None and is_dataclass(parent) else {}
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    docs = {}
     for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else ()):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):

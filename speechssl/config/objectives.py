@@ -16,10 +16,12 @@ __all__ = [
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
+    "MaskedUnitsConfig",
     "ObjectiveConfig",
     "TargetsConfig",
     "TeacherConfig",
     "Wav2Vec2Config",
+    "WavLmConfig",
     "offline_targets",
 ]
 
@@ -108,10 +110,10 @@ class Wav2Vec2Config:
 
 
 @dataclass(frozen=True)
-class HubertConfig:
-    """Masked prediction of k-means units (HuBERT, section 3)."""
+class MaskedUnitsConfig:
+    """What objectives share that predict units which are made offline."""
 
-    kind: Literal["hubert"] = "hubert"
+    kind: str = ""
     final_dim: int = 256
     """Width of the space in which outputs and targets are compared."""
     logit_temperature: float = 0.1
@@ -123,6 +125,28 @@ class HubertConfig:
     in the divisor, too."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
+
+
+@dataclass(frozen=True)
+class HubertConfig(MaskedUnitsConfig):
+    """Masked prediction of k-means units (HuBERT, section 3)."""
+
+    kind: Literal["hubert"] = "hubert"
+
+
+@dataclass(frozen=True)
+class WavLmConfig(MaskedUnitsConfig):
+    """Masked prediction of the k-means units of clean speech from mixed speech (WavLM, section III)."""
+
+    kind: Literal["wavlm"] = "wavlm"
+    mix_prob: float = 0.2
+    """Share of the utterances that speech of another one, or noise, is mixed into."""
+    noise_share: float = 0.1
+    """Share of the mixed utterances that get noise. One that is alone in its micro-batch gets noise, too."""
+    speech_db: tuple[float, float] = (-5.0, 5.0)
+    """Range of the energy ratio of an utterance to the speech mixed in, in decibels."""
+    noise_db: tuple[float, float] = (-5.0, 20.0)
+    """The same for noise."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +252,7 @@ class CpcConfig:
 ObjectiveConfig = (
     Wav2Vec2Config
     | HubertConfig
+    | WavLmConfig
     | BestRqConfig
     | MaskedReconstructionConfig
     | DenoiseConfig

@@ -16,6 +16,7 @@ from speechssl.config.objectives import (
     MaskedReconstructionConfig,
     ObjectiveConfig,
     Wav2Vec2Config,
+    WavLmConfig,
     offline_targets,
 )
 from speechssl.core.errors import ConfigError
@@ -29,6 +30,7 @@ from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.objectives.wavlm import WavLm
 
 __all__ = ["build_objective", "objective_class"]
 
@@ -40,6 +42,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Wav2Vec2
         case HubertConfig():
             return Hubert
+        case WavLmConfig():
+            return WavLm
         case BestRqConfig():
             return BestRq
         case MaskedReconstructionConfig():

@@ -8,14 +8,14 @@ With ``unmasked_weight`` the other frames have targets too: their weighted cross
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import HubertConfig
+from speechssl.config.objectives import MaskedUnitsConfig
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.kernels.linear import Linear
@@ -116,7 +116,7 @@ class Hubert(MaskedObjective[HubertPrepared]):
     """
 
     title = "HuBERT"
-    curves = (
+    curves: ClassVar[tuple[Curve, ...]] = (
         MASKED_LOSS,
         ACCURACY,
         Curve(
@@ -127,7 +127,7 @@ class Hubert(MaskedObjective[HubertPrepared]):
         ),
     )
     # Random weights predict all units alike and learning makes the perplexity fall, so only its end is watched.
-    rules = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             metric="prediction_perplexity",
             finding="prediction_collapse",
@@ -139,7 +139,7 @@ class Hubert(MaskedObjective[HubertPrepared]):
         MASKED_SHARE,
     )
 
-    def __init__(self, encoder: SpeechEncoder, cfg: HubertConfig, units: OfflineTargets, *, seed: int) -> None:
+    def __init__(self, encoder: SpeechEncoder, cfg: MaskedUnitsConfig, units: OfflineTargets, *, seed: int) -> None:
         super().__init__()
         if units.hop != encoder.hop:
             raise ValueError(f"the units lie {units.hop} samples apart, the encoder's frames {encoder.hop}")
@@ -155,7 +155,7 @@ class Hubert(MaskedObjective[HubertPrepared]):
         self.chance = {"masked_loss": units.entropy(), "accuracy": units.largest_share()}
 
     @staticmethod
-    def candidates(cfg: HubertConfig, iteration: int) -> int | None:
+    def candidates(cfg: MaskedUnitsConfig, iteration: int) -> int | None:
         """Return the number of units of an iteration."""
         return dict(enumerate(cfg.targets.clusters)).get(iteration)
 
@@ -172,7 +172,8 @@ class Hubert(MaskedObjective[HubertPrepared]):
 
     def encode(self, prepared: HubertPrepared, **changes: Any) -> EncoderOutput:
         """Return the encoder's output at the masked frames, or with ``unmasked_weight`` at all."""
-        return super().encode(prepared, **({"positions": None} if self.alone else {}), **changes)
+        everywhere = self.cfg.unmasked_weight > 0
+        return super().encode(prepared, **({"positions": None} if everywhere else {}), **changes)
 
     def loss(self, output: EncoderOutput, prepared: HubertPrepared) -> Loss:
         """Return cross-entropy over masked frames (and, weighted, the others) plus the weighted feature penalty."""

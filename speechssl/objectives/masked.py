@@ -105,6 +105,11 @@ class MaskedPrepared(Prepared):
             **{"n_targets": int(masked.sum())} | own,
         )
 
+    @property
+    def heard(self) -> Tensor:
+        """[B, T] what the encoder hears."""
+        return self.batch.wave
+
     def masked_fraction(self) -> Tensor:
         """Return the share of valid frames that are masked, as a scalar on the device."""
         frames = self.mask.numel() if self.frame_lengths is None else self.frame_lengths.sum()
@@ -168,7 +173,8 @@ class MaskedObjective(Objective[MaskedT]):
 
     encoder: SpeechEncoder
     alone: str = ""
-    """Setting for which the loss needs another output than that at the masked frames; empty: none."""
+    """Setting for which the loss needs another input or output of the encoder than masked audio and its frames; empty:
+    none."""
 
     def preparer(self, seed: int | None = None) -> MaskPreparer[MaskedT]:
         """Return what draws masks."""
@@ -177,7 +183,7 @@ class MaskedObjective(Objective[MaskedT]):
     def encode(self, prepared: MaskedT, **changes: Any) -> EncoderOutput:
         """Return the encoder's output at the masked frames; ``changes`` are other arguments of the encoder."""
         options = {"mask": prepared.mask, "positions": prepared.masked.positions} | changes
-        return cast(EncoderOutput, self.encoder(prepared.batch.wave, prepared.lengths, **options))
+        return cast(EncoderOutput, self.encoder(prepared.heard, prepared.lengths, **options))
 
     def loss(self, output: EncoderOutput, prepared: MaskedT) -> Loss:
         """Return the loss of what ``encode`` gave; there are targets."""

@@ -75,6 +75,11 @@ def test_a_rare_setting_is_listed_on_request_and_any_other_always(name):
         assert (option in listed[False]) == (not item.rare)
 
 
+def test_an_inherited_setting_keeps_its_help_text():
+    docs = {item.path: item.doc for item in settings(ALL["hubert"])}
+    assert docs["objective.logit_temperature"] == "Divisor of the cosine similarities."
+
+
 def test_what_is_named_rare_exists():
     """With a pattern less, another list is shown: none is left of a setting that is gone."""
     rare = {name: sum(item.rare for item in settings(cfg)) for name, cfg in ALL.items()}
