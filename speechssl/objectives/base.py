@@ -137,8 +137,17 @@ class OfflineTargets(Protocol):
 class Ranks(Protocol):
     """What an objective needs of the ranks of a run (``training.parallel.Parallel``)."""
 
+    @property
+    def rank(self) -> int:
+        """Number of this rank, from 0."""
+        ...
+
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum of ``value`` over ranks, as a tensor of its own (a collective)."""
+        ...
+
+    def rows(self, value: Tensor) -> list[Tensor]:
+        """Return the rows [N, ...] of every rank, detached, in the order of ranks (a collective; N may differ)."""
         ...
 
 
@@ -171,6 +180,9 @@ class Objective(nn.Module, Generic[PreparedT]):
     what training/monitoring/health.py compares with."""
     seed: int = 0
     """Key of what the preparer draws."""
+    ranks: Ranks | None = None
+    """The ranks of the run, for what ``forward`` gathers; None outside a run. Every rank runs ``forward`` equally often
+    in training, not in validation."""
     sounds: Sounds = Sounds()
     """Where its preparer takes noise and rooms from (``data.noise``, ``data.reverb``)."""
 

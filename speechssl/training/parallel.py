@@ -86,6 +86,18 @@ class Parallel:
         dist.all_gather(padded, torch.nn.functional.pad(data, (0, longest - len(data))))
         return [json.loads(bytes(row[: int(size)].numpy()).decode()) for row, size in zip(padded, sizes, strict=True)]
 
+    def rows(self, value: Tensor) -> list[Tensor]:
+        """Return the rows [N, ...] of every rank, detached, in the order of ranks (a collective; N may differ)."""
+        value = value.detach()
+        if self.world == 1:
+            return [value]
+        counts = self.gather(len(value))
+        padded = value.new_zeros((max(1, *counts), *value.shape[1:]))
+        padded[: len(value)] = value
+        found = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(found, padded)
+        return [rows[:count] for rows, count in zip(found, counts, strict=True)]
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.sum(0)
