@@ -36,7 +36,7 @@ from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.targets.units import UnitTable
+from speechssl.targets.table import UnitTable
 from speechssl.training import iteration_units, iterations, phases
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
