@@ -167,6 +167,7 @@ class MaskedObjective(Objective[MaskedT]):
     """A pretext task whose loss is a function of the encoder's output on masked audio."""
 
     encoder: SpeechEncoder
+    cfg: Any
     alone: str = ""
     """Setting for which the loss needs another output than that at the masked frames; empty: none."""
 
