@@ -18,6 +18,8 @@ __all__ = [
     "MaskedReconstructionConfig",
     "MaskedUnitsConfig",
     "ObjectiveConfig",
+    "PartConfig",
+    "SumConfig",
     "TargetsConfig",
     "TeacherConfig",
     "Wav2Vec2Config",
@@ -249,7 +251,7 @@ class CpcConfig:
     """Negatives of each frame out of the other utterances of the micro-batch."""
 
 
-ObjectiveConfig = (
+PartConfig = (
     Wav2Vec2Config
     | HubertConfig
     | WavLmConfig
@@ -260,9 +262,31 @@ ObjectiveConfig = (
     | ApcConfig
     | CpcConfig
 )
+"""The settings of one objective."""
+
+
+@dataclass(frozen=True)
+class SumConfig:
+    """Two objectives on one pass of the encoder over masked audio (the form of w2v-BERT, arXiv 2108.06209)."""
+
+    kind: Literal["sum"] = "sum"
+    weights: tuple[float, float] = (1.0, 1.0)
+    """Weights of the two losses, each a mean over masked frames."""
+    first: PartConfig = field(default_factory=Wav2Vec2Config)
+    second: PartConfig = field(default_factory=lambda: BestRqConfig(mask=MaskConfig()))
+    """Another kind than the first, with the same mask."""
+
+    @property
+    def parts(self) -> tuple[PartConfig, PartConfig]:
+        """Both objectives."""
+        return self.first, self.second
+
+
+ObjectiveConfig = PartConfig | SumConfig
 """The settings of any objective; ``kind`` says which."""
 
 
 def offline_targets(cfg: ObjectiveConfig) -> TargetsConfig | None:
     """Return how an objective's targets are made before training, None for one that needs none."""
-    return getattr(cfg, "targets", None)
+    parts = cfg.parts if isinstance(cfg, SumConfig) else (cfg,)
+    return next((part.targets for part in parts if hasattr(part, "targets")), None)

@@ -15,6 +15,7 @@ from speechssl.config.objectives import (
     HubertConfig,
     MaskedReconstructionConfig,
     ObjectiveConfig,
+    SumConfig,
     Wav2Vec2Config,
     WavLmConfig,
     offline_targets,
@@ -29,6 +30,7 @@ from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
+from speechssl.objectives.sum import sum_of
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.objectives.wavlm import WavLm
 
@@ -56,6 +58,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Apc
         case CpcConfig():
             return Cpc
+        case SumConfig(first=first, second=second):
+            return sum_of(cfg, (objective_class(first), objective_class(second)))
 
 
 def build_objective(
@@ -73,7 +77,7 @@ def build_objective(
     Raises
     ------
     ConfigError
-        The objective predicts what follows, and the encoder sees it.
+        The objective predicts what follows, and the encoder sees it; or parts of a sum do not go together.
     ValueError
         Targets are missing, or lie on another frame grid.
     """
@@ -81,7 +85,11 @@ def build_objective(
     objective: Objective[Any]
     if build.causal and not encoder.cfg.encoder.causal:
         raise ConfigError(f"{build.title} predicts what follows a frame: set model.encoder.causal = true")
-    if offline_targets(cfg) is None:
+    if isinstance(cfg, SumConfig):
+        needed = [targets if offline_targets(part) else None for part in cfg.parts]
+        parts = [build_objective(part, encoder, given, seed) for part, given in zip(cfg.parts, needed, strict=True)]
+        objective = build(encoder, cfg, parts, seed=seed)
+    elif offline_targets(cfg) is None:
         objective = build(encoder, cfg, seed=seed)
     elif targets is None:
         raise ValueError(f"{build.title} needs targets that are made offline")

@@ -172,6 +172,7 @@ class MaskedObjective(Objective[MaskedT]):
     """A pretext task whose loss is a function of the encoder's output on masked audio."""
 
     encoder: SpeechEncoder
+    cfg: Any
     alone: str = ""
     """Setting for which the loss needs another input or output of the encoder than masked audio and its frames; empty:
     none."""
