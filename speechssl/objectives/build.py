@@ -15,6 +15,7 @@ from speechssl.config.objectives import (
     HubertConfig,
     MaskedReconstructionConfig,
     ObjectiveConfig,
+    TransformationConfig,
     Wav2Vec2Config,
     offline_targets,
 )
@@ -28,6 +29,7 @@ from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
+from speechssl.objectives.transformation import Transformation
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 
 __all__ = ["build_objective", "objective_class"]
@@ -52,6 +54,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Apc
         case CpcConfig():
             return Cpc
+        case TransformationConfig():
+            return Transformation
 
 
 def build_objective(
