@@ -22,6 +22,7 @@ __all__ = [
     "SumConfig",
     "TargetsConfig",
     "TeacherConfig",
+    "TransformationConfig",
     "Wav2Vec2Config",
     "WavLmConfig",
     "offline_targets",
@@ -251,6 +252,26 @@ class CpcConfig:
     """Negatives of each frame out of the other utterances of the micro-batch."""
 
 
+@dataclass(frozen=True)
+class TransformationConfig:
+    """Telling which transformation was applied to an utterance (in the manner of arXiv 1803.07728)."""
+
+    kind: Literal["transformation"] = "transformation"
+    classes: tuple[Literal["none", "fast", "slow", "higher", "lower", "reversed", "band_limited", "polarity"], ...] = (
+        "none",
+        "fast",
+        "slow",
+        "reversed",
+        "band_limited",
+    )
+    """Transformations that are told apart. ``fast`` and ``slow`` change speed and pitch, ``higher`` and ``lower`` the
+    pitch alone. Log-mel cannot show ``polarity``."""
+    factor: float = 1.25
+    """How many times as fast ``fast`` is, and as high ``higher``; ``slow`` and ``lower`` have its inverse."""
+    band_hz: tuple[float, float] = (1000.0, 4000.0)
+    """Range of the frequency above which ``band_limited`` leaves nothing, in hertz."""
+
+
 PartConfig = (
     Wav2Vec2Config
     | HubertConfig
@@ -261,6 +282,7 @@ PartConfig = (
     | Data2VecConfig
     | ApcConfig
     | CpcConfig
+    | TransformationConfig
 )
 """The settings of one objective."""
 

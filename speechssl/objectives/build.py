@@ -16,6 +16,7 @@ from speechssl.config.objectives import (
     MaskedReconstructionConfig,
     ObjectiveConfig,
     SumConfig,
+    TransformationConfig,
     Wav2Vec2Config,
     WavLmConfig,
     offline_targets,
@@ -31,6 +32,7 @@ from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.sum import sum_of
+from speechssl.objectives.transformation import Transformation
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.objectives.wavlm import WavLm
 
@@ -60,6 +62,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Cpc
         case SumConfig(first=first, second=second):
             return sum_of(cfg, (objective_class(first), objective_class(second)))
+        case TransformationConfig():
+            return Transformation
 
 
 def build_objective(

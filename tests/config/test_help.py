@@ -40,6 +40,8 @@ def changed(setting):
         first = get_args(kind)[0]
         if get_origin(first) is tuple:
             return ((7,) * len(get_args(first)),)
+        if get_origin(first) is Literal:
+            return get_args(first)[-2:]
         return tuple({str: f"{setting.path}{i}", int: i + 1, float: i + 0.5}[first] for i in range(len(value) or 2))
     return f"{value}x" if kind is str else value * 0.9 if kind is float else value + 1
 

@@ -30,6 +30,8 @@ settings.
 """
 NOTHING_DRAWN = {"apc"}
 """Objectives whose targets follow from the audio alone."""
+ONE_TARGET_EACH = {"transformation"}
+"""Objectives whose target is a class of the whole utterance."""
 
 pytestmark = pytest.mark.parametrize("kind", sorted(KINDS))
 
@@ -60,7 +62,7 @@ def test_padding_neighbours_and_accumulation_change_nothing(kind, stem):
     together = gradients(objective, make_batch(LENGTHS))
     padded = gradients(objective, make_batch(LENGTHS, total=20_000))
     alone = gradients(objective, *(make_batch([n], ids=(f"u{i}",)) for i, n in enumerate(LENGTHS)))
-    assert together[1] > 60
+    assert together[1] >= (3 if kind in ONE_TARGET_EACH else 61)
     for total, targets, found in (padded, alone):
         assert targets == together[1]
         assert total == pytest.approx(together[0], rel=1e-5)
