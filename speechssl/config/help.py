@@ -21,8 +21,9 @@ __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 RARE = {
     "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
     "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
-    "EncoderConfig": "pos_kernel pos_groups activation_dropout causal",
+    "EncoderConfig": "pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",
+    "SumConfig": "first.[!km]* second.[!km]*",  # of a part, kind and mask are shown
     "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",
     "ValidationConfig": "seconds ids",
     "OptimConfig": "betas eps hold init_scale final_scale",
@@ -97,9 +98,10 @@ def _settings(cfg: Any, prefix: str, about: str, rare: frozenset[str], kinds: It
 
 @cache
 def _docs(cls: type) -> dict[str, str]:
-    """Return the docstrings of the fields of a dataclass, on one line each."""
+    """Return the docstrings of the fields of a dataclass and of those it inherits, on one line each."""
+    parent = cls.__base__
+    docs = dict(_docs(parent)) if parent is not None and is_dataclass(parent) else {}
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    docs = {}
     for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else ()):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):

@@ -254,7 +254,7 @@ def _choose(base: Any, words: list[str], prefix: str = "") -> tuple[Any, list[st
             kind, words = _take(f"--{path}.kind", words)
             if kind not in (None, value.kind):
                 value = _convert({"kind": kind}, hints[item.name], path)
-        elif is_dataclass(value):
+        if is_dataclass(value):
             value, words = _choose(value, words, f"{path}.")
         base = replace(base, **{item.name: value})
     return base, words

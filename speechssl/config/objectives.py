@@ -18,12 +18,17 @@ __all__ = [
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
+    "MaskedUnitsConfig",
     "MocoConfig",
     "ObjectiveConfig",
+    "PartConfig",
     "SimClrConfig",
+    "SumConfig",
     "TargetsConfig",
     "TeacherConfig",
+    "TransformationConfig",
     "Wav2Vec2Config",
+    "WavLmConfig",
     "offline_targets",
 ]
 
@@ -112,10 +117,10 @@ class Wav2Vec2Config:
 
 
 @dataclass(frozen=True)
-class HubertConfig:
-    """Masked prediction of k-means units (HuBERT, section 3)."""
+class MaskedUnitsConfig:
+    """What objectives share that predict units which are made offline."""
 
-    kind: Literal["hubert"] = "hubert"
+    kind: str = ""
     final_dim: int = 256
     """Width of the space in which outputs and targets are compared."""
     logit_temperature: float = 0.1
@@ -127,6 +132,28 @@ class HubertConfig:
     in the divisor, too."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
+
+
+@dataclass(frozen=True)
+class HubertConfig(MaskedUnitsConfig):
+    """Masked prediction of k-means units (HuBERT, section 3)."""
+
+    kind: Literal["hubert"] = "hubert"
+
+
+@dataclass(frozen=True)
+class WavLmConfig(MaskedUnitsConfig):
+    """Masked prediction of the k-means units of clean speech from mixed speech (WavLM, section III)."""
+
+    kind: Literal["wavlm"] = "wavlm"
+    mix_prob: float = 0.2
+    """Share of the utterances that speech of another one, or noise, is mixed into."""
+    noise_share: float = 0.1
+    """Share of the mixed utterances that get noise. One that is alone in its micro-batch gets noise, too."""
+    speech_db: tuple[float, float] = (-5.0, 5.0)
+    """Range of the energy ratio of an utterance to the speech mixed in, in decibels."""
+    noise_db: tuple[float, float] = (-5.0, 20.0)
+    """The same for noise."""
 
 
 @dataclass(frozen=True)
@@ -275,9 +302,30 @@ class MocoConfig:
     """Of the queries alone."""
 
 
-ObjectiveConfig = (
+@dataclass(frozen=True)
+class TransformationConfig:
+    """Telling which transformation was applied to an utterance (in the manner of arXiv 1803.07728)."""
+
+    kind: Literal["transformation"] = "transformation"
+    classes: tuple[Literal["none", "fast", "slow", "higher", "lower", "reversed", "band_limited", "polarity"], ...] = (
+        "none",
+        "fast",
+        "slow",
+        "reversed",
+        "band_limited",
+    )
+    """Transformations that are told apart. ``fast`` and ``slow`` change speed and pitch, ``higher`` and ``lower`` the
+    pitch alone. Log-mel cannot show ``polarity``."""
+    factor: float = 1.25
+    """How many times as fast ``fast`` is, and as high ``higher``; ``slow`` and ``lower`` have its inverse."""
+    band_hz: tuple[float, float] = (1000.0, 4000.0)
+    """Range of the frequency above which ``band_limited`` leaves nothing, in hertz."""
+
+
+PartConfig = (
     Wav2Vec2Config
     | HubertConfig
+    | WavLmConfig
     | BestRqConfig
     | MaskedReconstructionConfig
     | DenoiseConfig
@@ -286,10 +334,33 @@ ObjectiveConfig = (
     | CpcConfig
     | SimClrConfig
     | MocoConfig
+    | TransformationConfig
 )
+"""The settings of one objective."""
+
+
+@dataclass(frozen=True)
+class SumConfig:
+    """Two objectives on one pass of the encoder over masked audio (the form of w2v-BERT, arXiv 2108.06209)."""
+
+    kind: Literal["sum"] = "sum"
+    weights: tuple[float, float] = (1.0, 1.0)
+    """Weights of the two losses, each a mean over masked frames."""
+    first: PartConfig = field(default_factory=Wav2Vec2Config)
+    second: PartConfig = field(default_factory=lambda: BestRqConfig(mask=MaskConfig()))
+    """Another kind than the first, with the same mask."""
+
+    @property
+    def parts(self) -> tuple[PartConfig, PartConfig]:
+        """Both objectives."""
+        return self.first, self.second
+
+
+ObjectiveConfig = PartConfig | SumConfig
 """The settings of any objective; ``kind`` says which."""
 
 
 def offline_targets(cfg: ObjectiveConfig) -> TargetsConfig | None:
     """Return how an objective's targets are made before training, None for one that needs none."""
-    return getattr(cfg, "targets", None)
+    parts = cfg.parts if isinstance(cfg, SumConfig) else (cfg,)
+    return next((part.targets for part in parts if hasattr(part, "targets")), None)

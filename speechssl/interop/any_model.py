@@ -24,8 +24,8 @@ def load_any(path: Path) -> ModelFolder:
     Parameters
     ----------
     path
-        A model folder of this project; a folder with ``config.json`` (wav2vec 2.0 or HuBERT) and ``model.safetensors``
-        of transformers; or a file (.pt, .pth) with the state dict of a torchaudio model.
+        A model folder of this project; a folder with ``config.json`` (wav2vec 2.0, HuBERT or WavLM) and
+        ``model.safetensors`` of transformers; or a file (.pt, .pth) with the state dict of a torchaudio model.
 
     Raises
     ------

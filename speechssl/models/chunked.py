@@ -18,7 +18,7 @@ from torch import Tensor
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.transformer import Block, not_after
 
-__all__ = ["encode_locally", "neighbours"]
+__all__ = ["encode_locally", "least_block", "neighbours"]
 
 T = TypeVar("T")
 Heads = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -37,6 +37,12 @@ def neighbours(items: Iterable[T]) -> Iterator[tuple[T | None, T, T | None]]:
         yield before, current, None
 
 
+def least_block(encoder: SpeechEncoder) -> int:
+    """Return how many frames a block must have: as many as a frame sees in the stem or in the positional embedding."""
+    reach = (0, 0) if encoder.position is None else encoder.position.reach
+    return max(*reach, -(-encoder.frontend.receptive // encoder.hop))
+
+
 def encode_locally(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> Iterator[Tensor]:
     """Yield the last layer's frames [F, D] of one recording, float32, ``block`` frames at a time.
 
@@ -47,21 +53,19 @@ def encode_locally(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) 
     waves
         [block * hop] samples each, on the encoder's device; the last one may be shorter.
     block
-        Frames; at least half the positional kernel (all of it but one frame for a causal encoder), so that one
-        neighbour is enough for it.
+        Frames; at least `least_block`, so that one neighbour is enough.
 
     Raises
     ------
     ValueError
-        The block is shorter than the positional kernel reaches or than a frame sees, or one of ``waves`` has another
-        size.
+        The block is shorter than that, or one of ``waves`` has another size.
     """
-    least = max(*encoder.position.reach, -(-encoder.frontend.receptive // encoder.hop))
+    least = least_block(encoder)
     if block < least:
         raise ValueError(f"a block of {block} frames is too short for this model: it needs {least}")
     frames = _positioned(encoder, _features(encoder, waves, block))
     for layer in encoder.blocks:
-        frames = _attended(cast(Block, layer), frames)
+        frames = _attended(encoder, cast(Block, layer), frames)
     for x in frames:
         yield (encoder.norm(x) if encoder.cfg.encoder.norm == "pre" else x)[0]
 
@@ -82,16 +86,17 @@ def _features(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> It
 
 def _positioned(encoder: SpeechEncoder, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the input of the first layer: features and their positional embedding."""
-    reach = encoder.position.reach
+    position = encoder.position
     for before, x, after in neighbours(blocks):
-        left = x[:, :0] if before is None else before[:, before.shape[1] - reach[0] :]
-        right = x[:, :0] if after is None else after[:, : reach[1]]
-        embedding = encoder.position(torch.cat([left, x, right], dim=1))
-        x = x + embedding[:, left.shape[1] : left.shape[1] + x.shape[1]]
+        if position is not None:
+            left = x[:, :0] if before is None else before[:, before.shape[1] - position.reach[0] :]
+            right = x[:, :0] if after is None else after[:, : position.reach[1]]
+            embedding = position(torch.cat([left, x, right], dim=1))
+            x = x + embedding[:, left.shape[1] : left.shape[1] + x.shape[1]]
         yield x if encoder.cfg.encoder.norm == "pre" else encoder.norm(x)
 
 
-def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+def _attended(encoder: SpeechEncoder, layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield a layer's output: each block's queries over the keys of three."""
     for before, (x, q, k, v), after in neighbours(_heads(layer, blocks)):
         causal = layer.attention.causal
@@ -99,6 +104,12 @@ def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
         keys, values = (torch.cat([view[part] for view in views], dim=2) for part in (2, 3))
         frames, count = keys.shape[2], q.shape[2]
         mask = not_after(frames, None, q.device)[:, :, frames - count :] if causal else None
+        if encoder.relative_position is not None:
+            places = torch.arange(frames, device=q.device)[None]
+            first = 0 if before is None else before[2].shape[2]
+            relative = encoder.relative_position(places[:, first : first + count], places)
+            inner = layer.attention_norm(x) if layer.pre else x
+            q, keys, mask = layer.attention.related(relative, inner, q, keys, mask)
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
         attended = layer.attention.out(mixed.transpose(1, 2).flatten(2))
         if layer.pre:

@@ -7,6 +7,7 @@ teacher has no gradients and no dropout; its weights are float32, as the student
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -79,6 +80,11 @@ def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(list(own.values()), [weights[name].detach() for name in own], 1 - decay)
 
 
-def annealed(start: float, end: float, step: int, steps: int) -> float:
-    """Return a decay that goes from ``start`` to ``end`` in a straight line over ``steps`` updates, and stays there."""
+def annealed(start: float, end: float, step: int, steps: int, *, exponential: bool = False) -> float:
+    """Return a decay that goes from ``start`` to ``end`` in a straight line over ``steps`` updates, and stays there.
+
+    Exponential: what is left to ``end`` falls by a factor of e in each ``steps`` updates, without an end (SpidR).
+    """
+    if exponential:
+        return end - (end - start) * math.exp(-step / steps)
     return end if step >= steps else start + (end - start) * step / steps

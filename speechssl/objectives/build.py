@@ -17,7 +17,10 @@ from speechssl.config.objectives import (
     MocoConfig,
     ObjectiveConfig,
     SimClrConfig,
+    SumConfig,
+    TransformationConfig,
     Wav2Vec2Config,
+    WavLmConfig,
     offline_targets,
 )
 from speechssl.core.errors import ConfigError
@@ -32,7 +35,10 @@ from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.moco import Moco
 from speechssl.objectives.simclr import SimClr
+from speechssl.objectives.sum import sum_of
+from speechssl.objectives.transformation import Transformation
 from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.objectives.wavlm import WavLm
 
 __all__ = ["build_objective", "objective_class"]
 
@@ -44,6 +50,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Wav2Vec2
         case HubertConfig():
             return Hubert
+        case WavLmConfig():
+            return WavLm
         case BestRqConfig():
             return BestRq
         case MaskedReconstructionConfig():
@@ -60,6 +68,10 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return SimClr
         case MocoConfig():
             return Moco
+        case SumConfig(first=first, second=second):
+            return sum_of(cfg, (objective_class(first), objective_class(second)))
+        case TransformationConfig():
+            return Transformation
 
 
 def build_objective(
@@ -77,7 +89,7 @@ def build_objective(
     Raises
     ------
     ConfigError
-        The objective predicts what follows, and the encoder sees it.
+        The objective predicts what follows, and the encoder sees it; or parts of a sum do not go together.
     ValueError
         Targets are missing, or lie on another frame grid.
     """
@@ -85,7 +97,11 @@ def build_objective(
     objective: Objective[Any]
     if build.causal and not encoder.cfg.encoder.causal:
         raise ConfigError(f"{build.title} predicts what follows a frame: set model.encoder.causal = true")
-    if offline_targets(cfg) is None:
+    if isinstance(cfg, SumConfig):
+        needed = [targets if offline_targets(part) else None for part in cfg.parts]
+        parts = [build_objective(part, encoder, given, seed) for part, given in zip(cfg.parts, needed, strict=True)]
+        objective = build(encoder, cfg, parts, seed=seed)
+    elif offline_targets(cfg) is None:
         objective = build(encoder, cfg, seed=seed)
     elif targets is None:
         raise ValueError(f"{build.title} needs targets that are made offline")

@@ -1,5 +1,6 @@
 """The teacher: it follows by its decay, has no gradients and no dropout, and its state is whole."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -72,3 +73,9 @@ def test_a_teacher_that_never_moved_is_told():
 def test_the_decay_is_annealed_in_a_straight_line():
     assert [annealed(0.9, 0.99, step, 10) for step in (0, 5, 10, 99)] == pytest.approx([0.9, 0.945, 0.99, 0.99])
     assert annealed(0.9, 0.99, 0, 0) == 0.99
+
+
+def test_or_by_an_exponential():
+    """SpidR: 1 - (1 - 0.999) exp(-step / 20,000)."""
+    decays = [annealed(0.999, 1.0, step, 20_000, exponential=True) for step in (0, 20_000, 40_000)]
+    assert [1 - decay for decay in decays] == pytest.approx([1e-3, 1e-3 / math.e, 1e-3 / math.e**2], rel=1e-9)

@@ -36,7 +36,7 @@ from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.targets.units import UnitTable
+from speechssl.targets.table import UnitTable
 from speechssl.training import iteration_units, iterations, phases
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
@@ -197,6 +197,9 @@ def test_resumed_anywhere_gives_the_same_bits(cfg, tmp_path, monkeypatch, where,
         if line["phase"] == "train"
     ]
     assert steps == [1, 2, 3, 4, 5]
+    first = read_metrics(tmp_path / "run" / "iteration-1" / "metrics.jsonl")
+    cost = [line["seconds"] for line in first if line["phase"] == "targets"]
+    assert len(cost) == (2 if where == "units 1" else 1) and min(cost) > 0
     assert not [path for path in (tmp_path / "run").rglob("*") if "tmp" in path.name or "parts" in path.name]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from speechssl.asr.ctc import CtcModel
 from speechssl.core.errors import ConfigError
 from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits, mono, resampled
-from speechssl.models.chunked import encode_locally
+from speechssl.models.chunked import encode_locally, least_block
 from speechssl.models.norm import at_least_float32
 
 __all__ = ["block_frames", "local_log_probs", "read_blocks", "regroup"]
@@ -34,7 +34,7 @@ def block_frames(model: CtcModel, seconds: float) -> int:
     """
     encoder = model.encoder
     frames = round(seconds * SAMPLE_RATE / encoder.hop)
-    least = max(encoder.position.kernel // 2, -(-encoder.frontend.receptive // encoder.hop))
+    least = least_block(encoder)
     if frames < least:
         enough = least * encoder.hop / SAMPLE_RATE
         raise ConfigError(f"block_seconds = {seconds:g} is too short: this model needs {enough:.2g} or more")

@@ -1,4 +1,4 @@
-"""Augmentation of audio: speed, rooms, gain, noise, band limits; an `Augmenter` draws by (seed, epoch, id).
+"""Augmentation of audio: speed, pitch, rooms, gain, noise, band limits; an `Augmenter` draws by (seed, epoch, id).
 
 In: one waveform. Out: another; speed changes its length. Noise and rooms are those of the user's folders (`Sounds`), or
 made: coloured noise, and the late field of a room as in the statistical model (Polack 1988; Moorer 1979).
@@ -24,6 +24,7 @@ __all__ = [
     "coloured_noise",
     "simulated_room",
     "with_noise",
+    "with_pitch",
     "with_reverb",
     "with_speed",
 ]
@@ -127,6 +128,18 @@ def with_speed(wave: np.ndarray, factor: float) -> np.ndarray:
     import soxr
 
     return np.asarray(soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE), dtype=np.float32)
+
+
+def with_pitch(wave: np.ndarray, factor: float) -> np.ndarray:
+    """Return the wave with all frequencies times ``factor``, as long as before, by a phase vocoder; float32 [T].
+
+    A vocoder stretches the wave, and then it is played faster. It takes about fifty times as long as `with_speed`.
+    """
+    from librosa.effects import time_stretch
+    from librosa.util import fix_length
+
+    shifted = with_speed(time_stretch(wave.astype(np.float32), rate=1 / factor), factor)
+    return np.asarray(fix_length(shifted, size=len(wave)), dtype=np.float32)
 
 
 def coloured_noise(samples: int, slope: float, random: np.random.Generator) -> np.ndarray:

@@ -31,19 +31,9 @@ from speechssl.data.ingest.manifest import Utterance, read_manifest
 from speechssl.data.store.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.store.lengths import FILE_NAME, pack_lengths
 from speechssl.data.store.payload import EXTENSIONS, Encoding, encode_payload
-from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.data.store.tar import end_of_archive, header, padding, sidecars, utterance_json
-from speechssl.data.store.verify import VerifySummary, verify_shards
 
-__all__ = [
-    "Corpus",
-    "IndexRow",
-    "ShardSummary",
-    "VerifySummary",
-    "open_corpus",
-    "shard_manifest",
-    "verify_shards",
-]
+__all__ = ["ShardSummary", "shard_manifest"]
 
 
 @dataclass(frozen=True)

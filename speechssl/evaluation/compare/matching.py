@@ -29,11 +29,6 @@ class Matched:
     meta: tuple[Row, ...]
     """Entry k holds what any system records of utterance k, as a row: speaker, duration, fields, N."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether every row of every system is compared."""
-        return not any(self.left_out.values())
-
 
 def match(systems: Mapping[str, Sequence[Row]], *, common: bool = False) -> Matched:
     """Match rows by utterance id.

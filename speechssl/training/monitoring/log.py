@@ -59,7 +59,7 @@ class MetricsLog:
         self._purge = step + 1
 
     def append(self, step: int, phase: str, values: dict[str, Any]) -> None:
-        """Write one line: ``step``, ``phase`` (chance, train, valid, health), ``time`` and the values."""
+        """Write one line: ``step``, ``phase`` (targets, chance, train, valid, health), ``time`` and the values."""
         if not self.active:
             return
         if self._file is None:

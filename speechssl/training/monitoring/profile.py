@@ -31,6 +31,7 @@ COMPONENTS = {
     "encoder.feature_norm": "projection",
     "encoder.projection": "projection",
     "encoder.position": "position",
+    "encoder.relative_position": "position",
     "encoder.blocks.*": "blocks",
 }
 """Modules by name; everything else inside the objective (quantiser, heads, loss) is ``head``."""

@@ -15,6 +15,7 @@ from speechssl.data.batches.augment import (
     coloured_noise,
     simulated_room,
     with_noise,
+    with_pitch,
     with_reverb,
     with_speed,
 )
@@ -57,6 +58,17 @@ def test_speed_moves_pitch_and_length():
     assert len(faster) == 12_800
     peak = np.abs(np.fft.rfft(faster)).argmax() * 16_000 / len(faster)
     assert peak == pytest.approx(1250, abs=3)
+
+
+@pytest.mark.parametrize("factor", [1.25, 0.8])
+def test_pitch_moves_frequencies_and_nothing_in_time(factor):
+    time = np.arange(16_001) / 16_000
+    tone = (np.sin(2 * np.pi * 1000 * time) * (time > 0.5)).astype(np.float32)
+    shifted = with_pitch(tone, factor)
+    assert (len(shifted), shifted.dtype) == (16_001, np.float32)
+    peak = np.abs(np.fft.rfft(shifted)).argmax() * 16_000 / len(shifted)
+    assert peak == pytest.approx(1000 * factor, abs=5)
+    assert np.flatnonzero(np.abs(shifted) > 0.5)[0] / 16_000 == pytest.approx(0.5, abs=0.07)  # half a window
 
 
 def test_gain_stays_within_its_bounds():
