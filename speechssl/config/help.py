@@ -21,7 +21,7 @@ __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 RARE = {
     "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
     "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
-    "EncoderConfig": "pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
+    "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",
     "SumConfig": "first.[!km]* second.[!km]*",  # of a part, kind and mask are shown
     "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",

@@ -228,8 +228,8 @@ def encoder_to_huggingface(
         raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
     if not cfg.encoder.is_standard:
         raise ConfigError(
-            f"model.encoder.relative_position = {cfg.encoder.relative_position!r} and pos_depth = "
-            f"{cfg.encoder.pos_depth} cannot be exported: Wav2Vec2Model of transformers has 'none' and 1"
+            f"model.encoder: block = {cfg.encoder.block!r}, pos_depth = {cfg.encoder.pos_depth}, relative_position = "
+            f"{cfg.encoder.relative_position!r} cannot be exported: Wav2Vec2Model has 'transformer', 1, 'none'"
         )
     if cfg.frontend.kind != "waveform":
         raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")
