@@ -191,10 +191,7 @@ def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels:
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:
     """Return the recogniser of a model folder, in evaluation mode on ``device``, and its tokens.
 
-    Raises
-    ------
-    DataError
-        The folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
+    Raises DataError when the folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
     """
     model, tokens = recogniser_of(load_folder(Path(folder)), folder)
     return model.to(device), tokens

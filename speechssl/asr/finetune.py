@@ -93,10 +93,7 @@ def model_settings(cfg: FinetuneConfig, pretrained: ModelConfig | None) -> Model
 def build_recogniser(cfg: FinetuneConfig, pretrained: ModelFolder | None, n_tokens: int) -> CtcModel:
     """Return the recogniser to train; random weights are a function of ``cfg.seed``.
 
-    Raises
-    ------
-    CheckpointError
-        The pretrained weights do not fit their configuration.
+    Raises CheckpointError when the pretrained weights do not fit their configuration.
     """
     torch.manual_seed(key("finetune-init", cfg.seed))
     encoder = SpeechEncoder(model_settings(cfg, pretrained.cfg if pretrained else None))

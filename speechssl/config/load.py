@@ -102,10 +102,7 @@ def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "", base: T | 
     A table changes only the keys that it names: the others are those of ``base``, or of the defaults of their place,
     which may differ from those of the table's class.
 
-    Raises
-    ------
-    ConfigError
-        A key is unknown (the message names the nearest match) or a value has the wrong type.
+    Raises ConfigError when a key is unknown (the message names the nearest match) or a value has the wrong type.
     """
     check = getattr(cls, "check_form", None)
     if check is not None:
@@ -178,10 +175,7 @@ def presets() -> list[str]:
 def find_config(name: str) -> Path:
     """Return the file of a configuration given as a path or as the name of a preset.
 
-    Raises
-    ------
-    ConfigError
-        Neither a file nor a preset has that name.
+    Raises ConfigError when neither a file nor a preset has that name.
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():

@@ -167,10 +167,7 @@ def _read_weights(folder: Path, config: dict[str, Any]) -> bytes:
 def load_folder(folder: Path) -> ModelFolder:
     """Read and verify a model folder; the weights are checked against the digest in ``config.json``.
 
-    Raises
-    ------
-    CheckpointError
-        The folder is missing, is not a model folder, is of another version, or is damaged.
+    Raises CheckpointError when the folder is missing, is not a model folder, is of another version, or is damaged.
     """
     folder = Path(folder)
     config = _read_config(folder)

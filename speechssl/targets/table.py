@@ -146,10 +146,7 @@ class UnitTable:
     def load(cls, path: Path, *, check: bool = True) -> Self:
         """Map a table from its file; with ``check`` all of it is read against its checksums first.
 
-        Raises
-        ------
-        DataError
-            When the file is missing, damaged, or not a table of units.
+        Raises DataError when the file is missing, damaged, or not a table of units.
         """
         arrays = map_arrays(path, check=check)
         known = {"ids", "offsets", "units", "header"} <= arrays.keys()

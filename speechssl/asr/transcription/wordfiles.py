@@ -31,10 +31,7 @@ JOINABLE = frozenset({"jsonl", "ctm"})
 def parse_formats(text: str) -> tuple[str, ...]:
     """Return the formats of a list separated by commas, each once.
 
-    Raises
-    ------
-    ConfigError
-        One of them is unknown, or there is none.
+    Raises ConfigError when one of them is unknown, or there is none.
     """
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in SUFFIXES]

@@ -52,10 +52,7 @@ def probe(source: Path | bytes, item: str = "", limits: AudioLimits = _LIMITS) -
 
     A format without a length in its header (read through ffmpeg) is decoded once to count its frames.
 
-    Raises
-    ------
-    AudioError
-        As ``AudioFile``.
+    Raises AudioError as ``AudioFile``.
     """
     with AudioFile(source, item or (str(source) if isinstance(source, Path) else "<bytes>"), limits) as audio:
         info = audio.info

@@ -112,13 +112,7 @@ def _silero() -> Any:
 
 
 def resolve_segmenter(wanted: Literal["auto", "energy", "silero"]) -> Literal["energy", "silero"]:
-    """Replace ``auto`` by the segmenter that is installed.
-
-    Raises
-    ------
-    ValueError
-        silero is asked for and not installed.
-    """
+    """Replace ``auto`` by the segmenter that is installed; ValueError when silero is asked for and not installed."""
     there = importlib.util.find_spec("silero_vad") is not None
     if wanted == "silero" and not there:
         raise ValueError("segmenter 'silero' needs the silero-vad package: pip install 'speechssl[vad]'")

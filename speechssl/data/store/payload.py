@@ -43,13 +43,7 @@ WAV_HEADER = 44
 
 
 def encoding_of(settings: dict[str, object], where: str) -> StoredEncoding:
-    """Return the encoding that a folder's ``summary.json`` names.
-
-    Raises
-    ------
-    DataError
-        It names another one.
-    """
+    """Return the encoding that a folder's ``summary.json`` names; DataError when it names an unknown one."""
     name = settings.get("encoding", "flac")
     if name == "flac":
         return "flac"

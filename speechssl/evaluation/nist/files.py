@@ -40,10 +40,7 @@ class Transcript:
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a UTF-8 text file, without their ends.
 
-    Raises
-    ------
-    DataError
-        The file is missing or is not text; the message names the line.
+    Raises DataError when the file is missing or is not text; the message names the line.
     """
     try:
         data = Path(path).read_bytes()

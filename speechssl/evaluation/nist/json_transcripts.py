@@ -46,10 +46,7 @@ def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"], *,
     hypothesis ``hyp_raw``, ``hyp``, ``pred_text`` ... If any row has one of those, ``text`` is ignored in all rows: in
     a manifest of NeMo it is the reference, and would score as a perfect hypothesis.
 
-    Raises
-    ------
-    DataError
-        A line is not an object with an id (or audio file) and a text; the line is named.
+    Raises DataError when a line is not an object with an id (or audio file) and a text; the line is named.
     """
     rows: Sequence[tuple[str, dict[str, Any]]]
     rows = table_rows(path, lines, TEXTS) if table else _objects(path, lines)
