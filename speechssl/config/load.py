@@ -200,21 +200,11 @@ def read_toml(cls: type[T], path: Path) -> T:
 
 
 def load_config(cls: type[T], name: str | None = None, overrides: Sequence[str] = (), *, prog: str = "speechssl") -> T:
-    """Read a TOML file or preset (or the defaults), then apply ``--a.b value`` overrides.
+    """Read a TOML file or preset (or, without a name, the defaults), then apply ``--a.b value`` overrides.
 
-    Parameters
-    ----------
-    cls
-        The configuration's dataclass.
-    name
-        Path of a TOML file, the name of a preset, or None for the defaults.
-    overrides
-        Arguments such as ``["--optim.lr", "1e-3", "--data.batch-seconds=40"]``.
+    Overrides are arguments such as ``["--optim.lr", "1e-3", "--data.batch-seconds=40"]``.
 
-    Raises
-    ------
-    ConfigError
-        The file, a key or a value cannot be used.
+    Raises ConfigError when the file, a key or a value cannot be used.
     """
     base, words = initial_config(cls, name, overrides)
     import tyro  # after the file is read, so that a bad file is reported without waiting for it

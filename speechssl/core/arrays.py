@@ -61,17 +61,9 @@ def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
 
 
 def map_arrays(path: Path, *, check: bool = True) -> dict[str, np.ndarray]:
-    """Return all arrays of a file of ``save_arrays``, mapped read-only.
+    """Return all arrays of a file of ``save_arrays``, mapped read-only; ``check`` reads it once against its checksums.
 
-    Parameters
-    ----------
-    check
-        Read the whole file once against its checksums.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or damaged, or its arrays are compressed.
+    Raises DataError when the file is missing or damaged, or its arrays are compressed.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:

@@ -97,12 +97,7 @@ def end_with_parent(parent: int) -> None:
     """Send SIGTERM to this process when its parent is gone, so that it saves; kill it when saving takes too long.
 
     On Linux the kernel sends the signal at once (prctl(2), PR_SET_PDEATHSIG). A thread checks as well, for other
-    systems and for a parent that was gone before this call.
-
-    Parameters
-    ----------
-    parent
-        Process id of the one that started this program.
+    systems and for a parent, a process id, that was gone before this call.
     """
     _ask_kernel()
     threading.Thread(target=_watch_parent, args=(parent,), daemon=True).start()

@@ -23,17 +23,7 @@ CHUNK = 1 << 24
 
 
 class UnitTable:
-    """Units of whole utterances.
-
-    Parameters
-    ----------
-    labels
-        [frames] integers below ``n_units`` for each utterance id.
-    n_units
-        Number of clusters, at most 65,536.
-    hop
-        Samples (at 16 kHz) from one unit to the next.
-    """
+    """Units of whole utterances: for each id [frames] integers below ``n_units`` (at most 65,536), one each ``hop``."""
 
     def __init__(self, labels: Mapping[str, np.ndarray], *, n_units: int, hop: int) -> None:
         lengths = np.array([len(values) for values in labels.values()], dtype=np.int64)
@@ -181,11 +171,8 @@ def join_tables(
 ) -> int:
     """Write the utterances of several tables, in order, as one; return their number.
 
-    Parameters
-    ----------
-    keys_used, contents
-        Identity of the utterances that were to be labelled (data/store/identity.py), those included that cannot be
-        read.
+    ``keys_used`` and ``contents`` identify the utterances that were to be labelled (data/store/identity.py), those
+    included that cannot be read.
     """
     tables = [UnitTable.load(part) for part in parts]
     ids = tuple(item for table in tables for item in table.ids)

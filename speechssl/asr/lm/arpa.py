@@ -145,12 +145,8 @@ def read_arpa(path: Path) -> Ngrams:
 def write_arpa(path: Path, counts: Sequence[int], sections: Iterable[Iterable[tuple[tuple[str, ...], Entry]]]) -> None:
     """Write n-grams, order by order, atomically; the same n-grams give the same bytes (also with gzip).
 
-    Parameters
-    ----------
-    counts
-        Number of n-grams of each order.
-    sections
-        For each order, ``(words, (log10 probability, log10 backoff))``; the backoff of the highest order is left out.
+    ``counts`` has the number of n-grams of each order, ``sections`` their ``(words, (log10 probability, log10
+    backoff))``; the backoff of the highest order is left out.
     """
     with atomic_file(path) as raw:
         if path.suffix == ".gz":

@@ -42,18 +42,9 @@ def parse_formats(text: str) -> tuple[str, ...]:
 
 
 def render(transcript: Transcript, kind: str, *, name: str, cfg: CaptionConfig) -> str:
-    """Return the content of a file.
+    """Return the content of a file of a kind of ``SUFFIXES``, for a transcript without error.
 
-    Parameters
-    ----------
-    transcript
-        Without error.
-    kind
-        One of ``SUFFIXES``.
-    name
-        What CTM calls the recording; spaces become ``_``.
-    cfg
-        Limits of captions.
+    CTM calls the recording ``name``; spaces in it become ``_``. ``cfg`` has the limits of captions.
     """
     writers: dict[str, Callable[[], str]] = {
         "text": lambda: transcript.text + "\n",

@@ -29,13 +29,7 @@ SPEECH_PROBABILITY = 0.15
 
 
 class LevelMeter:
-    """Level of each frame of about 10 ms, from blocks of any size.
-
-    Parameters
-    ----------
-    sample_rate
-        Of the blocks, in Hz.
-    """
+    """Level of each frame of about 10 ms, from blocks of any size at ``sample_rate`` (Hz)."""
 
     def __init__(self, sample_rate: int) -> None:
         self.size = max(1, round(sample_rate * FRAME_SECONDS))

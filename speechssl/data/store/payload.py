@@ -73,15 +73,9 @@ def decode_payload(
 ) -> None:
     """Write samples from ``start`` on, as many as ``out`` holds, of a payload that should hold ``samples`` of them.
 
-    Parameters
-    ----------
-    out
-        int16 [n], contiguous; receives the samples. Undefined after an error.
+    ``out`` is int16 [n], contiguous, and undefined after an error.
 
-    Raises
-    ------
-    AudioError
-        ``undecodable``, or ``length_mismatch`` with the index; of a foreign payload also as ``decode``.
+    Raises AudioError ``undecodable``, or ``length_mismatch`` with the index; of a foreign payload also as ``decode``.
     """
     if encoding == "foreign":
         encoding = _kind_of(payload, samples) or "foreign"

@@ -151,20 +151,9 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
     Writes `audio/SPEAKER/UTTERANCE.wav` (16 kHz, mono, int16), `metadata.jsonl` (`id, audio, text, speaker, split,
     duration`, one line an utterance; `text` is null for unlabelled training speech) and `corpus.json` (the
     configuration). Everything is made beside the folder and renamed into place, so the folder is whole or not there.
+    The bytes do not depend on `workers`, the number of processes (None: one a core).
 
-    Parameters
-    ----------
-    folder
-        Where to put it. Must be absent, empty, or hold a finished corpus of the same configuration.
-    cfg
-        What to make.
-    workers
-        Processes; by default as many as this process may use. The bytes do not depend on it.
-
-    Raises
-    ------
-    DataError
-        espeak-ng is not installed, does not know a voice, or the folder holds something else.
+    Raises DataError when espeak-ng is not installed, does not know a voice, or the folder holds something else.
     """
     done = _finished(folder, cfg)
     if done is not None:

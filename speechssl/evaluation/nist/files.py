@@ -68,17 +68,10 @@ def read_transcripts(
 ) -> dict[str, Transcript]:
     """Read one file without times (text, kaldi, trn, jsonl or table).
 
-    Parameters
-    ----------
-    side
-        Which text of a jsonl row to read; a manifest with ``text`` only is read for both sides.
-    optional
-        Read words in parentheses in trn files as optional.
+    Of a jsonl row the text of ``side`` is read; a manifest with ``text`` only is read for both sides. ``optional``:
+    words in parentheses in trn files may be left out.
 
-    Raises
-    ------
-    DataError
-        The file cannot be read as that format, or has an id twice.
+    Raises DataError when the file cannot be read as that format, or has an id twice.
     """
     path = Path(path)
     if kind in ("jsonl", "table"):

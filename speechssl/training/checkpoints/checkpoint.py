@@ -50,14 +50,9 @@ def _write(path: Path, state: State) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder. Only rank 0 saves; every rank may load.
+    """The checkpoints of one run folder (``RUN/checkpoints``). Only rank 0 saves; every rank may load.
 
-    Parameters
-    ----------
-    folder
-        Usually ``RUN/checkpoints``; made by the first save.
-    keep
-        Valid checkpoints that stay after a save, at least 2. ``best/`` is never removed.
+    After a save the newest ``keep`` valid checkpoints stay, at least 2. ``best/`` is never removed.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
