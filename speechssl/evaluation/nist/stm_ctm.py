@@ -12,8 +12,9 @@ from pathlib import Path
 
 from speechssl.core.errors import DataError
 from speechssl.evaluation.nist.alternatives import Alternatives, Item, parse_markup, untagged
-from speechssl.evaluation.nist.files import Transcript, collect, markup, read_lines
+from speechssl.evaluation.nist.files import markup
 from speechssl.evaluation.nist.identity import channel_keys, match_ids
+from speechssl.evaluation.nist.transcript import Transcript, collect, read_lines
 
 __all__ = ["Grouped", "Segment", "group_words", "read_ctm", "read_stm"]
 
