@@ -14,6 +14,7 @@ from speechssl.config.objectives import (
     DenoiseConfig,
     HubertConfig,
     MaskedReconstructionConfig,
+    NextSampleConfig,
     ObjectiveConfig,
     SumConfig,
     TransformationConfig,
@@ -31,6 +32,7 @@ from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
+from speechssl.objectives.next_sample import NextSample
 from speechssl.objectives.sum import sum_of
 from speechssl.objectives.transformation import Transformation
 from speechssl.objectives.wav2vec2 import Wav2Vec2
@@ -58,6 +60,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Data2Vec
         case ApcConfig():
             return Apc
+        case NextSampleConfig():
+            return NextSample
         case CpcConfig():
             return Cpc
         case SumConfig(first=first, second=second):
