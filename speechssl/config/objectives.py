@@ -20,6 +20,7 @@ __all__ = [
     "MaskedReconstructionConfig",
     "MaskedUnitsConfig",
     "MocoConfig",
+    "NextSampleConfig",
     "ObjectiveConfig",
     "PartConfig",
     "SimClrConfig",
@@ -242,6 +243,21 @@ class ApcConfig:
 
 
 @dataclass(frozen=True)
+class NextSampleConfig:
+    """Prediction of the classes of coming samples by a causal encoder (the loss of WaveNet, section 2)."""
+
+    kind: Literal["next_sample"] = "next_sample"
+    classes: int = 256
+    """Steps of the mu-law that samples are quantised with."""
+    samples: int = 8
+    """Samples that are predicted from each frame, with a softmax each."""
+    every: int = 1
+    """Samples from one of them to the next."""
+    ahead: int = 1
+    """Samples from the last one that a frame sees to the first that is predicted."""
+
+
+@dataclass(frozen=True)
 class CpcConfig:
     """Telling the latents of coming frames from those of others (CPC, section 2)."""
 
@@ -331,6 +347,7 @@ PartConfig = (
     | DenoiseConfig
     | Data2VecConfig
     | ApcConfig
+    | NextSampleConfig
     | CpcConfig
     | SimClrConfig
     | MocoConfig

@@ -218,7 +218,8 @@ def encoder_to_huggingface(
     ``do_normalize`` is not part of that config: :func:`preprocessor_config` gives the dict that carries it. On a padded
     batch a model with a group-norm stem gives other numbers in transformers, where the padding enters its statistics.
 
-    Raises ConfigError when the encoder has a log-mel stem, is causal, or has blocks or positions that wav2vec 2.0 has not.
+    Raises ConfigError when the encoder has a log-mel stem, is causal, or has other blocks or positions than wav2vec
+    2.0.
     """
     cfg = encoder.cfg
     if cfg.encoder.causal:

@@ -15,6 +15,7 @@ from speechssl.config.objectives import (
     HubertConfig,
     MaskedReconstructionConfig,
     MocoConfig,
+    NextSampleConfig,
     ObjectiveConfig,
     SimClrConfig,
     SumConfig,
@@ -34,6 +35,7 @@ from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.moco import Moco
+from speechssl.objectives.next_sample import NextSample
 from speechssl.objectives.simclr import SimClr
 from speechssl.objectives.sum import sum_of
 from speechssl.objectives.transformation import Transformation
@@ -62,6 +64,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Data2Vec
         case ApcConfig():
             return Apc
+        case NextSampleConfig():
+            return NextSample
         case CpcConfig():
             return Cpc
         case SimClrConfig():
