@@ -58,11 +58,14 @@ class Teacher(nn.Module):
         return self.encoder.context(x, frame_lengths, layers=layers, branches=branches)
 
     @torch.no_grad()
-    def follow(self, student: SpeechEncoder, decay: float) -> None:
-        """Move the weights towards the student's; once after each update."""
+    def follow(self, student: SpeechEncoder, decay: float, *, copied: Sequence[str] = ()) -> None:
+        """Move the weights towards the student's; once after each update. Those of ``copied`` parts become equal."""
         weights = dict(student.named_parameters())
         own = dict(self.encoder.named_parameters())
         torch._foreach_lerp_(list(own.values()), [weights[name].detach() for name in own], 1 - decay)
+        for name, value in own.items():
+            if name.split(".")[0] in copied:
+                value.copy_(weights[name])
 
     def moved(self) -> Tensor:
         """Return the share of its tensors of weights that have changed since it was made: 0 for a frozen teacher.
