@@ -30,7 +30,7 @@ RARE = {
     "TrainingConfig": "profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
     "PretrainConfig": """
         model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
-        objective.ema_* training.validate_every training.ema_decay""",
+        objective.ema_* objective.codebook_* objective.freeze_after training.validate_every training.ema_decay""",
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob

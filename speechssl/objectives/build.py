@@ -12,6 +12,7 @@ from speechssl.config.objectives import (
     CpcConfig,
     Data2VecConfig,
     DenoiseConfig,
+    DinoSrConfig,
     HubertConfig,
     MaskedReconstructionConfig,
     MocoConfig,
@@ -32,6 +33,7 @@ from speechssl.objectives.best_rq import BestRq
 from speechssl.objectives.cpc import Cpc
 from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
+from speechssl.objectives.dinosr import DinoSr
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.moco import Moco
@@ -62,6 +64,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Denoise
         case Data2VecConfig():
             return Data2Vec
+        case DinoSrConfig():
+            return DinoSr
         case ApcConfig():
             return Apc
         case NextSampleConfig():
