@@ -25,9 +25,9 @@ from speechssl.models.logmel import FrameLogMel
 from speechssl.models.norm import at_least_float32
 from speechssl.models.transformer import linear
 from speechssl.objectives.base import Curve, Loss, Objective, Prepared, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import empty_loss
-from speechssl.objectives.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, QUIET, reconstruction_loss
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import empty_loss
+from speechssl.objectives.shared.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, QUIET, reconstruction_loss
 
 __all__ = ["Apc", "ApcPrepared", "ApcPreparer", "least_ahead"]
 

@@ -27,15 +27,15 @@ from speechssl.models.kernels.linear import Linear
 from speechssl.models.norm import at_least_float32
 from speechssl.models.teacher import INPUT_PARTS, Teacher, annealed
 from speechssl.objectives.base import Curve, Loss, Ranks, Rule
-from speechssl.objectives.distillation import (
+from speechssl.objectives.shared.distillation import (
     FROZEN_TEACHER,
     STEM_COLLAPSE,
     TARGET_COLLAPSE,
     deviation,
     normalised_branches,
 )
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import (
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import (
     ACCURACY,
     MASKED_LOSS,
     MASKED_SHARE,

@@ -27,7 +27,7 @@ from speechssl.models.kernels.linear import Linear
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.apc import ApcPrepared, ApcPreparer
 from speechssl.objectives.base import Curve, Loss, Objective, Rule
-from speechssl.objectives.masked import empty_loss
+from speechssl.objectives.shared.masked import empty_loss
 
 __all__ = ["NextSample", "mu_law"]
 

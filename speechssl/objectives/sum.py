@@ -21,7 +21,7 @@ from speechssl.core.errors import ConfigError
 from speechssl.data.batches.batch import Batch, with_tensors
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Curve, Loss, Objective, Plateau, Prepared, Ranks, Rule
-from speechssl.objectives.masked import (
+from speechssl.objectives.shared.masked import (
     MaskedObjective,
     MaskedPrepared,
     MaskPreparer,

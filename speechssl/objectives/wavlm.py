@@ -29,7 +29,7 @@ from speechssl.data.batches.batch import Batch, full_scale
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.objectives.base import Curve, Loss, OfflineTargets, Rule
 from speechssl.objectives.hubert import Hubert, HubertPrepared, HubertPreparer
-from speechssl.objectives.masked import frame_counts
+from speechssl.objectives.shared.masked import frame_counts
 
 __all__ = ["Mixture", "WavLm", "WavLmPrepared", "WavLmPreparer"]
 
