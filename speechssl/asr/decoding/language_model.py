@@ -79,15 +79,7 @@ def open_graph(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None)
 
 def search_with(cfg: DecoderConfig, graph: Graph) -> Search:
     """Return a search of ``graph``, which `open_graph` made with settings that may differ in weights only."""
-    weights = _effective(cfg) if cfg.hotwords else cfg
-    return Search(
-        graph,
-        beam=cfg.beam,
-        beam_tokens=cfg.beam_tokens,
-        beam_threshold=cfg.beam_threshold,
-        lm_weight=weights.lm_weight,
-        word_score=weights.word_score,
-    )
+    return Search(graph, _effective(cfg) if cfg.hotwords else cfg)
 
 
 def _hotwords(cfg: DecoderConfig, tokens: Tokens) -> list[str]:
