@@ -21,7 +21,7 @@ __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 RARE = {
     "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
     "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
-    "EncoderConfig": "pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
+    "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",
     "SumConfig": "first.[!km]* second.[!km]*",  # of a part, kind and mask are shown
     "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",
@@ -30,7 +30,7 @@ RARE = {
     "TrainingConfig": "profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
     "PretrainConfig": """
         model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
-        objective.ema_* training.validate_every training.ema_decay""",
+        objective.ema_* objective.codebook_* objective.freeze_after training.validate_every training.ema_decay""",
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob

@@ -33,8 +33,12 @@ class FrontendConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Feature projection, convolutional positional embedding, transformer."""
+    """Feature projection, positional embedding, transformer or Conformer blocks."""
 
+    block: Literal["transformer", "conformer"] = "transformer"
+    """conformer: two half feed-forward layers around attention and a depthwise convolution (Gulati et al. 2020). Its
+    blocks have norms of their own; ``norm`` says where one more is: before the first block (post), after the last
+    (pre)."""
     dim: int = 768
     """Width of the transformer."""
     layers: int = 12
@@ -45,6 +49,8 @@ class EncoderConfig:
     """Width inside the feed-forward layers."""
     norm: Literal["post", "pre"] = "post"
     """Layer norm after each sublayer (post: BASE) or before it (pre: LARGE; fairseq's ``layer_norm_first``)."""
+    conv_kernel: int = 31
+    """Kernel of the depthwise convolution of Conformer blocks, in frames; odd."""
     pos_kernel: int = 128
     """Kernel of the positional convolution, in frames."""
     pos_groups: int = 16
@@ -71,7 +77,7 @@ class EncoderConfig:
     @property
     def is_standard(self) -> bool:
         """Whether the blocks and positions are those of wav2vec 2.0, which other programs know."""
-        return self.pos_depth == 1 and self.relative_position == "none"
+        return self.block == "transformer" and self.pos_depth == 1 and self.relative_position == "none"
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ __all__ = [
     "CpcConfig",
     "Data2VecConfig",
     "DenoiseConfig",
+    "DinoSrConfig",
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
     "MaskedUnitsConfig",
     "MocoConfig",
+    "NextSampleConfig",
     "ObjectiveConfig",
     "PartConfig",
     "SimClrConfig",
@@ -231,6 +233,34 @@ class Data2VecConfig:
 
 
 @dataclass(frozen=True)
+class DinoSrConfig:
+    """Masked prediction of the clusters of a teacher's layers (DinoSR, section 2)."""
+
+    kind: Literal["dinosr"] = "dinosr"
+    entries: int = 256
+    """Codes of each layer."""
+    top_layers: int = 8
+    """Last blocks of the teacher that are clustered; all blocks of a smaller encoder."""
+    codebook_decay: float = 0.9
+    """Decay of the moving averages that the codebooks are made of."""
+    codebook_deviation: float = 1.0
+    """Standard deviation of the entries at the start; targets have 1. With 0.1 more codes come into use where a step
+    has few frames."""
+    student_layer: Literal["last", "same"] = "last"
+    """Block of the student that the codes of a layer are predicted from: its last one, or the same one (SpidR)."""
+    ema_start: float = 0.999
+    """Decay of the teacher's moving average at the first update."""
+    ema_end: float = 0.9999
+    ema_steps: int = 30_000
+    """Updates over which the decay goes from ``ema_start`` to ``ema_end``; exponential: the time constant."""
+    ema_schedule: Literal["linear", "exponential"] = "linear"
+    """How the decay goes there (SpidR: exponential, to 1)."""
+    freeze_after: int = 200_000
+    """Updates after which the teacher is frozen, with the stem and the projection that it shares; 0: never."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.8, min_spans=1))
+
+
+@dataclass(frozen=True)
 class ApcConfig:
     """Prediction of the log-mel of coming frames by a causal encoder (APC, section 2)."""
 
@@ -239,6 +269,21 @@ class ApcConfig:
     """Log-mel channels that are predicted, whatever the encoder sees."""
     ahead: int = 3
     """n: encoder frames from the last one seen to the predicted one; enough that they share no sample."""
+
+
+@dataclass(frozen=True)
+class NextSampleConfig:
+    """Prediction of the classes of coming samples by a causal encoder (the loss of WaveNet, section 2)."""
+
+    kind: Literal["next_sample"] = "next_sample"
+    classes: int = 256
+    """Steps of the mu-law that samples are quantised with."""
+    samples: int = 8
+    """Samples that are predicted from each frame, with a softmax each."""
+    every: int = 1
+    """Samples from one of them to the next."""
+    ahead: int = 1
+    """Samples from the last one that a frame sees to the first that is predicted."""
 
 
 @dataclass(frozen=True)
@@ -330,7 +375,9 @@ PartConfig = (
     | MaskedReconstructionConfig
     | DenoiseConfig
     | Data2VecConfig
+    | DinoSrConfig
     | ApcConfig
+    | NextSampleConfig
     | CpcConfig
     | SimClrConfig
     | MocoConfig

@@ -49,10 +49,7 @@ def load_any(path: Path) -> ModelFolder:
 def load_any_encoder(path: Path, cfg: ModelConfig | None = None) -> SpeechEncoder:
     """Return the encoder of a model, in evaluation mode; raises as :func:`load_any`.
 
-    Parameters
-    ----------
-    cfg
-        Configuration to build it with instead of its own, for other dropouts; sizes must agree.
+    ``cfg`` takes the place of its own configuration, for other dropouts; sizes must agree.
     """
     return encoder_of(load_any(path), path, cfg)
 

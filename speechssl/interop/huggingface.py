@@ -218,18 +218,16 @@ def encoder_to_huggingface(
     ``do_normalize`` is not part of that config: :func:`preprocessor_config` gives the dict that carries it. On a padded
     batch a model with a group-norm stem gives other numbers in transformers, where the padding enters its statistics.
 
-    Raises
-    ------
-    ConfigError
-        The encoder has a log-mel stem, is causal, or has blocks or positions that wav2vec 2.0 has not.
+    Raises ConfigError when the encoder has a log-mel stem, is causal, or has other blocks or positions than wav2vec
+    2.0.
     """
     cfg = encoder.cfg
     if cfg.encoder.causal:
         raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
     if not cfg.encoder.is_standard:
         raise ConfigError(
-            f"model.encoder.relative_position = {cfg.encoder.relative_position!r} and pos_depth = "
-            f"{cfg.encoder.pos_depth} cannot be exported: Wav2Vec2Model of transformers has 'none' and 1"
+            f"model.encoder: block = {cfg.encoder.block!r}, pos_depth = {cfg.encoder.pos_depth}, relative_position = "
+            f"{cfg.encoder.relative_position!r} cannot be exported: Wav2Vec2Model has 'transformer', 1, 'none'"
         )
     if cfg.frontend.kind != "waveform":
         raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")

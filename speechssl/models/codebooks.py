@@ -22,8 +22,9 @@ class OnlineCodebooks(nn.Module):
 
     Entry v of a codebook is ``e_v = s_v / n_v``. With the vectors Z_v that were nearest to it in an update,
     ``s_v <- decay * s_v + (1 - decay) * sum(Z_v)`` and ``n_v <- decay * n_v + (1 - decay) * |Z_v|``. An entry without
-    vectors stays as it is. At the start ``n_v = 1``, and the entries are random, with zero mean and unit variance over
-    V in each channel.
+    vectors stays as it is. At the start ``n_v = 1``, and the entries are random, with mean 0 and ``deviation`` over V
+    in each channel. Below 1, unused entries lie nearer to the origin, and so nearer to vectors of unit variance that no
+    entry in use is close to: they come into use.
 
     Raises
     ------
@@ -40,15 +41,15 @@ class OnlineCodebooks(nn.Module):
     seen_counts: Tensor
     """[G, V] their number."""
 
-    def __init__(self, codebooks: int, entries: int, dim: int, *, decay: float) -> None:
+    def __init__(self, codebooks: int, entries: int, dim: int, *, decay: float, deviation: float = 1.0) -> None:
         super().__init__()
-        if entries < 2 or not 0 <= decay < 1:
+        if entries < 2 or not 0 <= decay < 1 or deviation <= 0:
             raise ConfigError(
-                f"objective.entries = {entries} must be at least 2, and objective.codebook_decay = {decay} at least 0 "
-                "and below 1"
+                f"objective.entries = {entries} must be at least 2, codebook_decay = {decay} at least 0 and below 1, "
+                f"and codebook_deviation = {deviation} above 0"
             )
         self.decay = decay
-        self.register_buffer("sums", standardise(torch.randn(codebooks, entries, dim), None))
+        self.register_buffer("sums", deviation * standardise(torch.randn(codebooks, entries, dim), None))
         self.register_buffer("counts", torch.ones(codebooks, entries))
         self.register_buffer("seen_sums", torch.zeros_like(self.sums), persistent=False)
         self.register_buffer("seen_counts", torch.zeros_like(self.counts), persistent=False)
@@ -69,7 +70,7 @@ class OnlineCodebooks(nn.Module):
         self.seen_sums.zero_()
         self.seen_counts.zero_()
 
-    def move(self, total: Callable[[Tensor], Tensor]) -> None:
+    def follow(self, total: Callable[[Tensor], Tensor]) -> None:
         """Move the entries towards what was collected; ``total`` sums a tensor over ranks."""
         sums, counts = total(self.seen_sums), total(self.seen_counts)
         rate = (1 - self.decay) * (counts > 0).to(counts.dtype)

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from speechssl.config import ModelConfig
 from speechssl.core.errors import ConfigError
+from speechssl.models.conformer import ConformerBlock
 from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout
@@ -99,7 +100,8 @@ class SpeechEncoder(nn.Module):
         self.norm = LayerNorm(encoder.dim)
         self.dropout = Dropout(encoder.dropout)
         self.input_dropout = Dropout(encoder.input_dropout)
-        self.blocks = nn.ModuleList(Block(encoder) for _ in range(encoder.layers))
+        block = ConformerBlock if encoder.block == "conformer" else Block
+        self.blocks = nn.ModuleList(block(encoder) for _ in range(encoder.layers))
         self.recompute = False
         """Keep only the input of each block in training, and run the block again in the backward pass: less memory, a
         third more time, the same numbers."""
@@ -170,7 +172,7 @@ class SpeechEncoder(nn.Module):
         """
         if positions is not None and (layers or branches or visible is not None):
             raise ValueError("layer outputs are computed for all frames: leave positions out")
-        blocks = [cast(Block, block) for block in self.blocks]
+        blocks = [cast(Block | ConformerBlock, block) for block in self.blocks]
         if stop_at is not None:
             if not 0 <= stop_at <= len(blocks):
                 raise ValueError(f"no layer {stop_at}: the encoder has layers 0 to {len(blocks)}")
@@ -211,7 +213,12 @@ class SpeechEncoder(nn.Module):
         return EncoderOutput(x, tuple(outputs) if layers else (), tuple(added), frame_lengths=frame_lengths)
 
     def _maybe_dropped(
-        self, block: Block, x: Tensor, key_mask: Tensor | None, positions: Tensor | None, relative: Relative | None
+        self,
+        block: Block | ConformerBlock,
+        x: Tensor,
+        key_mask: Tensor | None,
+        positions: Tensor | None,
+        relative: Relative | None,
     ) -> Tensor:
         """Run a block, or in training with probability ``layer_drop`` pass its input on.
 

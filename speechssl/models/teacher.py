@@ -57,9 +57,12 @@ class Teacher(nn.Module):
         """Return `SpeechEncoder.context` of projected features [B, F, D]."""
         return self.encoder.context(x, frame_lengths, layers=layers, branches=branches)
 
-    def follow(self, student: SpeechEncoder, decay: float) -> None:
-        """Move the weights towards the student's; once after each update."""
+    @torch.no_grad()
+    def follow(self, student: SpeechEncoder, decay: float, *, copied: Sequence[str] = ()) -> None:
+        """Move the weights towards the student's; once after each update. Those of ``copied`` parts become equal."""
         follow(self.encoder, student, decay)
+        for name in copied:
+            follow(getattr(self.encoder, name), getattr(student, name), 0.0)
 
     def moved(self) -> Tensor:
         """Return the share of its tensors of weights that have changed since it was made: 0 for a frozen teacher.

@@ -151,17 +151,24 @@ class Block(nn.Module):
         """Return the feed-forward branch of x."""
         return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
 
+    def opened(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the attention is added to, and its input."""
+        return x, self.attention_norm(x) if self.pre else x
+
+    def closing(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the feed-forward branch is added to, and it, from the sum that the attention is in."""
+        if self.pre:
+            return x, self.ffn(self.ffn_norm(x))
+        x = self.attention_norm(x)
+        return x, self.ffn(x)
+
     def parts(
         self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
     ) -> tuple[Tensor, Tensor]:
         """Return the input and the output of the last residual: what the feed-forward branch is added to, and it."""
-        if self.pre:
-            attended = self.attention(self.attention_norm(x), key_mask, positions, relative)
-            x = take_frames(x, positions) + self.dropout(attended)
-            return x, self.ffn(self.ffn_norm(x))
-        attended = self.attention(x, key_mask, positions, relative)
-        x = self.attention_norm(take_frames(x, positions) + self.dropout(attended))
-        return x, self.ffn(x)
+        x, inner = self.opened(x)
+        attended = self.attention(inner, key_mask, positions, relative)
+        return self.closing(take_frames(x, positions) + self.dropout(attended))
 
     def joined(self, x: Tensor, branch: Tensor) -> Tensor:
         """Return the output of the block from its `parts`."""

@@ -19,7 +19,7 @@ from speechssl.models.kernels.linear import Linear
 from speechssl.models.logmel import FrameLogMel
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Curve, Loss, Rule
-from speechssl.objectives.masked import (
+from speechssl.objectives.shared.masked import (
     ACCURACY,
     MASKED_LOSS,
     MASKED_SHARE,

@@ -12,9 +12,11 @@ from speechssl.config.objectives import (
     CpcConfig,
     Data2VecConfig,
     DenoiseConfig,
+    DinoSrConfig,
     HubertConfig,
     MaskedReconstructionConfig,
     MocoConfig,
+    NextSampleConfig,
     ObjectiveConfig,
     SimClrConfig,
     SumConfig,
@@ -31,9 +33,11 @@ from speechssl.objectives.best_rq import BestRq
 from speechssl.objectives.cpc import Cpc
 from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
+from speechssl.objectives.dinosr import DinoSr
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.moco import Moco
+from speechssl.objectives.next_sample import NextSample
 from speechssl.objectives.simclr import SimClr
 from speechssl.objectives.sum import sum_of
 from speechssl.objectives.transformation import Transformation
@@ -60,8 +64,12 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Denoise
         case Data2VecConfig():
             return Data2Vec
+        case DinoSrConfig():
+            return DinoSr
         case ApcConfig():
             return Apc
+        case NextSampleConfig():
+            return NextSample
         case CpcConfig():
             return Cpc
         case SimClrConfig():

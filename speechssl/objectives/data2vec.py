@@ -26,15 +26,15 @@ from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.kernels.dropout import dropout
 from speechssl.models.teacher import INPUT_PARTS, Teacher, annealed
 from speechssl.objectives.base import Curve, Loss, Objective, Ranks, Rule
-from speechssl.objectives.distillation import (
+from speechssl.objectives.shared.distillation import (
     FROZEN_TEACHER,
     STEM_COLLAPSE,
     TARGET_COLLAPSE,
     deviation,
     normalised_branches,
 )
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import MASKED_SHARE, MaskedPrepared, draw_masks, empty_loss, frame_counts
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import MASKED_SHARE, MaskedPrepared, draw_masks, empty_loss, frame_counts
 
 __all__ = ["Data2Vec", "Data2VecPrepared", "Data2VecPreparer"]
 

@@ -23,9 +23,15 @@ from speechssl.data.batches.batch import Batch, Prepared, full_scale
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import MEL_STRIDE, FrameGrid
 from speechssl.objectives.base import Curve, Loss, Objective, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import empty_loss, frame_counts
-from speechssl.objectives.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, LogMelHead, reconstruction_loss
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import empty_loss, frame_counts
+from speechssl.objectives.shared.reconstruction import (
+    CHANCE,
+    CURVES,
+    PREDICTION_COLLAPSE,
+    LogMelHead,
+    reconstruction_loss,
+)
 
 __all__ = ["Denoise", "DenoisePrepared", "DenoisePreparer"]
 

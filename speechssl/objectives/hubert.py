@@ -20,8 +20,8 @@ from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.kernels.linear import Linear
 from speechssl.objectives.base import Curve, Loss, OfflineTargets, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import (
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import (
     ACCURACY,
     MASKED_LOSS,
     MASKED_SHARE,

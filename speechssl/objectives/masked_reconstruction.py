@@ -24,8 +24,14 @@ from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.frame_counts import MEL_STRIDE
 from speechssl.models.masking import channel_block
 from speechssl.objectives.base import Loss, Rule
-from speechssl.objectives.masked import MaskedObjective, MaskedPrepared, MaskPreparer
-from speechssl.objectives.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, LogMelHead, reconstruction_loss
+from speechssl.objectives.shared.masked import MaskedObjective, MaskedPrepared, MaskPreparer
+from speechssl.objectives.shared.reconstruction import (
+    CHANCE,
+    CURVES,
+    PREDICTION_COLLAPSE,
+    LogMelHead,
+    reconstruction_loss,
+)
 
 __all__ = ["MaskedReconstruction", "ReconstructionPrepared", "ReconstructionPreparer"]
 

@@ -24,8 +24,8 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import frame_mask
 from speechssl.models.teacher import Teacher, follow
 from speechssl.objectives.base import Loss, Ranks, Rule
-from speechssl.objectives.masked import empty_loss
-from speechssl.objectives.views import TwoViews, ViewsPrepared, compared, summed
+from speechssl.objectives.shared.masked import empty_loss
+from speechssl.objectives.shared.views import TwoViews, ViewsPrepared, compared, summed
 
 __all__ = ["Moco"]
 

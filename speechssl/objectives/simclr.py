@@ -23,8 +23,8 @@ from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import frame_mask
 from speechssl.objectives.base import Loss
-from speechssl.objectives.masked import empty_loss
-from speechssl.objectives.views import TwoViews, ViewsPrepared, compared, summed
+from speechssl.objectives.shared.masked import empty_loss
+from speechssl.objectives.shared.views import TwoViews, ViewsPrepared, compared, summed
 
 __all__ = ["SimClr", "nt_xent_logits"]
 

@@ -21,7 +21,7 @@ from speechssl.core.errors import ConfigError
 from speechssl.data.batches.batch import Batch, with_tensors
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Curve, Loss, Objective, Plateau, Prepared, Ranks, Rule
-from speechssl.objectives.masked import (
+from speechssl.objectives.shared.masked import (
     MaskedObjective,
     MaskedPrepared,
     MaskPreparer,
@@ -105,7 +105,7 @@ class Sum(Objective[SumPrepared]):
             if part.alone:
                 raise ConfigError(
                     f"objective.{place}.{part.alone} needs more than the encoder's output at the masked frames, which "
-                    "is what the parts of a sum share: set it to 0"
+                    "is what the parts of a sum share: leave it out"
                 )
             # A plain attribute: one encoder, of this module, in state_dict and checkpoints.
             del part._modules["encoder"]
@@ -129,6 +129,11 @@ class Sum(Objective[SumPrepared]):
     def preparer(self, seed: int | None = None) -> SumPreparer:
         """Return what prepares for both parts."""
         return SumPreparer(self.first.preparer(seed), self.second.preparer(seed))
+
+    def exported(self) -> dict[str, Tensor]:
+        """Return the heads of both parts."""
+        parts = {"first": self.first, "second": self.second}
+        return {f"{place}.{name}": value for place, part in parts.items() for name, value in part.exported().items()}
 
     def begin_step(self, step: int) -> bool:
         """Begin a step of both parts."""

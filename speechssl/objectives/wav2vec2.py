@@ -21,8 +21,8 @@ from speechssl.models.kernels.linear import Linear
 from speechssl.models.masking import sample_negatives
 from speechssl.models.quantizer import GumbelQuantizer
 from speechssl.objectives.base import Curve, Loss, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import (
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import (
     ACCURACY,
     MASKED_SHARE,
     MaskedObjective,

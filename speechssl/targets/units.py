@@ -115,10 +115,7 @@ def label_corpus(
     Parts lie in ``folder`` under a name that depends on audio, centroids and utterances. Process r of n labels the
     parts r, r + n, r + 2 n ... What a part holds does not depend on n. The first process joins them to ``units.npz``.
 
-    Raises
-    ------
-    DataError
-        Too many utterances cannot be read, or none is long enough.
+    Raises DataError when too many utterances cannot be read, or none is long enough.
     """
     centroids = kmeans.to(source.features.device)
     table_path, parts = folder / "units.npz", folder / f"parts-{_digest(source, kmeans)}"

@@ -69,13 +69,7 @@ class Parallel:
         return not self.any(not bool(torch.isfinite(value).all()))
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the ``value`` of every rank, in the order of ranks (a collective).
-
-        Parameters
-        ----------
-        value
-            Anything JSON can hold; NaN and infinities included.
-        """
+        """Return the ``value`` of every rank, in the order of ranks (a collective): JSON, and NaN and infinities."""
         if self.world == 1:
             return [value]
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)

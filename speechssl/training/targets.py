@@ -111,10 +111,7 @@ def given_units(
 ) -> UnitTable:
     """Return the units of ``targets.units`` on the encoder's frames, checked and kept in ``units/`` (a collective).
 
-    Raises
-    ------
-    DataError
-        Rank 0 cannot use the file, or it has changed since it was kept; every rank raises it.
+    Raises DataError when rank 0 cannot use the file, or it has changed since it was kept; every rank raises it.
     """
     folder, problem = run.path / "units", ""
     if parallel.first:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
-from speechssl.models.chunked import encode_locally, neighbours
+from speechssl.models.chunked import encode_locally, least_block, neighbours
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles.local import encode_whole
 
@@ -102,6 +102,8 @@ def options(**changes: object) -> SpeechEncoder:
         {"pos_depth": 3, "pos_kernel": 5},
         {"pos_depth": 2, "pos_kernel": 6, "relative_position": "gated"},
         {"pos_depth": 0, "relative_position": "alibi"},
+        {"block": "conformer", "conv_kernel": 5},
+        {"block": "conformer", "conv_kernel": 7, "pos_depth": 0, "relative_position": "rotary"},
     ],
 )
 def test_other_blocks_and_positions_are_equal_to_a_whole_pass(changes: dict, causal: bool, norm: str) -> None:
@@ -137,6 +139,12 @@ def test_wrong_blocks_are_refused() -> None:
     model = encoder("layer", kernel=64)
     with pytest.raises(ValueError, match="a block of 12 frames is too short for this model: it needs 32"):
         streamed(model, noise(100_000))
+    for changes, least in (
+        ({"conv_kernel": 31}, 15),
+        ({"conv_kernel": 31, "causal": True}, 30),
+        ({"pos_kernel": 50}, 25),
+    ):
+        assert least_block(options(block="conformer", **changes)) == least
     model = encoder("layer")
     with pytest.raises(ValueError, match="expected blocks of 3840 samples, got 100"):
         list(encode_locally(model, [noise(100), noise(3840)], BLOCK))

@@ -8,13 +8,22 @@ from speechssl.models.codebooks import OnlineCodebooks
 from tests.oracles import codebooks as oracle
 
 
-def drawn(decay=0.9, entries=7, dim=3):
+def drawn(decay=0.9, entries=7, dim=3, **options):
     torch.manual_seed(0)
-    return OnlineCodebooks(2, entries, dim, decay=decay).double()
+    return OnlineCodebooks(2, entries, dim, decay=decay, **options).double()
 
 
 def alone(value):
     return value
+
+
+def followed(books, vectors):
+    """Make an update of one micro-batch; return its codes."""
+    codes = books.codes(vectors)
+    books.collect(vectors, codes)
+    books.follow(alone)
+    books.forget()
+    return codes
 
 
 @pytest.mark.parametrize("decay", [0.9, 0.5, 0.0])
@@ -27,7 +36,7 @@ def test_codes_and_moves_equal_the_scalar_oracle(decay):
         codes = books.codes(vectors)
         for part, own in zip(vectors.split(5), codes.split(5), strict=True):
             books.collect(part, own)
-        books.move(alone)
+        books.follow(alone)
         books.forget()
         for g in range(2):
             frames = vectors[:, g].tolist()
@@ -51,9 +60,7 @@ def test_an_entry_without_vectors_does_not_drift():
     far = oracle.entries(books.sums[0].tolist(), books.counts[0].tolist())
     vectors = books.sums[:, :1].transpose(0, 1).expand(5, 2, 3)  # all at the first entry
     for _ in range(1000):
-        books.collect(vectors, books.codes(vectors))
-        books.move(alone)
-        books.forget()
+        followed(books, vectors)
     assert oracle.entries(books.sums[0].tolist(), books.counts[0].tolist())[1:] == far[1:]
     assert books.counts[:, 0].tolist() == pytest.approx([5.0, 5.0])
     assert torch.equal(books.counts[:, 1:], torch.ones(2, 6, dtype=torch.float64))
@@ -64,8 +71,8 @@ def test_sums_over_ranks_move_the_codebooks_as_one_rank_would():
     vectors = torch.randn(4, 2, 3, dtype=torch.float64)
     for books, items in ((one, vectors.repeat(2, 1, 1)), (two, vectors)):
         books.collect(items, books.codes(items))
-    one.move(alone)
-    two.move(lambda value: 2 * value)
+    one.follow(alone)
+    two.follow(lambda value: 2 * value)
     torch.testing.assert_close(one.sums, two.sums)
     torch.testing.assert_close(one.counts, two.counts)
 
@@ -76,7 +83,7 @@ def test_what_is_forgotten_moves_nothing_and_is_not_saved():
     books.collect(torch.randn(4, 2, 3, dtype=torch.float64), torch.zeros(4, 2, dtype=torch.int64))
     assert books.seen_counts[:, 0].tolist() == [4.0, 4.0]
     books.forget()
-    books.move(alone)
+    books.follow(alone)
     assert set(before) == {"sums", "counts"}
     assert all(torch.equal(value, before[name]) for name, value in books.state_dict().items())
 
@@ -90,7 +97,20 @@ def test_entries_begin_at_random_with_unit_variance_in_every_channel():
     assert not torch.equal(entries[0], entries[1])
 
 
-@pytest.mark.parametrize("changes", [{"entries": 1}, {"decay": 1.0}, {"decay": -0.1}])
+def test_more_entries_come_into_use_when_they_begin_near_the_origin():
+    """Vectors of unit variance that differ in four directions; with the published deviation of 1 most entries die."""
+    torch.manual_seed(1)
+    few = torch.randn(60, 50, 4, dtype=torch.float64) @ torch.randn(4, 64, dtype=torch.float64) / 2
+    used = []
+    for deviation in (1.0, 0.1):
+        books = drawn(entries=64, dim=64, deviation=deviation)
+        assert books.sums.std(dim=1, correction=0).mean().item() == pytest.approx(deviation, rel=1e-4)
+        codes = torch.cat([followed(books, vectors[:, None].expand(-1, 2, -1)) for vectors in few][-10:])
+        used.append(len(set(codes[:, 0].tolist())))
+    assert used[1] > 2 * used[0]
+
+
+@pytest.mark.parametrize("changes", [{"entries": 1}, {"decay": 1.0}, {"decay": -0.1}, {"deviation": 0.0}])
 def test_settings_that_cannot_work_are_refused(changes):
     with pytest.raises(ConfigError, match="objective"):
         drawn(**changes)

@@ -1,8 +1,7 @@
-"""Relative positions in attention: against transformers, and in every way that the encoder runs its blocks."""
+"""Relative positions in attention: against transformers, and at the places of visible frames."""
 
 import itertools
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -10,9 +9,8 @@ import torch
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.errors import ConfigError
-from speechssl.interop.huggingface import encoder_from_huggingface, encoder_to_huggingface
+from speechssl.interop.huggingface import encoder_from_huggingface
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.kernels.choice import plain_paths
 from speechssl.models.relative_position import Alibi, BucketedBias, Rotary
 
 FRONTEND = FrontendConfig(conv_layers=((8, 10, 5), (12, 3, 2)), norm="layer")
@@ -21,7 +19,6 @@ TINY = EncoderConfig(
     dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0,
 )  # fmt: skip
 KINDS = pytest.mark.parametrize("kind", ["gated", "alibi", "rotary"])
-PATHS = pytest.mark.parametrize("paths", [nullcontext, plain_paths])
 
 
 def build(kind: str, **changes: object) -> SpeechEncoder:
@@ -140,58 +137,6 @@ def test_rotated_products_depend_on_the_distance_alone():
         build("rotary", dim=14, heads=2)
 
 
-# ------------------------------------------------------------------------------------- ways to run blocks
-
-
-@KINDS
-@PATHS
-@pytest.mark.parametrize("norm", ["post", "pre"])
-@pytest.mark.parametrize("causal", [False, True])
-def test_an_utterance_is_the_same_alone_and_padded(kind, norm, causal, paths):
-    encoder = build(kind, norm=norm, causal=causal)
-    x = torch.randn(3, 21, 16, dtype=torch.float64)
-    lengths = [21, 9, 0]
-    with paths(), torch.no_grad():
-        together = encoder.context(x, torch.tensor(lengths), layers=True, branches=True)
-        assert all(layer.isfinite().all() for layer in together.layers)
-        for row, length in enumerate(lengths[:2]):
-            alone = encoder.context(x[row : row + 1, :length], layers=True, branches=True)
-            assert len(alone.branches) == 3
-            for a, b in zip((*together.layers, *together.branches), (*alone.layers, *alone.branches), strict=True):
-                torch.testing.assert_close(a[row, :length], b[0], atol=1e-9, rtol=1e-9)
-            torch.testing.assert_close(encoder.context(x[row : row + 1, :length], stop_at=2).x, alone.layers[2])
-
-
-@KINDS
-@PATHS
-def test_a_causal_encoder_sees_nothing_that_follows(kind, paths):
-    encoder = build(kind, causal=True)
-    x = torch.randn(1, 20, 16, dtype=torch.float64)
-    changed = x.clone()
-    changed[:, 11:] *= -3
-    with paths(), torch.no_grad():
-        a, b = encoder.context(x).x, encoder.context(changed).x
-    torch.testing.assert_close(a[:, :11], b[:, :11], atol=1e-9, rtol=0)
-    assert (a[:, 11] - b[:, 11]).abs().max() > 1e-3
-
-
-@KINDS
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("lengths", [None, [20, 12, 7]])
-@pytest.mark.parametrize("causal", [False, True])
-def test_frames_asked_for_alone_are_those_of_the_whole(kind, recompute, lengths, causal):
-    encoder = build(kind, causal=causal).train()
-    encoder.recompute = recompute
-    x, positions = torch.randn(3, 20, 16, dtype=torch.float64), torch.tensor([[0, 5, 19], [3, 11, 0], [6, 0, 0]])
-    counts = None if lengths is None else torch.tensor(lengths)
-    some, every = encoder.context(x, counts, positions=positions).x, encoder.context(x, counts).x
-    torch.testing.assert_close(some, every.gather(1, positions[..., None].expand(-1, -1, 16)))
-    some.square().sum().backward()
-    unused = {"mask_embedding", "feature_norm", "projection", "frontend"}
-    without = {name.partition(".")[0] for name, p in encoder.named_parameters() if p.grad is None}
-    assert without == unused
-
-
 @KINDS
 def test_visible_frames_keep_their_places(kind):
     """Blocks that see some frames equal blocks that see all of them and attend to these alone."""
@@ -209,34 +154,3 @@ def test_visible_frames_keep_their_places(kind):
         for block in encoder.blocks:
             y = block(y, mask, None, relative)
         torch.testing.assert_close(seen[row, : len(chosen)], y[0, chosen])
-
-
-@KINDS
-@PATHS
-@pytest.mark.parametrize("dropout", [0.0, 1e-9])
-def test_bfloat16_stays_close(kind, paths, dropout):
-    encoder = build(kind, attention_dropout=dropout).float().train()
-    wave, lengths = 0.1 * torch.randn(2, 900), torch.tensor([900, 500])
-    exact = encoder(wave, lengths).x
-    with paths(), torch.autocast("cpu", torch.bfloat16):
-        out = encoder(wave, lengths).x
-    out[:, : encoder.frames(500)].square().sum().backward()
-    assert out.dtype == torch.float32
-    count = encoder.frames(500)
-    assert (out[1, :count] - exact[1, :count]).abs().mean() < 0.05
-    assert all(p.grad.isfinite().all() for p in encoder.parameters() if p.grad is not None)
-
-
-@KINDS
-def test_dropped_blocks_leave_a_gradient_of_zero(kind):
-    encoder = build(kind, layer_drop=1.0).train()
-    encoder.context(torch.randn(1, 9, 16, dtype=torch.float64)).x.sum().backward()
-    for name, parameter in encoder.named_parameters():
-        if name.startswith(("blocks", "relative_position")):
-            assert parameter.grad is not None and not parameter.grad.any(), name
-
-
-@KINDS
-def test_the_export_names_the_setting(kind):
-    with pytest.raises(ConfigError, match=f"relative_position = '{kind}' and pos_depth = 1 cannot be exported"):
-        encoder_to_huggingface(build(kind))

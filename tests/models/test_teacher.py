@@ -49,6 +49,17 @@ def test_a_teacher_without_input_reads_the_features_of_the_student():
     teacher.load_state_dict(teacher.state_dict())
 
 
+def test_parts_can_be_copied_while_the_others_are_averaged():
+    student, teacher = pair()
+    with torch.no_grad():
+        for value in student.parameters():
+            value.normal_()
+    before = teacher.encoder.norm.weight.clone()
+    teacher.follow(student, 0.75, copied=("position",))
+    torch.testing.assert_close(teacher.encoder.norm.weight, 0.75 * before + 0.25 * student.norm.weight)
+    assert torch.equal(teacher.encoder.position.direction, student.position.direction)
+
+
 def test_it_has_neither_gradients_nor_dropout():
     _, teacher = pair()
     assert not any(value.requires_grad for value in teacher.parameters())

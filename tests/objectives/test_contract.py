@@ -28,7 +28,7 @@ SUMMED = {"diversity_weight": 0.0, "unmasked_weight": 0.3, "across": 0, "mix_pro
 or speech of other utterances. With targets on frames that are not masked, and noise, where an objective has such
 settings.
 """
-NOTHING_DRAWN = {"apc"}
+NOTHING_DRAWN = {"apc", "next_sample"}
 """Objectives whose targets follow from the audio alone."""
 ONE_TARGET_EACH = {"transformation"}
 """Objectives whose target is a class of the whole utterance."""

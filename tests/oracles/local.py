@@ -30,7 +30,9 @@ def encode_whole(encoder: SpeechEncoder, wave: Tensor, block: int) -> Tensor:
     x = x if encoder.position is None else x + encoder.position(x)
     x = x if pre else encoder.norm(x)
     for layer in encoder.blocks:
-        inner = layer.attention_norm(x) if pre else x
+        conformer = hasattr(layer, "convolution")
+        x = x + 0.5 * layer.first(x) if conformer else x
+        inner = layer.attention_norm(x) if pre or conformer else x
         heads = layer.attention.heads
         q, k, v = (part.view(frames, heads, -1).transpose(0, 1) for part in layer.attention.qkv(inner)[0].chunk(3, -1))
         bias = torch.zeros(()).masked_fill(~sees, float("-inf"))
@@ -42,6 +44,10 @@ def encode_whole(encoder: SpeechEncoder, wave: Tensor, block: int) -> Tensor:
         scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5 + bias
         attended = layer.attention.out((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))[None]
         x = x + attended
+        if conformer:  # its convolution reaches no further than a block
+            x = x + layer.convolution(x, None)
+            x = layer.norm(x + 0.5 * layer.last(x))
+            continue
         x = x + layer.ffn(layer.ffn_norm(x)) if pre else layer.attention_norm(x)
         x = x if pre else layer.ffn_norm(x + layer.ffn(x))
     return (encoder.norm(x) if pre else x)[0]

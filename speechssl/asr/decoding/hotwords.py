@@ -19,10 +19,7 @@ def favour_in(source: Path, target: Path, hotwords: Sequence[str], boost: float)
 
     ``</s>`` keeps its probability. Hotwords that the model does not know get the probability of ``<unk>``, not lowered.
 
-    Raises
-    ------
-    DataError
-        The ARPA file cannot be read.
+    Raises DataError when the ARPA file cannot be read.
     """
     grams = read_arpa(source)
     hot = set(hotwords)

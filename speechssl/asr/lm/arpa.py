@@ -121,10 +121,7 @@ class _Reader:
 def read_words(path: Path) -> tuple[str, ...]:
     """Return the words of an ARPA file without ``<s>``, ``</s>`` and ``<unk>``; only its unigrams are read.
 
-    Raises
-    ------
-    DataError
-        A line cannot be read (it is named).
+    Raises DataError, which names the line, when one cannot be read.
     """
     with _opened(path) as file:
         reader = _Reader(path, file)
@@ -135,10 +132,7 @@ def read_words(path: Path) -> tuple[str, ...]:
 def read_arpa(path: Path) -> Ngrams:
     """Return all n-grams of a file; ``<unk>`` is among them, with the probability `NEVER` where the file has none.
 
-    Raises
-    ------
-    DataError
-        A line cannot be read (it is named), counts differ from the header, or the file is cut.
+    Raises DataError, which names the line, when one cannot be read, counts differ from the header, or the file is cut.
     """
     with _opened(path) as file:
         reader = _Reader(path, file)
@@ -151,12 +145,8 @@ def read_arpa(path: Path) -> Ngrams:
 def write_arpa(path: Path, counts: Sequence[int], sections: Iterable[Iterable[tuple[tuple[str, ...], Entry]]]) -> None:
     """Write n-grams, order by order, atomically; the same n-grams give the same bytes (also with gzip).
 
-    Parameters
-    ----------
-    counts
-        Number of n-grams of each order.
-    sections
-        For each order, ``(words, (log10 probability, log10 backoff))``; the backoff of the highest order is left out.
+    ``counts`` has the number of n-grams of each order, ``sections`` their ``(words, (log10 probability, log10
+    backoff))``; the backoff of the highest order is left out.
     """
     with atomic_file(path) as raw:
         if path.suffix == ".gz":

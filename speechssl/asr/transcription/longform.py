@@ -25,13 +25,7 @@ _LIMITS = AudioLimits()
 
 
 def block_frames(model: CtcModel, seconds: float) -> int:
-    """Return a block's length in frames.
-
-    Raises
-    ------
-    ConfigError
-        Shorter than the model's own short context.
-    """
+    """Return a block's length in frames; ConfigError when it is shorter than the model's own short context."""
     encoder = model.encoder
     frames = round(seconds * SAMPLE_RATE / encoder.hop)
     least = least_block(encoder)
@@ -44,10 +38,7 @@ def block_frames(model: CtcModel, seconds: float) -> int:
 def read_blocks(path: Path, *, start: float = 0.0, duration: float | None = None) -> Iterator[Samples]:
     """Yield a file, or ``duration`` seconds of it from ``start`` on, as mono float32 blocks at 16 kHz.
 
-    Raises
-    ------
-    AudioError
-        The file is missing, is no audio, is damaged, or breaks a limit; the error names the path.
+    Raises AudioError when the file is missing, is no audio, is damaged, or breaks a limit; the error names the path.
     """
     with AudioFile(path, str(path), _LIMITS) as audio:
         rate = audio.info.sample_rate

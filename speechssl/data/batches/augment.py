@@ -76,10 +76,7 @@ class Sounds:
 def augmenter(cfg: AugmentConfig, seed: int, sounds: Sounds = Sounds()) -> "Augmenter | None":
     """Return the augmentation of a configuration, or None when it would change nothing.
 
-    Raises
-    ------
-    ConfigError
-        A speed outside 0.5 to 2, a negative gain, a reversed range or a probability outside 0 to 1.
+    Raises ConfigError for a speed outside 0.5 to 2, a negative gain, a reversed range or a probability outside 0 to 1.
     """
     if any(not 0.5 <= speed <= 2 for speed in cfg.speeds):
         raise ConfigError(f"augment.speeds {cfg.speeds}: factors lie between 0.5 and 2, such as [0.9, 1.0, 1.1]")

@@ -47,10 +47,7 @@ def verify_shards(folder: Path) -> VerifySummary:
     ``device``, ``foreign_member``; for files ``missing_shard``, ``damaged_index``, ``damaged_manifest``,
     ``damaged_lengths``, ``wrong_size``, ``damaged_end``.
 
-    Raises
-    ------
-    DataError
-        The folder holds no finished shards at all.
+    Raises DataError when the folder holds no finished shards at all.
     """
     listing = Listing.from_bytes(LocalFolder(folder).listing(), where=str(folder / "summary.json"))
     problems: list[Entry] = []

@@ -6,7 +6,6 @@ and taken up again. A shard counts when its index is there; the folder counts wh
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -23,7 +22,7 @@ from speechssl.config import ShardConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.files import atomic_file, exclusive, write_atomic
 from speechssl.core.ledger import Entry, Ledger
-from speechssl.core.processes import end_with_main
+from speechssl.core.processes import cores, end_with_main
 from speechssl.core.randomness import key
 from speechssl.core.tolerance import Tolerance
 from speechssl.data.audio.decode import SAMPLE_RATE, decode, fit_scale
@@ -98,8 +97,8 @@ def shard_manifest(
     with exclusive(output / "shards.lock"):
         parts = _assign(utterances, cfg)
         _clear(output, cfg.name, len(parts))
-        processes = min(cfg.workers or len(os.sched_getaffinity(0)), len(parts))
-        threads = max(1, (cfg.workers or len(os.sched_getaffinity(0))) // len(parts))
+        workers = cfg.workers or cores()
+        processes, threads = min(workers, len(parts)), max(1, workers // len(parts))
         jobs = [
             _Job(
                 output,

@@ -49,17 +49,9 @@ class Mapsswe:
 
 
 def mapsswe(a: Sequence[Sequence[AlignedPair]], b: Sequence[Sequence[AlignedPair]]) -> Mapsswe:
-    """Compare two systems.
+    """Compare two systems by the word alignments of each utterance, in the same order for both.
 
-    Parameters
-    ----------
-    a, b
-        The word alignment of each utterance, in the same order for both systems.
-
-    Raises
-    ------
-    ValueError
-        The systems have different numbers of utterances, or an utterance has other reference words in each.
+    Raises ValueError when they have different numbers of utterances, or one has other reference words in each.
     """
     if len(a) != len(b):
         raise ValueError(f"the systems have {len(a)} and {len(b)} utterances; score both on the same ones")

@@ -33,16 +33,9 @@ def page(
 
 
 def document_head(title: str, *sheets: str, style: str = "", sound: bool = True) -> Html:
-    """Return the head of a page.
+    """Return the head of a page with ``report.css``, other style sheets from beside it, and rules of its own.
 
-    Parameters
-    ----------
-    sheets
-        Style sheets of this package beside ``report.css``, which always comes first.
-    style
-        Further rules of the page itself.
-    sound
-        Whether the page may hold recordings (as ``data:`` addresses).
+    ``sound``: the page may hold recordings (as ``data:`` addresses).
     """
     files = resources.files("speechssl.reports.page")
     rules = "".join(files.joinpath(name).read_text(encoding="utf-8") for name in ("report.css", *sheets))

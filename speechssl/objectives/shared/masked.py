@@ -20,7 +20,7 @@ from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
 from speechssl.objectives.base import Curve, Loss, Objective, Prepared, Rule
-from speechssl.objectives.frames import FrameSelection
+from speechssl.objectives.shared.frames import FrameSelection
 
 __all__ = [
     "ACCURACY",

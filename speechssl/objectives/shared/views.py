@@ -28,8 +28,8 @@ from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.kernels.linear import Linear
 from speechssl.models.norm import frame_mask
 from speechssl.objectives.base import Curve, Loss, Objective, Plateau, Prepared, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import ACCURACY, cosine_rows, draw_masks
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import ACCURACY, cosine_rows, draw_masks
 
 __all__ = ["ProjectionHead", "TwoViews", "View", "ViewsPrepared", "ViewsPreparer", "compared", "summed"]
 
