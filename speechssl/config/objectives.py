@@ -317,11 +317,11 @@ class SimClrConfig:
     """Divisor of the cosine similarities."""
     gather: bool = False
     """Utterances are told apart over the micro-batches of all ranks. The result then depends on the number of ranks."""
-    crop: float = 0.8
-    """Share of the utterance that each view holds."""
+    crop: float = 0.6
+    """Share of the utterance that each view holds. Nearer to 1, a frame's position in the view tells which it is."""
     augment: AugmentConfig = field(default_factory=lambda: VIEWS)
     """What changes each view. Speeds only at the level of utterances."""
-    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.3, min_spans=1))
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.2, min_spans=1))
 
 
 @dataclass(frozen=True)
@@ -339,11 +339,11 @@ class MocoConfig:
     """Keys of earlier updates that are negatives (the paper: 65,536 of images)."""
     momentum: float = 0.999
     """Decay of the momentum encoder's moving average."""
-    crop: float = 0.8
-    """Share of the utterance that each view holds."""
+    crop: float = 0.6
+    """Share of the utterance that each view holds. Nearer to 1, a frame's position in the view tells which it is."""
     augment: AugmentConfig = field(default_factory=lambda: VIEWS)
     """What changes each view. Speeds only at the level of utterances."""
-    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.3, min_spans=1))
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.2, min_spans=1))
     """Of the queries alone."""
 
 

@@ -45,7 +45,7 @@ STEMS = {
     "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=2),
 }
 MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
-SMALL = {"mask": MASK, "clones": 2, "decoder_dim": 16, "mix_prob": 0.5, "queue": 16}
+SMALL = {"mask": MASK, "clones": 2, "decoder_dim": 16, "mix_prob": 0.5, "queue": 16, "crop": 0.8}
 """Settings of any objective that are not its defaults here: short masks, less work, and more that is mixed."""
 N_UNITS = 11
 

@@ -5,8 +5,8 @@ In: a CPU batch. Out: two views of each utterance, made by (seed, view, epoch, u
 frames that both hold, at the level of frames, or the utterance itself.
 
 An item at the level of frames is a moment of the utterance. Crops begin on the frame grid, so it is frame t - begin of
-each view. A speed would move it off the grid: speeds are for the level of utterances. As views begin elsewhere, the
-position in the view does not tell which frame it is (Huang et al. 2022, arXiv 2201.10207, found that shortcut).
+each view. A speed would move it off the grid: speeds are for the level of utterances. The more views differ in where
+they begin, the less a frame's position in the view tells which it is (a shortcut, found in arXiv 2201.10207).
 """
 
 import math
