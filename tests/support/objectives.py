@@ -28,6 +28,7 @@ __all__ = [
     "findings",
     "fit",
     "make_batch",
+    "settings",
     "table",
     "with_objective",
     "with_targets",
@@ -62,10 +63,15 @@ def build(kind: str, *, model: ModelConfig = MODEL, seed: int = 3, weights: int 
     ``weights`` is the key of its random weights, ``seed`` that of what it prepares. An objective that needs a causal
     encoder gets one, with the same stem but for statistics of whole utterances.
     """
-    cfg = _changed(KINDS[kind](), SMALL | changes)
+    cfg = settings(kind, **changes)
     model = causal(model) if objective_class(cfg).causal else model
     torch.manual_seed(weights)
     return build_objective(cfg, SpeechEncoder(model), table() if offline_targets(cfg) else None, seed)
+
+
+def settings(kind: str, **changes: Any) -> Any:
+    """Return default settings of an objective but for ``SMALL`` and ``changes``, as far as it has them."""
+    return _changed(KINDS[kind](), SMALL | changes)
 
 
 def _changed(cfg: Any, changes: dict[str, Any]) -> Any:
