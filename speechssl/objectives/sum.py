@@ -105,7 +105,7 @@ class Sum(Objective[SumPrepared]):
             if part.alone:
                 raise ConfigError(
                     f"objective.{place}.{part.alone} changes what the encoder hears or for which frames its output is "
-                    "needed, and the parts of a sum share one pass: set it to 0"
+                    "needed, and the parts of a sum share one pass: leave it out"
                 )
             # A plain attribute: one encoder, of this module, in state_dict and checkpoints.
             del part._modules["encoder"]

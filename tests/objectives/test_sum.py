@@ -12,6 +12,7 @@ from speechssl.config.objectives import (
     ApcConfig,
     BestRqConfig,
     DenoiseConfig,
+    DinoSrConfig,
     MaskedReconstructionConfig,
     SumConfig,
     offline_targets,
@@ -22,6 +23,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.build import build_objective, objective_class
 from speechssl.reports.run.objective import Trained
 from speechssl.training.initialisation import take_heads
+from speechssl.training.parallel import start_parallel
 from tests.oracles import best_rq, reconstruction
 from tests.oracles import sum as oracle
 from tests.support.logmel import expected_speech
@@ -165,6 +167,18 @@ def test_the_embeddings_of_other_units_are_not_taken_back(tmp_path):
     assert not torch.equal(other.second.embeddings, both.second.embeddings)
 
 
+def test_a_part_with_a_teacher_moves_it_and_leaves_it_out_of_what_is_exported():
+    both = combined(BEST_RQ, DinoSrConfig(mask=MASK, entries=8)).train()
+    assert not [name for name in both.exported() if "teacher" in name]
+    batch = make_batch(LENGTHS)
+    both(both.prepare(replace(batch, wave=batch.wave.float()))).sum.backward()
+    with torch.no_grad():
+        both.encoder.blocks[0].attention.out.bias.add_(1.0)
+    before = [value.clone() for value in both.second.teacher.state_dict().values()]
+    both.after_update(1, start_parallel("cpu"))
+    assert any(not torch.equal(a, b) for a, b in zip(before, both.second.teacher.state_dict().values(), strict=True))
+
+
 MASKS = {"mask": MaskConfig(prob=0.3)}
 
 
@@ -175,6 +189,7 @@ MASKS = {"mask": MaskConfig(prob=0.3)}
         (WAV2VEC2, WAV2VEC2, 'are both "wav2vec2"'),
         (WAV2VEC2, ApcConfig(), r'second.kind = "apc": .* one pass .* APC needs a causal encoder'),
         (DenoiseConfig(), BEST_RQ, r'first.kind = "denoise": .* Denoising autoencoder encodes another input'),
+        (BEST_RQ, DinoSrConfig(mask=MASK, student_layer="same"), r"objective.second.student_layer changes what"),
         (replace(HUBERT, unmasked_weight=0.1), BEST_RQ, r"objective.first.unmasked_weight changes what"),
         (BEST_RQ, replace(MELS, channels=3), r"a waveform stem has not"),
     ],
