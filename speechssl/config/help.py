@@ -23,6 +23,8 @@ RARE = {
     "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
     "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",
+    "MaskedReconstructionConfig": "bottleneck",
+    "DenoiseConfig": "bottleneck",
     "SumConfig": "first.[!km]* second.[!km]*",  # of a part, kind and mask are shown
     "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",
     "ValidationConfig": "seconds ids",

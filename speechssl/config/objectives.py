@@ -12,6 +12,7 @@ from speechssl.config.data import AugmentConfig
 __all__ = [
     "ApcConfig",
     "BestRqConfig",
+    "BottleneckConfig",
     "CpcConfig",
     "Data2VecConfig",
     "DenoiseConfig",
@@ -175,6 +176,16 @@ class BestRqConfig:
 
 
 @dataclass(frozen=True)
+class BottleneckConfig:
+    """Variational bottleneck between the encoder and the head (arXiv 1312.6114); an extension of the autoencoders."""
+
+    dim: int = 0
+    """Latent variables of each frame; 0: no bottleneck."""
+    beta: float = 1.0
+    """Weight of their divergence from the prior, in nats a frame, beside the L1 loss summed over the frame."""
+
+
+@dataclass(frozen=True)
 class MaskedReconstructionConfig:
     """Log-mel of masked speech from the speech around it (TERA, arXiv 2007.06028)."""
 
@@ -186,6 +197,7 @@ class MaskedReconstructionConfig:
     Their number is drawn, from 0 to this. Only for a log-mel stem with ``n_mels`` channels."""
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.15, length=4, min_spans=1))
     """The paper's 15 % in spans of 70 ms, here 80 ms of a waveform stem."""
+    bottleneck: BottleneckConfig = field(default_factory=BottleneckConfig)
 
 
 @dataclass(frozen=True)
@@ -201,6 +213,7 @@ class DenoiseConfig:
     """Range of the frequency above which nothing is left, in hertz; from 8000 on everything is."""
     reverb_prob: float = 0.0
     """Share of the utterances that are heard in a room."""
+    bottleneck: BottleneckConfig = field(default_factory=BottleneckConfig)
 
 
 @dataclass(frozen=True)

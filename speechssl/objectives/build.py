@@ -38,6 +38,7 @@ from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.moco import Moco
 from speechssl.objectives.next_sample import NextSample
+from speechssl.objectives.shared.reconstruction import variational
 from speechssl.objectives.simclr import SimClr
 from speechssl.objectives.sum import sum_of
 from speechssl.objectives.transformation import Transformation
@@ -59,9 +60,9 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
         case BestRqConfig():
             return BestRq
         case MaskedReconstructionConfig():
-            return MaskedReconstruction
+            return variational(MaskedReconstruction, cfg.bottleneck)
         case DenoiseConfig():
-            return Denoise
+            return variational(Denoise, cfg.bottleneck)
         case Data2VecConfig():
             return Data2Vec
         case DinoSrConfig():

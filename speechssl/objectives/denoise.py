@@ -29,6 +29,7 @@ from speechssl.objectives.shared.reconstruction import (
     CHANCE,
     CURVES,
     PREDICTION_COLLAPSE,
+    Bottleneck,
     LogMelHead,
     reconstruction_loss,
 )
@@ -130,6 +131,7 @@ class Denoise(Objective[DenoisePrepared]):
         self.encoder.mask_embedding.requires_grad = False  # no frame is masked
         self.cfg = cfg
         self.seed = seed
+        self.bottleneck = Bottleneck(encoder.dim, cfg.bottleneck)
         self.head = LogMelHead(cfg.n_mels, encoder.frontend.grid, encoder.dim)
         self.chance = dict(CHANCE)
 
@@ -143,11 +145,12 @@ class Denoise(Objective[DenoisePrepared]):
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
         frames, lengths = prepared.frames, prepared.lengths
-        predicted = self.head(frames.pick(self.encoder(prepared.noisy, lengths).x))
+        context, divergence = self.bottleneck(frames.pick(self.encoder(prepared.noisy, lengths).x))
+        predicted = self.head(context)
         with torch.autocast(predicted.device.type, enabled=False):
             speech = frames.pick(self.head.mel(prepared.batch.wave, lengths))
             heard = frames.pick(self.head.mel(prepared.noisy, lengths))
             loss = reconstruction_loss(predicted, speech, prepared.n_targets)
             copied = reconstruction_loss(heard, speech, prepared.n_targets)
         loss.metrics["input_error"] = copied.metrics["relative_loss"]
-        return loss
+        return self.bottleneck.joined(loss, divergence, len(frames))

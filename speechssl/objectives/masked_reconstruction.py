@@ -29,6 +29,7 @@ from speechssl.objectives.shared.reconstruction import (
     CHANCE,
     CURVES,
     PREDICTION_COLLAPSE,
+    Bottleneck,
     LogMelHead,
     reconstruction_loss,
 )
@@ -121,6 +122,7 @@ class MaskedReconstruction(MaskedObjective[ReconstructionPrepared]):
         self.cfg = cfg
         self.seed = seed
         self.alone = "channels" if cfg.channels else ""
+        self.bottleneck = Bottleneck(encoder.dim, cfg.bottleneck)
         self.head = LogMelHead(cfg.n_mels, encoder.frontend.grid, encoder.dim)
         self.chance = dict(CHANCE)
 
@@ -140,13 +142,14 @@ class MaskedReconstruction(MaskedObjective[ReconstructionPrepared]):
     def loss(self, output: EncoderOutput, prepared: ReconstructionPrepared) -> Loss:
         """Return the L1 loss of the log-mel values that the encoder does not see."""
         wave, masked, block = prepared.batch.wave, prepared.masked, self.block(prepared)
-        predicted = self.head(masked.gather(output.x))
+        context, divergence = self.bottleneck(masked.gather(output.x))
+        predicted = self.head(context)
         with torch.autocast(wave.device.type, enabled=False):
             speech = masked.pick(self.head.mel(wave, prepared.lengths))
             hidden = None if block is None else masked.pick(prepared.mask[..., None] | block[:, None])
             loss = reconstruction_loss(predicted, speech, prepared.n_targets, hidden)
         loss.metrics["masked_fraction"] = prepared.masked_fraction()
-        return loss
+        return self.bottleneck.joined(loss, divergence, len(masked))
 
 
 def _check_channels(encoder: SpeechEncoder, cfg: MaskedReconstructionConfig) -> None:

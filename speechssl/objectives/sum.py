@@ -104,8 +104,8 @@ class Sum(Objective[SumPrepared]):
         for place, part in zip(("first", "second"), parts, strict=True):
             if part.alone:
                 raise ConfigError(
-                    f"objective.{place}.{part.alone} needs more than the encoder's output at the masked frames, which "
-                    "is what the parts of a sum share: leave it out"
+                    f"objective.{place}.{part.alone} changes what the encoder hears or for which frames its output is "
+                    "needed, and the parts of a sum share one pass: leave it out"
                 )
             # A plain attribute: one encoder, of this module, in state_dict and checkpoints.
             del part._modules["encoder"]

@@ -12,6 +12,7 @@ from speechssl.config.objectives import (
     ApcConfig,
     BestRqConfig,
     DenoiseConfig,
+    DinoSrConfig,
     MaskedReconstructionConfig,
     SumConfig,
     offline_targets,
@@ -22,6 +23,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.build import build_objective, objective_class
 from speechssl.reports.run.objective import Trained
 from speechssl.training.initialisation import take_heads
+from speechssl.training.parallel import start_parallel
 from tests.oracles import best_rq, reconstruction
 from tests.oracles import sum as oracle
 from tests.support.logmel import expected_speech
@@ -165,6 +167,18 @@ def test_the_embeddings_of_other_units_are_not_taken_back(tmp_path):
     assert not torch.equal(other.second.embeddings, both.second.embeddings)
 
 
+def test_a_part_with_a_teacher_moves_it_and_leaves_it_out_of_what_is_exported():
+    both = combined(BEST_RQ, DinoSrConfig(mask=MASK, entries=8)).train()
+    assert not [name for name in both.exported() if "teacher" in name]
+    batch = make_batch(LENGTHS)
+    both(both.prepare(replace(batch, wave=batch.wave.float()))).sum.backward()
+    with torch.no_grad():
+        both.encoder.blocks[0].attention.out.bias.add_(1.0)
+    before = [value.clone() for value in both.second.teacher.state_dict().values()]
+    both.after_update(1, start_parallel("cpu"))
+    assert any(not torch.equal(a, b) for a, b in zip(before, both.second.teacher.state_dict().values(), strict=True))
+
+
 MASKS = {"mask": MaskConfig(prob=0.3)}
 
 
@@ -175,7 +189,8 @@ MASKS = {"mask": MaskConfig(prob=0.3)}
         (WAV2VEC2, WAV2VEC2, 'are both "wav2vec2"'),
         (WAV2VEC2, ApcConfig(), r'second.kind = "apc": .* one pass .* APC needs a causal encoder'),
         (DenoiseConfig(), BEST_RQ, r'first.kind = "denoise": .* Denoising autoencoder encodes another input'),
-        (replace(HUBERT, unmasked_weight=0.1), BEST_RQ, r"objective.first.unmasked_weight needs more than"),
+        (BEST_RQ, DinoSrConfig(mask=MASK, student_layer="same"), r"objective.second.student_layer changes what"),
+        (replace(HUBERT, unmasked_weight=0.1), BEST_RQ, r"objective.first.unmasked_weight changes what"),
         (BEST_RQ, replace(MELS, channels=3), r"a waveform stem has not"),
     ],
 )
@@ -186,7 +201,7 @@ def test_parts_that_do_not_go_together_are_refused(first, second, message):
 
 def test_hidden_channels_and_negative_weights_are_refused():
     logmel = replace(MODEL, frontend=replace(MODEL.frontend, kind="logmel", n_mels=20, stack=2))
-    with pytest.raises(ConfigError, match=r"second.channels needs more than"):
+    with pytest.raises(ConfigError, match=r"second.channels changes what"):
         build_objective(SumConfig(first=BEST_RQ, second=replace(MELS, channels=3)), SpeechEncoder(logmel), None, 3)
     with pytest.raises(ConfigError, match=r"objective.weights = \[1.0, -1.0\]: use 0 or more"):
         combined(WAV2VEC2, BEST_RQ, weights=(1.0, -1.0))
