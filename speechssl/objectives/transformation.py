@@ -55,7 +55,7 @@ class TransformationPreparer:
 
     def __call__(self, batch: Batch) -> ClassPrepared:
         """Return the batch with its views. A row of weight 0, or too short for one frame, gets no target."""
-        views, classes = [], []
+        views, classes, spans = [], [], []
         for item, wave in utterances(batch):
             samples = self.samples(len(wave))
             if self.grid.frames(samples) > 0:
@@ -64,7 +64,8 @@ class TransformationPreparer:
                 view = self.transformed(wave, self.cfg.classes[classes[-1]], random)
                 start = int(random.integers(MARGIN, len(view) - MARGIN - samples, endpoint=True))
                 views.append(view[start : start + samples])
-        return ClassPrepared.of(batch, views, classes)
+                spans.append([(0, self.grid.frames(samples))])
+        return ClassPrepared.of(batch, self.grid, views, classes, spans)
 
     def samples(self, length: int) -> int:
         """Return the length of every view of an utterance of ``length`` samples, 0 when it is too short."""
@@ -139,4 +140,5 @@ class Transformation(Objective[ClassPrepared]):
         """Return the cross-entropy of the transformations."""
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
-        return class_loss(self.head(self.encoder(prepared.pieces, prepared.lengths)), prepared.classes)
+        x = self.encoder(prepared.audio, prepared.lengths).x
+        return class_loss(self.head(x, prepared.segments), prepared.classes)

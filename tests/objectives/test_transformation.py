@@ -23,7 +23,7 @@ def test_loss_equals_the_scalar_oracle(stem):
     prepared = objective.prepare(make_batch([16_000, 9_000, 12_000, 9_000], weights=[1.0, 1.0, 1.0, 0.0]))
     with torch.no_grad():
         loss = objective(prepared)
-        x = objective.encoder(prepared.pieces, prepared.lengths).x
+        x = objective.encoder(prepared.audio, prepared.lengths).x
     weight, bias = (value.tolist() for value in (objective.head.predict.weight, objective.head.predict.bias))
     expected, right = 0.0, 0
     for row, length in enumerate([16_000, 9_000, 12_000]):
@@ -49,7 +49,7 @@ def views(length=16_000, epochs=60, **changes):
         batch = make_batch([length], epoch=epoch)
         wave = torch.from_numpy(sweep)[None]
         prepared = preparer(replace(batch, wave=wave))
-        found[EVERY[prepared.classes.item()]].append(prepared.pieces[0].numpy())
+        found[EVERY[prepared.classes.item()]].append(prepared.audio[0].numpy())
     return found
 
 
@@ -109,7 +109,7 @@ def test_every_class_is_drawn_about_equally_and_crops_lie_anywhere():
     for epoch in range(300):
         prepared = preparer(replace(make_batch([2_000], epoch=epoch), wave=ramp))
         drawn.append(prepared.classes.item())
-        starts.add(round(prepared.pieces[0, 0].abs().item() * 32_768))
+        starts.add(round(prepared.audio[0, 0].abs().item() * 32_768))
     assert np.bincount(drawn).min() > 75
     assert starts <= {400, 401, 1598, 1599}  # 25 ms are left out at either end
 

@@ -1,8 +1,7 @@
-"""What pretext tasks share that tell the class of a whole utterance: its pieces, a head, and a loss.
+"""What pretext tasks share that tell the class of a whole utterance: its audio, a head, and a loss.
 
-In: a CPU batch, and for each utterance S pieces of audio and a class. Out: the cross-entropy of the class, summed over
-utterances. The encoder hears each piece alone; its output is averaged over the frames of a piece, and the means of the
-S pieces, side by side, go to the head.
+In: a CPU batch, and for each utterance its changed audio, a class, and S segments whose frames are averaged. Out: the
+cross-entropy of the class, summed over utterances. The mean outputs of the S segments, side by side, go to the head.
 """
 
 import math
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.data.batches.batch import Batch, Prepared, full_scale
-from speechssl.models.encoder import EncoderOutput
-from speechssl.models.norm import at_least_float32, frame_mask
+from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.norm import at_least_float32
 from speechssl.models.transformer import linear
 from speechssl.objectives.base import Curve, Loss, Rule
 
@@ -70,28 +69,44 @@ def chance(classes: int) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ClassPrepared(Prepared):
-    """N utterances of a batch that have a class: ``n_targets`` of them, with S pieces each."""
+    """N utterances of a batch that have a class: ``n_targets`` of them."""
 
-    pieces: Tensor
-    """[N * S, L] audio in floating point with full scale 1, the pieces of an utterance one after another."""
+    audio: Tensor
+    """[N, T] what the encoder hears, in floating point with full scale 1."""
     lengths: Tensor | None
-    """[N * S] int64 samples of each piece, or None when none is padded."""
+    """[N] int64 samples in each row, or None when none is padded."""
+    segments: Tensor
+    """[N, S, F] float32: the weight of each frame in the mean of a segment, 0 outside."""
     classes: Tensor
     """[N] int64."""
 
     @classmethod
-    def of(cls, batch: Batch, pieces: Sequence[np.ndarray], classes: Sequence[int]) -> Self:
-        """Return a CPU batch with the pieces and classes of its utterances."""
-        lengths = [len(piece) for piece in pieces]
+    def of(
+        cls,
+        batch: Batch,
+        grid: FrameGrid,
+        audio: Sequence[np.ndarray],
+        classes: Sequence[int],
+        spans: Sequence[Sequence[tuple[int, int]]],
+    ) -> Self:
+        """Return a CPU batch with the audio and the classes of its utterances.
+
+        ``spans`` are the S segments of each: first frame and number of frames.
+        """
+        lengths = [len(wave) for wave in audio]
         width = max(lengths, default=0)
-        padded = np.zeros((len(pieces), width), dtype=np.float64 if batch.wave.dtype == torch.float64 else np.float32)
-        for row, piece in zip(padded, pieces, strict=True):
-            row[: len(piece)] = piece
+        padded = np.zeros((len(audio), width), dtype=np.float64 if batch.wave.dtype == torch.float64 else np.float32)
+        segments = np.zeros((len(audio), len(spans[0]) if spans else 0, grid.frames(width)), dtype=np.float32)
+        for row, wave in enumerate(audio):
+            padded[row, : len(wave)] = wave
+            for segment, (first, frames) in enumerate(spans[row]):
+                segments[row, segment, first : first + frames] = 1 / frames
         return cls(
             batch=batch,
             n_targets=len(classes),
-            pieces=torch.from_numpy(padded),
+            audio=torch.from_numpy(padded),
             lengths=torch.tensor(lengths) if min(lengths, default=0) < width else None,
+            segments=torch.from_numpy(segments),
             classes=torch.tensor(classes, dtype=torch.int64),
         )
 
@@ -103,23 +118,18 @@ def utterances(batch: Batch) -> list[tuple[str, np.ndarray]]:
 
 
 class ClassHead(nn.Module):
-    """Scores the K classes of utterances: linear for one piece; for more, with a hidden layer that compares them."""
+    """Scores the K classes of utterances: linear for one segment; for S > 1 with a hidden layer that compares them."""
 
-    def __init__(self, dim: int, classes: int, *, pieces: int = 1) -> None:
+    def __init__(self, dim: int, classes: int, *, segments: int = 1) -> None:
         super().__init__()
-        self.pieces = pieces
-        self.hidden = nn.Sequential(linear(pieces * dim, dim), nn.GELU()) if pieces > 1 else nn.Identity()
+        self.hidden = nn.Sequential(linear(segments * dim, dim), nn.GELU()) if segments > 1 else nn.Identity()
         self.predict = linear(dim, classes)
 
-    def forward(self, output: EncoderOutput) -> Tensor:
-        """Return [N, K] scores, in at least float32, of what the encoder made of N * S pieces."""
-        x, lengths = output.x, output.frame_lengths
-        if lengths is None:
-            means = x.mean(dim=1)
-        else:
-            valid = frame_mask(lengths, x.shape[1])
-            means = x.masked_fill(~valid[..., None], 0.0).sum(dim=1) / lengths[:, None]
-        return at_least_float32(self.predict(self.hidden(means.view(-1, self.pieces * x.shape[2]))))
+    def forward(self, x: Tensor, segments: Tensor) -> Tensor:
+        """Return [N, K] scores, in at least float32, of the encoder's output [N, F, D] and weights [N, S, F]."""
+        outside = segments.sum(dim=1) == 0  # padding among them, where the output is undefined
+        means = segments.to(x.dtype) @ x.masked_fill(outside[..., None], 0.0)
+        return at_least_float32(self.predict(self.hidden(means.flatten(1))))
 
 
 def class_loss(logits: Tensor, classes: Tensor) -> Loss:
