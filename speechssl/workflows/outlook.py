@@ -10,7 +10,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import RunError
 from speechssl.data.audio.decode import SAMPLE_RATE
 
-__all__ = ["Hours", "Speed", "cores", "expected_seconds", "measure_speed", "tuning_updates"]
+__all__ = ["Hours", "Speed", "answers", "cores", "expected_seconds", "measure_speed", "tuning_updates"]
 
 PROBE_SECONDS = 2.5
 """Of updates that are measured, after one that warms up."""
@@ -93,7 +93,7 @@ def measure_speed(cfg: RunConfig) -> Speed:
         _request("finetune", _from_scratch(cfg), FINETUNE_FILLED),
     ]
     groups = [requests] if cores() > 1 and cfg.jobs > 1 else [[request] for request in requests]
-    found = [answer for group in groups for answer in _answers(group)]
+    found = [answer for group in groups for answer in answers(group)]
     pretrain, finetune = (
         loaded * (answer["micro_seconds"] + answer["update_seconds"])
         for answer, loaded in zip(found, LOADED, strict=True)
@@ -122,8 +122,9 @@ def _request(kind: str, cfg: PretrainConfig | FinetuneConfig, filled: float) -> 
     }
 
 
-def _answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run probes side by side; return what they found."""
+def answers(requests: Sequence[dict[str, Any]], environments: Sequence[Mapping[str, str]] = ()) -> list[dict[str, Any]]:
+    """Run probes side by side, each with what ``environments`` add to its own; return what they found."""
+    added: list[Mapping[str, str]] = [*environments] or [{}] * len(requests)
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "speechssl.workflows.cost_probe"],
@@ -131,21 +132,22 @@ def _answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **environment},
         )
-        for _ in requests
+        for _, environment in zip(requests, added, strict=False)
     ]
     for request, process in zip(requests, processes, strict=True):
         assert process.stdin is not None
         process.stdin.write(json.dumps(request))
         process.stdin.close()
         process.stdin = None
-    answers = []
+    found = []
     for process in processes:
         out, err = process.communicate()
         if process.returncode:
             raise RunError(f"the probe of an update failed: {(err.strip().splitlines() or ['no message'])[-1]}")
-        answers.append(json.loads(out.splitlines()[-1]))
-    return answers
+        found.append(json.loads(out.splitlines()[-1]))
+    return found
 
 
 def expected_seconds(cfg: RunConfig, hours: Hours, speed: Speed, *, corpus: bool) -> dict[str, float]:
