@@ -7,19 +7,30 @@ objectives share (masks, targets that are made offline) is a table inside it.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from speechssl.config.data import AugmentConfig
+
 __all__ = [
     "ApcConfig",
     "BestRqConfig",
     "CpcConfig",
     "Data2VecConfig",
     "DenoiseConfig",
+    "DinoSrConfig",
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
+    "MaskedUnitsConfig",
+    "MocoConfig",
+    "NextSampleConfig",
     "ObjectiveConfig",
+    "PartConfig",
+    "SimClrConfig",
+    "SumConfig",
     "TargetsConfig",
     "TeacherConfig",
+    "TransformationConfig",
     "Wav2Vec2Config",
+    "WavLmConfig",
     "offline_targets",
 ]
 
@@ -108,10 +119,10 @@ class Wav2Vec2Config:
 
 
 @dataclass(frozen=True)
-class HubertConfig:
-    """Masked prediction of k-means units (HuBERT, section 3)."""
+class MaskedUnitsConfig:
+    """What objectives share that predict units which are made offline."""
 
-    kind: Literal["hubert"] = "hubert"
+    kind: str = ""
     final_dim: int = 256
     """Width of the space in which outputs and targets are compared."""
     logit_temperature: float = 0.1
@@ -123,6 +134,28 @@ class HubertConfig:
     in the divisor, too."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
+
+
+@dataclass(frozen=True)
+class HubertConfig(MaskedUnitsConfig):
+    """Masked prediction of k-means units (HuBERT, section 3)."""
+
+    kind: Literal["hubert"] = "hubert"
+
+
+@dataclass(frozen=True)
+class WavLmConfig(MaskedUnitsConfig):
+    """Masked prediction of the k-means units of clean speech from mixed speech (WavLM, section III)."""
+
+    kind: Literal["wavlm"] = "wavlm"
+    mix_prob: float = 0.2
+    """Share of the utterances that speech of another one, or noise, is mixed into."""
+    noise_share: float = 0.1
+    """Share of the mixed utterances that get noise. One that is alone in its micro-batch gets noise, too."""
+    speech_db: tuple[float, float] = (-5.0, 5.0)
+    """Range of the energy ratio of an utterance to the speech mixed in, in decibels."""
+    noise_db: tuple[float, float] = (-5.0, 20.0)
+    """The same for noise."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +190,7 @@ class MaskedReconstructionConfig:
 
 @dataclass(frozen=True)
 class DenoiseConfig:
-    """Clean log-mel of all frames from noisy, band-limited speech (denoising autoencoder)."""
+    """Clean log-mel of all frames from noisy, band-limited, reverberant speech (denoising autoencoder)."""
 
     kind: Literal["denoise"] = "denoise"
     n_mels: int = 80
@@ -166,6 +199,8 @@ class DenoiseConfig:
     """Range of the signal-to-noise ratio, in decibels."""
     band_hz: tuple[float, float] = (1000.0, 8000.0)
     """Range of the frequency above which nothing is left, in hertz; from 8000 on everything is."""
+    reverb_prob: float = 0.0
+    """Share of the utterances that are heard in a room."""
 
 
 @dataclass(frozen=True)
@@ -198,6 +233,34 @@ class Data2VecConfig:
 
 
 @dataclass(frozen=True)
+class DinoSrConfig:
+    """Masked prediction of the clusters of a teacher's layers (DinoSR, section 2)."""
+
+    kind: Literal["dinosr"] = "dinosr"
+    entries: int = 256
+    """Codes of each layer."""
+    top_layers: int = 8
+    """Last blocks of the teacher that are clustered; all blocks of a smaller encoder."""
+    codebook_decay: float = 0.9
+    """Decay of the moving averages that the codebooks are made of."""
+    codebook_deviation: float = 1.0
+    """Standard deviation of the entries at the start; targets have 1. With 0.1 more codes come into use where a step
+    has few frames."""
+    student_layer: Literal["last", "same"] = "last"
+    """Block of the student that the codes of a layer are predicted from: its last one, or the same one (SpidR)."""
+    ema_start: float = 0.999
+    """Decay of the teacher's moving average at the first update."""
+    ema_end: float = 0.9999
+    ema_steps: int = 30_000
+    """Updates over which the decay goes from ``ema_start`` to ``ema_end``; exponential: the time constant."""
+    ema_schedule: Literal["linear", "exponential"] = "linear"
+    """How the decay goes there (SpidR: exponential, to 1)."""
+    freeze_after: int = 200_000
+    """Updates after which the teacher is frozen, with the stem and the projection that it shares; 0: never."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.8, min_spans=1))
+
+
+@dataclass(frozen=True)
 class ApcConfig:
     """Prediction of the log-mel of coming frames by a causal encoder (APC, section 2)."""
 
@@ -206,6 +269,21 @@ class ApcConfig:
     """Log-mel channels that are predicted, whatever the encoder sees."""
     ahead: int = 3
     """n: encoder frames from the last one seen to the predicted one; enough that they share no sample."""
+
+
+@dataclass(frozen=True)
+class NextSampleConfig:
+    """Prediction of the classes of coming samples by a causal encoder (the loss of WaveNet, section 2)."""
+
+    kind: Literal["next_sample"] = "next_sample"
+    classes: int = 256
+    """Steps of the mu-law that samples are quantised with."""
+    samples: int = 8
+    """Samples that are predicted from each frame, with a softmax each."""
+    every: int = 1
+    """Samples from one of them to the next."""
+    ahead: int = 1
+    """Samples from the last one that a frame sees to the first that is predicted."""
 
 
 @dataclass(frozen=True)
@@ -223,19 +301,113 @@ class CpcConfig:
     """Negatives of each frame out of the other utterances of the micro-batch."""
 
 
-ObjectiveConfig = (
+VIEWS = AugmentConfig(gain_db=6.0, noise_snr_db=(0.0, 20.0), noise_prob=0.8, reverb_prob=0.5)
+
+
+@dataclass(frozen=True)
+class SimClrConfig:
+    """Telling the other view of an utterance, or of a moment in it, from others (SimCLR, section 2)."""
+
+    kind: Literal["simclr"] = "simclr"
+    level: Literal["frame", "utterance"] = "frame"
+    """frame: the frames of an utterance are told apart; utterance: the utterances of a micro-batch."""
+    final_dim: int = 128
+    """Width of the space in which views are compared."""
+    logit_temperature: float = 0.1
+    """Divisor of the cosine similarities."""
+    gather: bool = False
+    """Utterances are told apart over the micro-batches of all ranks. The result then depends on the number of ranks."""
+    crop: float = 0.8
+    """Share of the utterance that each view holds."""
+    augment: AugmentConfig = field(default_factory=lambda: VIEWS)
+    """What changes each view. Speeds only at the level of utterances."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.3, min_spans=1))
+
+
+@dataclass(frozen=True)
+class MocoConfig:
+    """SimCLR's task with keys of a momentum encoder, and a queue of earlier keys (MoCo, section 3)."""
+
+    kind: Literal["moco"] = "moco"
+    level: Literal["frame", "utterance"] = "frame"
+    """frame: the frames of an utterance are told from each other and from the queue; utterance: from the queue."""
+    final_dim: int = 128
+    """Width of the space in which views are compared."""
+    logit_temperature: float = 0.07
+    """Divisor of the cosine similarities."""
+    queue: int = 4096
+    """Keys of earlier updates that are negatives (the paper: 65,536 of images)."""
+    momentum: float = 0.999
+    """Decay of the momentum encoder's moving average."""
+    crop: float = 0.8
+    """Share of the utterance that each view holds."""
+    augment: AugmentConfig = field(default_factory=lambda: VIEWS)
+    """What changes each view. Speeds only at the level of utterances."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.3, min_spans=1))
+    """Of the queries alone."""
+
+
+@dataclass(frozen=True)
+class TransformationConfig:
+    """Telling which transformation was applied to an utterance (in the manner of arXiv 1803.07728)."""
+
+    kind: Literal["transformation"] = "transformation"
+    classes: tuple[Literal["none", "fast", "slow", "higher", "lower", "reversed", "band_limited", "polarity"], ...] = (
+        "none",
+        "fast",
+        "slow",
+        "reversed",
+        "band_limited",
+    )
+    """Transformations that are told apart. ``fast`` and ``slow`` change speed and pitch, ``higher`` and ``lower`` the
+    pitch alone. Log-mel cannot show ``polarity``."""
+    factor: float = 1.25
+    """How many times as fast ``fast`` is, and as high ``higher``; ``slow`` and ``lower`` have its inverse."""
+    band_hz: tuple[float, float] = (1000.0, 4000.0)
+    """Range of the frequency above which ``band_limited`` leaves nothing, in hertz."""
+
+
+PartConfig = (
     Wav2Vec2Config
     | HubertConfig
+    | WavLmConfig
     | BestRqConfig
     | MaskedReconstructionConfig
     | DenoiseConfig
     | Data2VecConfig
+    | DinoSrConfig
     | ApcConfig
+    | NextSampleConfig
     | CpcConfig
+    | SimClrConfig
+    | MocoConfig
+    | TransformationConfig
 )
+"""The settings of one objective."""
+
+
+@dataclass(frozen=True)
+class SumConfig:
+    """Two objectives on one pass of the encoder over masked audio (the form of w2v-BERT, arXiv 2108.06209)."""
+
+    kind: Literal["sum"] = "sum"
+    weights: tuple[float, float] = (1.0, 1.0)
+    """Weights of the two losses, each a mean over masked frames."""
+    first: PartConfig = field(default_factory=Wav2Vec2Config)
+    second: PartConfig = field(default_factory=lambda: BestRqConfig(mask=MaskConfig()))
+    """Another kind than the first, with the same mask."""
+
+    @property
+    def parts(self) -> tuple[PartConfig, PartConfig]:
+        """Both objectives."""
+        return self.first, self.second
+
+
+ObjectiveConfig = PartConfig | SumConfig
 """The settings of any objective; ``kind`` says which."""
 
 
 def offline_targets(cfg: ObjectiveConfig) -> TargetsConfig | None:
     """Return how an objective's targets are made before training, None for one that needs none."""
-    return getattr(cfg, "targets", None)
+    parts = cfg.parts if isinstance(cfg, SumConfig) else (cfg,)
+    return next((part.targets for part in parts if hasattr(part, "targets")), None)

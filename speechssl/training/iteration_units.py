@@ -18,17 +18,10 @@ from speechssl.core.randomness import key
 from speechssl.data.store.reader import Corpus
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.targets.units import (
-    LayerFeatures,
-    MfccFeatures,
-    NormalisedFeatures,
-    Share,
-    Source,
-    UnitFeatures,
-    UnitTable,
-    corpus_change,
-    make_units,
-)
+from speechssl.targets.features import LayerFeatures, MfccFeatures, NormalisedFeatures, UnitFeatures
+from speechssl.targets.source import Share, Source, corpus_change
+from speechssl.targets.table import UnitTable
+from speechssl.targets.units import make_units
 from speechssl.training.interrupt import Interrupt
 from speechssl.training.parallel import Parallel
 from speechssl.training.run_folder import RunFolder

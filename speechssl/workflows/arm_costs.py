@@ -21,6 +21,7 @@ from speechssl.config import CompareObjectivesConfig, DataConfig, FinetuneConfig
 from speechssl.config.load import to_dict
 from speechssl.config.objectives import offline_targets
 from speechssl.core.files import find_json, write_json
+from speechssl.core.processes import cores
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.holdout import held_out
 from speechssl.data.batches.plan import Plan
@@ -28,7 +29,8 @@ from speechssl.data.ingest.ids import read_ids
 from speechssl.data.store.reader import open_corpus
 from speechssl.models.frame_counts import frame_grid
 from speechssl.workflows.arms import Arm, Labels, finetunings, pretrainings
-from speechssl.workflows.outlook import LOADED, REFERENCE, START, UNITS, answers, cores, tuning_updates
+from speechssl.workflows.estimate import run_probes
+from speechssl.workflows.outlook import LOADED, REFERENCE, START, UNITS, tuning_updates
 
 __all__ = ["ArmCost", "Audio", "arm_costs", "expected_seconds", "slot_environments"]
 
@@ -57,9 +59,9 @@ class Audio:
     """Audio of the corpus."""
 
     @property
-    def seconds(self) -> float:
-        """Audio in a micro-batch."""
-        return self.rows * self.samples / SAMPLE_RATE
+    def sizes(self) -> dict[str, Any]:
+        """What a probe is asked for."""
+        return {"rows": self.rows, "samples": self.samples, "updates": 2, "seconds": PROBE_SECONDS}
 
 
 @dataclass(frozen=True)
@@ -100,33 +102,33 @@ def arm_costs(
     """Return the cost of each arm by name; what ``path`` holds for the same arms is not measured again."""
     stored = find_json(path)
     asked = _requests(cfg, arms, labels)
-    text = json.dumps([asked, cfg.learning_rates, cfg.halve_at, [each.name for each in labels]])
+    settings = [(to_dict(training), sizes) for training, sizes in asked]
+    text = json.dumps([settings, cfg.learning_rates, cfg.halve_at, [each.name for each in labels]])
     key = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     if isinstance(stored, dict) and stored.get("of") == key:
         return {name: ArmCost(**values) for name, values in stored["arms"].items()}
     print(f"measuring updates of {len(arms)} arms", flush=True)
     found: list[dict[str, Any]] = []
     for first in range(0, len(asked), len(slots)):
-        found += answers(asked[first : first + len(slots)], slots)
+        found += run_probes(asked[first : first + len(slots)], slots)
     costs = dict(zip([arm.name for arm in arms], _costs(cfg, arms, labels, found), strict=True))
     write_json(path, {"of": key, "arms": {name: asdict(cost) for name, cost in costs.items()}})
     return costs
 
 
-def _requests(cfg: CompareObjectivesConfig, arms: Sequence[Arm], labels: Sequence[Labels]) -> list[dict[str, Any]]:
+def _requests(
+    cfg: CompareObjectivesConfig, arms: Sequence[Arm], labels: Sequence[Labels]
+) -> list[tuple[PretrainConfig | FinetuneConfig, dict[str, Any]]]:
     """Return a probe for the pretraining of each objective, and one for fine-tuning each kind of encoder."""
     place = Path(cfg.output)
-    found = []
+    found: list[tuple[PretrainConfig | FinetuneConfig, dict[str, Any]]] = []
     for arm in arms:
-        training: PretrainConfig | FinetuneConfig
         if arm.objective is None:
-            kind, (training, *_) = "finetune", finetunings(cfg, arm, cfg.seeds[0], labels[0], place).values()
-            audio = _labelled_audio(training)
+            tuning, *_ = finetunings(cfg, arm, cfg.seeds[0], labels[0], place).values()
+            found.append((tuning, _labelled_audio(tuning).sizes))
         else:
-            kind, (training, *_) = "pretrain", pretrainings(cfg, arm, cfg.seeds[0], place).values()
-            audio = _unlabelled_audio(training)
-        sizes = {"rows": audio.rows, "samples": audio.samples, "updates": 2, "seconds": PROBE_SECONDS}
-        found.append({"kind": kind, "config": to_dict(training), **sizes})
+            training, *_ = pretrainings(cfg, arm, cfg.seeds[0], place).values()
+            found.append((training, _unlabelled_audio(training).sizes))
     return found
 
 

@@ -17,7 +17,8 @@ from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError
 from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.evaluation.wer.wer import compare_systems
-from speechssl.objectives.build import objective_class
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.objectives.build import build_objective, objective_class
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.workflows import arm_costs
 from speechssl.workflows.arm_costs import expected_seconds, slot_environments
@@ -83,6 +84,33 @@ def test_arms_differ_in_objective_optimiser_and_causality_alone(tmp_path):
                 assert (tuning.training, tuning.ctc) == (cfg.finetune.training, cfg.finetune.ctc)
 
 
+class AnyUnits:
+    """Stands in for units that were made before training."""
+
+    hop = n_units = 0
+
+    def entropy(self):
+        return 1.0
+
+    def largest_share(self):
+        return 0.5
+
+
+@pytest.mark.parametrize("size", ["tiny", "cpu"])
+def test_every_objective_can_be_built_on_the_shared_encoder(size):
+    cfg = load_config(CompareObjectivesConfig, f"compare-{size}")
+    for arm in arms_of(cfg):
+        if arm.objective is not None:
+            encoder = SpeechEncoder(model_of(cfg, causal=arm.causal))
+            targets = offline_targets(arm.objective)
+            units = None if targets is None else AnyUnits()
+            if units is not None:
+                units.hop, units.n_units = encoder.hop, targets.clusters[-1]
+            objective = build_objective(arm.objective, encoder, units, 1)
+            known = [curve for curve in objective.curves if curve.held_out]
+            assert any(curve.level is not None or curve.metric in objective.chance for curve in known), arm.name
+
+
 @pytest.mark.parametrize("steps", [2, 7, 1000])
 def test_iterations_share_the_updates_as_in_the_preset(steps):
     objective = next(arm.objective for arm in arms_of(replace(tiny(), arms=("hubert-cpu",))))
@@ -137,7 +165,7 @@ def measured(requests, environments):
     """Stand in for the probes: an update takes 0.1 s for each second of audio, of the reference half of it."""
     assert len(requests) <= len(environments)
     found = []
-    for request in requests:
+    for _, request in requests:
         seconds = request["rows"] * request["samples"] / 160_000
         cost = {"micro_seconds": seconds, "update_seconds": 0.0, "peak_bytes": 10**8, "parameters": 1000, "hop": 320}
         found.append({**cost, "rows": request["rows"], "samples": request["samples"]})
@@ -156,7 +184,7 @@ def compared(shards, tmp_path_factory):
     cfg = config(output, shards)
     write_toml(cfg, output.parent / "compare-it.toml")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arm_costs, "answers", measured)
+        patch.setattr(arm_costs, "run_probes", measured)
         costs = {}
         patch.setattr("speechssl.workflows.compare_objectives._train", lambda *_: costs.setdefault("made", []))
         with pytest.raises(Exception, match="no arm was finished"):
@@ -250,7 +278,7 @@ def test_both_arms_had_the_same_candidates(compared):
 def test_the_best_get_more_seeds_and_an_arm_that_fails_is_named_at_the_end(compared, monkeypatch, capsys):
     """The failing arm is new; of the others, which are there, the best and those from random weights train again."""
     cfg, output = compared
-    monkeypatch.setattr(arm_costs, "answers", measured)
+    monkeypatch.setattr(arm_costs, "run_probes", measured)
     write_toml(replace(cfg, arms=(*ARMS, f"bad=hubert-tiny {TARGETS} --objective.targets.layers 0 9"), finalists=1),
                output.parent / "compare-more.toml")  # fmt: skip
     assert main(["compare-objectives", str(output.parent / "compare-more.toml")]) == 1

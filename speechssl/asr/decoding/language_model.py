@@ -26,10 +26,7 @@ NAMES = ("lm.arpa", "lm.arpa.gz", "lm.bin")
 def find_lm(name: str, model: Path | None) -> Path:
     """Return the file of a language model given as a file, as a folder that holds one, or not at all (model folder).
 
-    Raises
-    ------
-    ConfigError
-        There is none; the message says how to make one.
+    Raises ConfigError when there is none; the message says how to make one.
     """
     place = Path(name) if name else model
     if place is None:
@@ -50,10 +47,7 @@ def find_lm(name: str, model: Path | None) -> Path:
 def open_graph(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None) -> Graph:
     """Return the graph of the settings; ``search_with`` makes a search of it.
 
-    Raises
-    ------
-    ConfigError, DataError
-        There is no lexicon or language model, or it cannot be used.
+    Raises ConfigError or DataError when there is no lexicon or language model, or it cannot be used.
     """
     lm = find_lm(cfg.lm, model) if cfg.kind == "lm" else None
     arpa = lm is not None and is_arpa(lm)

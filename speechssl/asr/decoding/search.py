@@ -28,13 +28,7 @@ UNKNOWN = "<unk>"
 
 
 def import_flashlight() -> Any:
-    """Return flashlight's decoder module.
-
-    Raises
-    ------
-    ConfigError
-        flashlight-text is not installed.
-    """
+    """Return flashlight's decoder module; ConfigError when flashlight-text is not installed."""
     try:
         import flashlight.lib.text.decoder
         import flashlight.lib.text.decoder.kenlm
@@ -209,10 +203,7 @@ class Search:
 
         None where the beam has lost every path that spells whole words.
 
-        Raises
-        ------
-        DataError
-            The log-probabilities are not a number.
+        Raises DataError when the log-probabilities are not a number.
         """
         frames = len(log_probs)
         if not frames:

@@ -22,7 +22,9 @@ from speechssl.core.errors import DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.audio.decode import encode_flac
 from speechssl.data.ingest.manifest import read_manifest, write_manifest
-from speechssl.data.store.writer import open_corpus, shard_manifest, verify_shards
+from speechssl.data.store.reader import open_corpus
+from speechssl.data.store.verify import verify_shards
+from speechssl.data.store.writer import shard_manifest
 from tests.support.chirps import chirp, chirp_manifest
 from tests.support.processes import alive, children
 
