@@ -344,6 +344,7 @@ def config_class(path: Path) -> type:
     kinds = {
         "run": config.RunConfig,
         "demo": DemoConfig,
+        "compare": config.CompareObjectivesConfig,
         "finetune": config.FinetuneConfig,
         "evaluate": config.EvaluateConfig,
     }

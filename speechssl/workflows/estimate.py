@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -170,10 +170,13 @@ def _probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int) -> dic
     return run_probes([(cfg, {"rows": rows, "samples": samples, "updates": UPDATES})])[0]
 
 
-def run_probes(asked: Sequence[tuple[PretrainConfig | FinetuneConfig, dict[str, Any]]]) -> list[dict[str, Any]]:
+def run_probes(
+    asked: Sequence[tuple[PretrainConfig | FinetuneConfig, dict[str, Any]]],
+    environments: Sequence[Mapping[str, str]] = (),
+) -> list[dict[str, Any]]:
     """Run cost probes (cost_probe.py) side by side, each in a process of its own; return what they answer.
 
-    One that runs out of memory answers ``fits`` false.
+    One that runs out of memory answers ``fits`` false. ``environments`` add to the environment of each process.
 
     Raises
     ------
@@ -185,9 +188,12 @@ def run_probes(asked: Sequence[tuple[PretrainConfig | FinetuneConfig, dict[str, 
         {"kind": "finetune" if isinstance(cfg, FinetuneConfig) else "pretrain", "config": to_dict(cfg), **sizes}
         for cfg, sizes in asked
     ]
+    added: list[Mapping[str, str]] = [*environments] or [{}] * len(requests)
     with ThreadPoolExecutor(len(requests)) as pool:
         run = partial(subprocess.run, command, capture_output=True, text=True, check=False)
-        finished = list(pool.map(lambda request: run(input=json.dumps(request)), requests))
+        finished = list(
+            pool.map(lambda one, more: run(input=json.dumps(one), env={**os.environ, **more}), requests, added)
+        )
     answers: list[dict[str, Any]] = []
     for request, done in zip(requests, finished, strict=True):
         if done.returncode in (-9, 137):

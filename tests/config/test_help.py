@@ -18,9 +18,9 @@ ALL = {
     **{
         cls.__name__: cls()
         for cls in (
-            config.AlignConfig, config.AuditConfig, config.CompareConfig, config.CorpusConfig, config.EvaluateConfig,
-            config.FinetuneConfig, config.LmConfig, config.ManifestConfig, config.ScoreConfig, config.ShardConfig,
-            config.TranscribeConfig, config.TuneConfig, DemoConfig,
+            config.AlignConfig, config.AuditConfig, config.CompareConfig, config.CompareObjectivesConfig,
+            config.CorpusConfig, config.EvaluateConfig, config.FinetuneConfig, config.LmConfig, config.ManifestConfig,
+            config.ScoreConfig, config.ShardConfig, config.TranscribeConfig, config.TuneConfig, DemoConfig,
         )
     },
 }  # fmt: skip
