@@ -8,15 +8,9 @@ from speechssl.config.comparing import CompareConfig, CompareObjectivesConfig
 from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
+from speechssl.config.masked_objectives import HubertConfig, MaskConfig, TargetsConfig, TeacherConfig, Wav2Vec2Config
 from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
-from speechssl.config.objectives import (
-    HubertConfig,
-    MaskConfig,
-    ObjectiveConfig,
-    TargetsConfig,
-    TeacherConfig,
-    Wav2Vec2Config,
-)
+from speechssl.config.objectives import ObjectiveConfig
 from speechssl.config.scoring import ScoreConfig
 from speechssl.config.training import (
     CtcConfig,

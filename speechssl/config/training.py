@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from speechssl.config.data import AugmentConfig, DataConfig
+from speechssl.config.masked_objectives import Wav2Vec2Config
 from speechssl.config.model import ModelConfig
-from speechssl.config.objectives import ObjectiveConfig, Wav2Vec2Config
+from speechssl.config.objectives import ObjectiveConfig
 from speechssl.config.old_form import refuse_old_form, refuse_old_overrides
 from speechssl.config.validation import ValidationConfig
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config.objectives import BestRqConfig
+from speechssl.config.masked_objectives import BestRqConfig
 from speechssl.core.randomness import key
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid

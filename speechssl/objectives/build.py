@@ -6,23 +6,25 @@ which declares how it is called and what a report draws of it.
 
 from typing import Any
 
-from speechssl.config.objectives import (
-    ApcConfig,
+from speechssl.config.masked_objectives import (
     BestRqConfig,
-    CpcConfig,
     Data2VecConfig,
-    DenoiseConfig,
     DinoSrConfig,
     HubertConfig,
     MaskedReconstructionConfig,
+    Wav2Vec2Config,
+    WavLmConfig,
+)
+from speechssl.config.objectives import (
+    ApcConfig,
+    CpcConfig,
+    DenoiseConfig,
     MocoConfig,
     NextSampleConfig,
     ObjectiveConfig,
     SimClrConfig,
     SumConfig,
     TransformationConfig,
-    Wav2Vec2Config,
-    WavLmConfig,
     offline_targets,
 )
 from speechssl.core.errors import ConfigError

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.config.objectives import Data2VecConfig, MaskConfig
+from speechssl.config.masked_objectives import Data2VecConfig, MaskConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import key
 from speechssl.data.batches.batch import Batch

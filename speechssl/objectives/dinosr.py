@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config.objectives import DinoSrConfig
+from speechssl.config.masked_objectives import DinoSrConfig
 from speechssl.core.errors import ConfigError
 from speechssl.models.codebooks import OnlineCodebooks
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config.objectives import MaskedUnitsConfig
+from speechssl.config.masked_objectives import MaskedUnitsConfig
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.kernels.linear import Linear

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.config.objectives import MaskedReconstructionConfig
+from speechssl.config.masked_objectives import MaskedReconstructionConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch

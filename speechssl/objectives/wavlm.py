@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.config.objectives import WavLmConfig
+from speechssl.config.masked_objectives import WavLmConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.augment import Sounds, with_noise

@@ -6,7 +6,7 @@ from itertools import repeat
 import pytest
 import torch
 
-from speechssl.config.objectives import BottleneckConfig
+from speechssl.config.masked_objectives import BottleneckConfig
 from speechssl.core.errors import ConfigError
 from speechssl.objectives.shared.reconstruction import Bottleneck
 from tests.objectives.test_contract import LENGTHS, gradients, in_float32

@@ -8,15 +8,8 @@ import torch
 
 from speechssl.config import HubertConfig, MaskConfig, PretrainConfig, Wav2Vec2Config
 from speechssl.config.load import load_config, to_toml
-from speechssl.config.objectives import (
-    ApcConfig,
-    BestRqConfig,
-    DenoiseConfig,
-    DinoSrConfig,
-    MaskedReconstructionConfig,
-    SumConfig,
-    offline_targets,
-)
+from speechssl.config.masked_objectives import BestRqConfig, DinoSrConfig, MaskedReconstructionConfig
+from speechssl.config.objectives import ApcConfig, DenoiseConfig, SumConfig, offline_targets
 from speechssl.core.errors import ConfigError
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config.objectives import BottleneckConfig
+from speechssl.config.masked_objectives import BottleneckConfig
 from speechssl.core.errors import ConfigError
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.logmel import FrameLogMel
