@@ -13,6 +13,7 @@ random keys, and is in every checkpoint.
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -23,7 +24,8 @@ from speechssl.core.errors import ConfigError
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import frame_mask
 from speechssl.models.teacher import Teacher, follow
-from speechssl.objectives.base import Loss, Ranks, Rule
+from speechssl.objectives.base import Loss, Ranks
+from speechssl.objectives.shared.distillation import FROZEN_TEACHER
 from speechssl.objectives.shared.masked import empty_loss
 from speechssl.objectives.shared.views import TwoViews, ViewsPrepared, compared, summed
 
@@ -44,13 +46,10 @@ class Moco(TwoViews):
     least = 1
     rules = (
         *TwoViews.rules,
-        Rule(
-            metric="encoder_moved",
-            finding="frozen_momentum_encoder",
+        replace(
+            FROZEN_TEACHER,
             message="{value:.0%} of the momentum encoder's weights have moved since the start: it does not follow. Set "
             "objective.momentum below 1",
-            low=0.5,
-            after=0.0,
         ),
     )
     queue: Tensor
@@ -109,5 +108,5 @@ class Moco(TwoViews):
             logits = torch.cat([own, embeddings @ self.queue.t()], dim=1) / temperature
             results = compared(logits, items.slots % keys.shape[1])
         loss = summed(results[0].sum(), embeddings, prepared, results)
-        loss.metrics["encoder_moved"] = self.teacher.moved()
+        loss.metrics["teacher_moved"] = self.teacher.moved()
         return loss

@@ -11,7 +11,7 @@ from speechssl.config import AugmentConfig, MaskConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import key
 from speechssl.data.batches.augment import Sounds, augmenter
-from speechssl.objectives import views
+from speechssl.objectives.shared import views
 from speechssl.training.parallel import start_parallel
 from tests.oracles import views as oracle
 from tests.oracles.data2vec import moving_average
@@ -377,4 +377,4 @@ def test_collapsed_embeddings_are_named(kind):
 def test_a_momentum_encoder_that_never_moves_is_named():
     objective = still("moco", momentum=1.0)
     torch.nn.init.normal_(objective.head.out.weight)
-    assert judged(objective) == {"frozen_momentum_encoder"}
+    assert judged(objective) == {"frozen_teacher"}
