@@ -96,12 +96,12 @@ class SpeechEncoder(nn.Module):
         self.projection = linear(self.frontend.dim, encoder.dim)
         self.mask_embedding = nn.Parameter(torch.empty(encoder.dim).uniform_())
         self.position = build_position(encoder)
-        self.relative_position = build_relative_position(encoder)
         self.norm = LayerNorm(encoder.dim)
         self.dropout = Dropout(encoder.dropout)
         self.input_dropout = Dropout(encoder.input_dropout)
         block = ConformerBlock if encoder.block == "conformer" else Block
         self.blocks = nn.ModuleList(block(encoder) for _ in range(encoder.layers))
+        self.relative_position = build_relative_position(encoder)
         self.recompute = False
         """Keep only the input of each block in training, and run the block again in the backward pass: less memory, a
         third more time, the same numbers."""

@@ -133,6 +133,8 @@ def test_rotated_products_depend_on_the_distance_alone():
     torch.testing.assert_close(products[0], products[1])
     torch.testing.assert_close(products[0], products[2])
     assert (products[0] - products[3]).abs().min() > 1e-3
+    with pytest.raises(ConfigError, match="multiple of heads = 0"):
+        build("rotary", heads=0)
     with pytest.raises(ConfigError, match="even number of channels a head, dim / heads = 7"):
         build("rotary", dim=14, heads=2)
 
