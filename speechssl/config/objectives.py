@@ -17,6 +17,7 @@ __all__ = [
     "MaskConfig",
     "MaskedReconstructionConfig",
     "ObjectiveConfig",
+    "SegmentOrderConfig",
     "TargetsConfig",
     "TeacherConfig",
     "TransformationConfig",
@@ -244,6 +245,19 @@ class TransformationConfig:
     """Range of the frequency above which ``band_limited`` leaves nothing, in hertz."""
 
 
+@dataclass(frozen=True)
+class SegmentOrderConfig:
+    """Telling the order in which the segments of an utterance were shuffled (in the manner of arXiv 1603.09246)."""
+
+    kind: Literal["segment_order"] = "segment_order"
+    segments: int = 4
+    """Segments of an utterance."""
+    permutations: int = 12
+    """Orders that are told apart, chosen to differ in many places."""
+    share: float = 0.9
+    """Part of an equal share of the utterance that a segment fills; the rest is the gap to the next."""
+
+
 ObjectiveConfig = (
     Wav2Vec2Config
     | HubertConfig
@@ -254,6 +268,7 @@ ObjectiveConfig = (
     | ApcConfig
     | CpcConfig
     | TransformationConfig
+    | SegmentOrderConfig
 )
 """The settings of any objective; ``kind`` says which."""
 

@@ -15,6 +15,7 @@ from speechssl.config.objectives import (
     HubertConfig,
     MaskedReconstructionConfig,
     ObjectiveConfig,
+    SegmentOrderConfig,
     TransformationConfig,
     Wav2Vec2Config,
     offline_targets,
@@ -29,6 +30,7 @@ from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
+from speechssl.objectives.segment_order import SegmentOrder
 from speechssl.objectives.transformation import Transformation
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 
@@ -56,6 +58,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Cpc
         case TransformationConfig():
             return Transformation
+        case SegmentOrderConfig():
+            return SegmentOrder
 
 
 def build_objective(

@@ -29,7 +29,7 @@ utterances, with targets on frames that are not masked, where an objective has s
 """
 NOTHING_DRAWN = {"apc"}
 """Objectives whose targets follow from the audio alone."""
-ONE_TARGET_EACH = {"transformation"}
+ONE_TARGET_EACH = {"transformation", "segment_order"}
 """Objectives whose target is a class of the whole utterance."""
 
 pytestmark = pytest.mark.parametrize("kind", sorted(KINDS))
