@@ -184,7 +184,7 @@ def load(
     ----------
     path
         A model folder of this project (``runs/NAME/model``, ``runs/NAME/finetune/model``), a folder of transformers
-        with wav2vec 2.0 or HuBERT (its encoder is read, not its heads), or a .pt or .pth state dict of torchaudio.
+        with wav2vec 2.0, HuBERT or WavLM (its encoder is read, not its heads), or a .pt or .pth file of torchaudio.
     device
         ``auto`` takes a GPU where there is one.
     precision

@@ -165,17 +165,9 @@ class CtcObjective(Objective[CtcPrepared]):
 def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels: tuple[int, ...]) -> Tensor:
     """Return the CTC loss of each row [B], float32: negative log-likelihood of its labels, 0 where they do not fit.
 
-    Labels are int64: cuDNN takes int32 only, so PyTorch's own kernel always runs (cuDNN's has no ``zero_infinity``).
-    Its backward pass on CUDA is not deterministic; with deterministic algorithms the loss is computed on the CPU.
-
-    Parameters
-    ----------
-    log_probs
-        [B, F, V] float32.
-    targets
-        [B, L] int64 labels.
-    frames, labels
-        Frames and labels of each row.
+    ``log_probs`` are [B, F, V] float32 and ``targets`` [B, L] int64: cuDNN takes int32 only, so PyTorch's own kernel
+    always runs (cuDNN's has no ``zero_infinity``). Its backward pass on CUDA is not deterministic; with deterministic
+    algorithms the loss is computed on the CPU.
     """
     device = log_probs.device
     if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
@@ -191,10 +183,7 @@ def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels:
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:
     """Return the recogniser of a model folder, in evaluation mode on ``device``, and its tokens.
 
-    Raises
-    ------
-    DataError
-        The folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
+    Raises DataError when the folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
     """
     model, tokens = recogniser_of(load_folder(Path(folder)), folder)
     return model.to(device), tokens

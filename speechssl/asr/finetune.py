@@ -26,7 +26,7 @@ from speechssl.core.ledger import Entry
 from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.batches.augment import augmenter
+from speechssl.data.batches.augment import Sounds, augmenter
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
@@ -93,10 +93,7 @@ def model_settings(cfg: FinetuneConfig, pretrained: ModelConfig | None) -> Model
 def build_recogniser(cfg: FinetuneConfig, pretrained: ModelFolder | None, n_tokens: int) -> CtcModel:
     """Return the recogniser to train; random weights are a function of ``cfg.seed``.
 
-    Raises
-    ------
-    CheckpointError
-        The pretrained weights do not fit their configuration.
+    Raises CheckpointError when the pretrained weights do not fit their configuration.
     """
     torch.manual_seed(key("finetune-init", cfg.seed))
     encoder = SpeechEncoder(model_settings(cfg, pretrained.cfg if pretrained else None))
@@ -113,17 +110,9 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
     """Choose the utterances to train on: transcribed, of an allowed length, with labels that fit into their frames.
 
     An empty transcript means that nothing was spoken, and is kept. A transcript whose characters are all outside the
-    vocabulary is left out.
+    vocabulary is left out. ``frames`` maps a number of samples to a number of encoder frames.
 
-    Parameters
-    ----------
-    frames
-        Maps a number of samples to a number of encoder frames.
-
-    Raises
-    ------
-    DataError
-        Nothing is left; the message counts the reasons.
+    Raises DataError when nothing is left; the message counts the reasons.
     """
     entries = list(labelled.dropped)
     if not labelled.utterances:
@@ -228,7 +217,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         rank=parallel.rank,
         world=parallel.world,
         encode=tokens.encode,
-        augment=augmenter(cfg.augment, cfg.seed),
+        augment=augmenter(cfg.augment, cfg.seed, Sounds.of(cfg.data)),
         prepare=objective.train().preparer(),
     )
     try:

@@ -56,13 +56,7 @@ class CtcPreparer:
     seed: int
 
     def __call__(self, batch: Batch) -> CtcPrepared:
-        """Return the batch with its masks.
-
-        Raises
-        ------
-        DataError
-            The batch has no targets, or one beyond the vocabulary.
-        """
+        """Return the batch with its masks; DataError when the batch has no targets, or one beyond the vocabulary."""
         targets, target_lengths = batch.targets, batch.target_lengths
         if targets is None or target_lengths is None:
             raise DataError("a batch for CTC fine-tuning has no targets; give the stream `encode` and transcripts")

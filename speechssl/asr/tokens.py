@@ -71,10 +71,7 @@ def normalise_text(text: str, rule: Rule, language: str = "") -> str:
     letters, marks, numbers and apostrophes inside words; anything else becomes a space. Applying a rule twice changes
     nothing.
 
-    Raises
-    ------
-    ConfigError
-        The rule is unknown.
+    Raises ConfigError when the rule is unknown.
     """
     if rule not in get_args(Rule):
         raise ConfigError(f"unknown text normalisation {rule!r}; choose one of {', '.join(get_args(Rule))}")
@@ -249,13 +246,7 @@ class Tokens:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the vocabulary that ``to_dict`` wrote.
-
-        Raises
-        ------
-        DataError
-            Fields are missing or inconsistent.
-        """
+        """Return the vocabulary that ``to_dict`` wrote; DataError when fields are missing or inconsistent."""
         try:
             kind, rule, symbols = data["kind"], data["normalise"], tuple(data["symbols"])
             model, language = base64.b64decode(data.get("sentencepiece", ""), validate=True), data.get("language", "")

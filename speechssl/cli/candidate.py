@@ -1,7 +1,7 @@
-"""One fine-tuning of a sweep, in a process of its own: ``python -m speechssl.cli.candidate PARENT REQUEST``.
+"""One verb in a process of its own: ``python -m speechssl.cli.candidate PARENT VERB ...``.
 
-In: the process id of the one that started it, and a file with a fine-tuning configuration. Out: a run folder, and the
-exit code of ``speechssl finetune``. workflows/sweep.py starts it.
+In: the process id of the one that started it, and a command line. Out: what the verb writes, and its exit code.
+workflows/side_by_side.py starts it.
 """
 
 import sys
@@ -12,10 +12,10 @@ from speechssl.core.processes import end_with_parent
 __all__ = ["candidate"]
 
 
-def candidate(parent: str, request: str) -> int:
-    """Fine-tune in this process; save and end when the one that started it is gone, even when it was killed."""
+def candidate(parent: str, *words: str) -> int:
+    """Run a verb in this process; save and end when the one that started it is gone, even when it was killed."""
     end_with_parent(int(parent))
-    return main(["finetune", request])
+    return main(words)
 
 
 if __name__ == "__main__":

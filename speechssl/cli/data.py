@@ -68,7 +68,7 @@ def verify(words: list[str], overrides: list[str]) -> int:
     if overrides:
         raise ConfigError(f"verify takes no settings (got {' '.join(overrides)})")
     (folder,) = positional(words, "verify", 1)
-    from speechssl.data.store.writer import verify_shards
+    from speechssl.data.store.verify import verify_shards
 
     summary = verify_shards(Path(str(folder)))
     for problem in summary.problems:

@@ -134,6 +134,15 @@ VERB_HELP = {
         "Compares systems that were scored on the same utterances: which is better, by how much, how sure, and where.",
         ("speechssl compare runs/base runs/new", "speechssl compare base=a/evaluate lm=b/evaluate --output compare"),
     ),
+    "compare-objectives": _Verb(
+        "[CONFIG]",
+        "Trains objectives with the same encoder, audio and updates, fine-tunes each on the same labels, and writes a "
+        "page. Says first how long it will take; a stopped comparison resumes.",
+        (
+            "speechssl compare-objectives compare-tiny --corpus my-audio",
+            "speechssl compare-objectives compare-cpu --corpus my-audio --arms hubert-cpu",
+        ),
+    ),
     "report": _Verb(
         "RUN",
         "Writes report.html, report.json and report.txt of a run folder.",

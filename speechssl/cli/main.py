@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "align": transcription.align,
     "score": scoring.score,
     "compare": scoring.compare,
+    "compare-objectives": training.compare_objectives,
     "report": scoring.report,
 }
 

@@ -1,4 +1,4 @@
-"""Verbs that train: ``pretrain``, ``finetune``, ``estimate``, and from folder to report: ``run``, ``demo``."""
+"""Verbs that train: ``pretrain``, ``finetune``, ``estimate``, and from audio to a page: ``run``, ``demo`` ..."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from speechssl.cli.arguments import load, positional, wants_help
 from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
-__all__ = ["demo", "estimate", "finetune", "pretrain", "run"]
+__all__ = ["compare_objectives", "demo", "estimate", "finetune", "pretrain", "run"]
 
 
 PROFILED_STEPS = 5
@@ -102,3 +102,13 @@ def demo(words: list[str], overrides: list[str]) -> None:
     words = words or (["demo-smoke"] if smoke else ["demo"])
     _, cfg = load(DemoConfig, "demo", words, overrides)
     go(replace(cfg, smoke=True) if smoke else cfg)
+
+
+def compare_objectives(words: list[str], overrides: list[str]) -> None:
+    """Train every objective on equal terms and compare."""
+    from speechssl.config import CompareObjectivesConfig
+
+    _, cfg = load(CompareObjectivesConfig, "compare-objectives", words or ["compare-cpu"], overrides)
+    from speechssl.workflows.compare_objectives import compare_objectives as go
+
+    go(cfg)

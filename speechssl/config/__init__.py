@@ -4,7 +4,7 @@
 """
 
 from speechssl.config.audit import AuditConfig
-from speechssl.config.comparing import CompareConfig
+from speechssl.config.comparing import CompareConfig, CompareObjectivesConfig
 from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
@@ -36,6 +36,7 @@ __all__ = [
     "AugmentConfig",
     "CaptionConfig",
     "CompareConfig",
+    "CompareObjectivesConfig",
     "CorpusConfig",
     "CtcConfig",
     "DataConfig",

@@ -52,16 +52,18 @@ class ShardConfig:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Augmentation of fine-tuning audio; each keyed by (seed, epoch, id)."""
+    """Augmentation of audio; each keyed by (seed, epoch, id)."""
 
     speeds: tuple[float, ...] = ()
     """Speed factors drawn uniformly, such as (0.9, 1.0, 1.1); empty for none."""
     gain_db: float = 0.0
     """The gain is drawn uniformly between minus and plus this, in decibels."""
     noise_snr_db: tuple[float, float] | None = None
-    """Range of signal-to-noise ratios for added white-to-pink noise; None for none."""
+    """Range of signal-to-noise ratios for added noise, white to pink or of ``data.noise``; None for none."""
     noise_prob: float = 0.5
     """Share of the utterances that noise is added to."""
+    reverb_prob: float = 0.0
+    """Share of the utterances that are heard in a room."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class DataConfig:
     """Splits of the shards to use."""
     ids: tuple[str, ...] = ()
     """Files with one utterance id a line; when given, only these utterances (of any split) are used."""
+    noise: str = ""
+    """Folder of recordings that augmentation takes noise from; empty: coloured noise is made."""
+    reverb: str = ""
+    """Folder of impulse responses that augmentation takes rooms from; empty: rooms are simulated."""
     min_seconds: float = 2.0
     """Shorter utterances are left out."""
     max_seconds: float = 15.6

@@ -19,21 +19,24 @@ from speechssl.config.load import tagged
 __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 
 RARE = {
-    "DataConfig": "cache buckets window_shards loader timeout max_bad_fraction",
+    "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
     "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
-    "EncoderConfig": "pos_kernel pos_groups activation_dropout causal",
+    "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",
+    "MaskedReconstructionConfig": "bottleneck",
+    "DenoiseConfig": "bottleneck",
+    "SumConfig": "first.[!km]* second.[!km]*",  # of a part, kind and mask are shown
     "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",
     "ValidationConfig": "seconds ids",
     "OptimConfig": "betas eps hold init_scale final_scale",
     "TrainingConfig": "profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
     "PretrainConfig": """
         model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
-        objective.ema_* training.validate_every training.ema_decay""",
+        objective.ema_* objective.codebook_* objective.freeze_after training.validate_every training.ema_decay""",
     "TokensConfig": "min_count",
     "FinetuneConfig": """
-        model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob ctc.final_dropout dev.shards
-        dev.*_seconds dev.batches_per_step dev.workers""",
+        model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
+        ctc.final_dropout dev.shards dev.*_seconds dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
     "TuneConfig": "data.batches_per_step",
     "RunConfig": """
@@ -44,6 +47,10 @@ RARE = {
         finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.augment.noise_* finetune.augment.gain_db
         finetune.training.validate_every finetune.training.precision evaluate.model evaluate.data evaluate.bootstrap
         evaluate.seed evaluate.precision evaluate.decoder.beam_* evaluate.decoder.hotword* evaluate.decoder.n_best""",
+    "CompareObjectivesConfig": """
+        manifest shard pretrain.[!dt]* pretrain.data.[!is]* pretrain.training.[!s]* pretrain.training.save_every
+        finetune.[!dt]* finetune.dev finetune.tokens finetune.data.[!is]* finetune.training.[!s]*
+        finetune.training.save_every evaluate""",
     "DemoConfig": "synth run.manifest run.shard run.pretrain run.finetune run.evaluate",
 }
 """Dataclass -> its settings that ``--help`` leaves out and ``--help-all`` shows, as paths from it. ``*`` is that of a
@@ -97,9 +104,10 @@ def _settings(cfg: Any, prefix: str, about: str, rare: frozenset[str], kinds: It
 
 @cache
 def _docs(cls: type) -> dict[str, str]:
-    """Return the docstrings of the fields of a dataclass, on one line each."""
+    """Return the docstrings of the fields of a dataclass and of those it inherits, on one line each."""
+    parent = cls.__base__
+    docs = dict(_docs(parent)) if parent is not None and is_dataclass(parent) else {}
     (node,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
-    docs = {}
     for field, text in pairwise(node.body if isinstance(node, ast.ClassDef) else ()):
         match field, text:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):

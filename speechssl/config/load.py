@@ -102,10 +102,7 @@ def from_dict(cls: type[T], data: dict[str, Any], *, where: str = "", base: T | 
     A table changes only the keys that it names: the others are those of ``base``, or of the defaults of their place,
     which may differ from those of the table's class.
 
-    Raises
-    ------
-    ConfigError
-        A key is unknown (the message names the nearest match) or a value has the wrong type.
+    Raises ConfigError when a key is unknown (the message names the nearest match) or a value has the wrong type.
     """
     check = getattr(cls, "check_form", None)
     if check is not None:
@@ -178,10 +175,7 @@ def presets() -> list[str]:
 def find_config(name: str) -> Path:
     """Return the file of a configuration given as a path or as the name of a preset.
 
-    Raises
-    ------
-    ConfigError
-        Neither a file nor a preset has that name.
+    Raises ConfigError when neither a file nor a preset has that name.
     """
     path = Path(name)
     if path.suffix == ".toml" and path.is_file():
@@ -206,21 +200,11 @@ def read_toml(cls: type[T], path: Path) -> T:
 
 
 def load_config(cls: type[T], name: str | None = None, overrides: Sequence[str] = (), *, prog: str = "speechssl") -> T:
-    """Read a TOML file or preset (or the defaults), then apply ``--a.b value`` overrides.
+    """Read a TOML file or preset (or, without a name, the defaults), then apply ``--a.b value`` overrides.
 
-    Parameters
-    ----------
-    cls
-        The configuration's dataclass.
-    name
-        Path of a TOML file, the name of a preset, or None for the defaults.
-    overrides
-        Arguments such as ``["--optim.lr", "1e-3", "--data.batch-seconds=40"]``.
+    Overrides are arguments such as ``["--optim.lr", "1e-3", "--data.batch-seconds=40"]``.
 
-    Raises
-    ------
-    ConfigError
-        The file, a key or a value cannot be used.
+    Raises ConfigError when the file, a key or a value cannot be used.
     """
     base, words = initial_config(cls, name, overrides)
     import tyro  # after the file is read, so that a bad file is reported without waiting for it
@@ -254,7 +238,7 @@ def _choose(base: Any, words: list[str], prefix: str = "") -> tuple[Any, list[st
             kind, words = _take(f"--{path}.kind", words)
             if kind not in (None, value.kind):
                 value = _convert({"kind": kind}, hints[item.name], path)
-        elif is_dataclass(value):
+        if is_dataclass(value):
             value, words = _choose(value, words, f"{path}.")
         base = replace(base, **{item.name: value})
     return base, words

@@ -33,8 +33,12 @@ class FrontendConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Feature projection, convolutional positional embedding, transformer."""
+    """Feature projection, positional embedding, transformer or Conformer blocks."""
 
+    block: Literal["transformer", "conformer"] = "transformer"
+    """conformer: two half feed-forward layers around attention and a depthwise convolution (Gulati et al. 2020). Its
+    blocks have norms of their own; ``norm`` says where one more is: before the first block (post), after the last
+    (pre)."""
     dim: int = 768
     """Width of the transformer."""
     layers: int = 12
@@ -45,10 +49,18 @@ class EncoderConfig:
     """Width inside the feed-forward layers."""
     norm: Literal["post", "pre"] = "post"
     """Layer norm after each sublayer (post: BASE) or before it (pre: LARGE; fairseq's ``layer_norm_first``)."""
+    conv_kernel: int = 31
+    """Kernel of the depthwise convolution of Conformer blocks, in frames; odd."""
     pos_kernel: int = 128
     """Kernel of the positional convolution, in frames."""
     pos_groups: int = 16
     """Groups of the positional convolution."""
+    pos_depth: int = 1
+    """Positional convolutions, one upon the other. 1: wav2vec 2.0. 5 of kernel 19: data2vec. 0: none."""
+    relative_position: Literal["none", "gated", "alibi", "rotary"] = "none"
+    """Distances between frames in attention. gated: WavLM's gated bias, one value a head and bucket of distances.
+    alibi: a bias that falls with the distance, with a learned scale of each head (data2vec 2.0). rotary: rotation of
+    queries and keys (RoPE)."""
     dropout: float = 0.1
     """On the outputs of attention and feed-forward layers."""
     attention_dropout: float = 0.1
@@ -61,6 +73,11 @@ class EncoderConfig:
     """Probability that a block is skipped in a step."""
     causal: bool = False
     """No frame sees a later one: causal attention, and a positional convolution that is padded on the left."""
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether the blocks and positions are those of wav2vec 2.0, which other programs know."""
+        return self.block == "transformer" and self.pos_depth == 1 and self.relative_position == "none"
 
 
 @dataclass(frozen=True)

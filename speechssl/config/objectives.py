@@ -7,21 +7,32 @@ objectives share (masks, targets that are made offline) is a table inside it.
 from dataclasses import dataclass, field
 from typing import Literal
 
+from speechssl.config.data import AugmentConfig
+
 __all__ = [
     "ApcConfig",
     "BestRqConfig",
+    "BottleneckConfig",
     "CpcConfig",
     "Data2VecConfig",
     "DenoiseConfig",
+    "DinoSrConfig",
     "HubertConfig",
     "MaskConfig",
     "MaskedReconstructionConfig",
+    "MaskedUnitsConfig",
+    "MocoConfig",
+    "NextSampleConfig",
     "ObjectiveConfig",
+    "PartConfig",
     "SegmentOrderConfig",
+    "SimClrConfig",
+    "SumConfig",
     "TargetsConfig",
     "TeacherConfig",
     "TransformationConfig",
     "Wav2Vec2Config",
+    "WavLmConfig",
     "offline_targets",
 ]
 
@@ -110,10 +121,10 @@ class Wav2Vec2Config:
 
 
 @dataclass(frozen=True)
-class HubertConfig:
-    """Masked prediction of k-means units (HuBERT, section 3)."""
+class MaskedUnitsConfig:
+    """What objectives share that predict units which are made offline."""
 
-    kind: Literal["hubert"] = "hubert"
+    kind: str = ""
     final_dim: int = 256
     """Width of the space in which outputs and targets are compared."""
     logit_temperature: float = 0.1
@@ -125,6 +136,28 @@ class HubertConfig:
     in the divisor, too."""
     mask: MaskConfig = field(default_factory=MaskConfig)
     targets: TargetsConfig = field(default_factory=TargetsConfig)
+
+
+@dataclass(frozen=True)
+class HubertConfig(MaskedUnitsConfig):
+    """Masked prediction of k-means units (HuBERT, section 3)."""
+
+    kind: Literal["hubert"] = "hubert"
+
+
+@dataclass(frozen=True)
+class WavLmConfig(MaskedUnitsConfig):
+    """Masked prediction of the k-means units of clean speech from mixed speech (WavLM, section III)."""
+
+    kind: Literal["wavlm"] = "wavlm"
+    mix_prob: float = 0.2
+    """Share of the utterances that speech of another one, or noise, is mixed into."""
+    noise_share: float = 0.1
+    """Share of the mixed utterances that get noise. One that is alone in its micro-batch gets noise, too."""
+    speech_db: tuple[float, float] = (-5.0, 5.0)
+    """Range of the energy ratio of an utterance to the speech mixed in, in decibels."""
+    noise_db: tuple[float, float] = (-5.0, 20.0)
+    """The same for noise."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +177,16 @@ class BestRqConfig:
 
 
 @dataclass(frozen=True)
+class BottleneckConfig:
+    """Variational bottleneck between the encoder and the head (arXiv 1312.6114); an extension of the autoencoders."""
+
+    dim: int = 0
+    """Latent variables of each frame; 0: no bottleneck."""
+    beta: float = 1.0
+    """Weight of their divergence from the prior, in nats a frame, beside the L1 loss summed over the frame."""
+
+
+@dataclass(frozen=True)
 class MaskedReconstructionConfig:
     """Log-mel of masked speech from the speech around it (TERA, arXiv 2007.06028)."""
 
@@ -155,11 +198,12 @@ class MaskedReconstructionConfig:
     Their number is drawn, from 0 to this. Only for a log-mel stem with ``n_mels`` channels."""
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.15, length=4, min_spans=1))
     """The paper's 15 % in spans of 70 ms, here 80 ms of a waveform stem."""
+    bottleneck: BottleneckConfig = field(default_factory=BottleneckConfig)
 
 
 @dataclass(frozen=True)
 class DenoiseConfig:
-    """Clean log-mel of all frames from noisy, band-limited speech (denoising autoencoder)."""
+    """Clean log-mel of all frames from noisy, band-limited, reverberant speech (denoising autoencoder)."""
 
     kind: Literal["denoise"] = "denoise"
     n_mels: int = 80
@@ -168,6 +212,9 @@ class DenoiseConfig:
     """Range of the signal-to-noise ratio, in decibels."""
     band_hz: tuple[float, float] = (1000.0, 8000.0)
     """Range of the frequency above which nothing is left, in hertz; from 8000 on everything is."""
+    reverb_prob: float = 0.0
+    """Share of the utterances that are heard in a room."""
+    bottleneck: BottleneckConfig = field(default_factory=BottleneckConfig)
 
 
 @dataclass(frozen=True)
@@ -200,6 +247,34 @@ class Data2VecConfig:
 
 
 @dataclass(frozen=True)
+class DinoSrConfig:
+    """Masked prediction of the clusters of a teacher's layers (DinoSR, section 2)."""
+
+    kind: Literal["dinosr"] = "dinosr"
+    entries: int = 256
+    """Codes of each layer."""
+    top_layers: int = 8
+    """Last blocks of the teacher that are clustered; all blocks of a smaller encoder."""
+    codebook_decay: float = 0.9
+    """Decay of the moving averages that the codebooks are made of."""
+    codebook_deviation: float = 1.0
+    """Standard deviation of the entries at the start; targets have 1. With 0.1 more codes come into use where a step
+    has few frames."""
+    student_layer: Literal["last", "same"] = "last"
+    """Block of the student that the codes of a layer are predicted from: its last one, or the same one (SpidR)."""
+    ema_start: float = 0.999
+    """Decay of the teacher's moving average at the first update."""
+    ema_end: float = 0.9999
+    ema_steps: int = 30_000
+    """Updates over which the decay goes from ``ema_start`` to ``ema_end``; exponential: the time constant."""
+    ema_schedule: Literal["linear", "exponential"] = "linear"
+    """How the decay goes there (SpidR: exponential, to 1)."""
+    freeze_after: int = 200_000
+    """Updates after which the teacher is frozen, with the stem and the projection that it shares; 0: never."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.8, min_spans=1))
+
+
+@dataclass(frozen=True)
 class ApcConfig:
     """Prediction of the log-mel of coming frames by a causal encoder (APC, section 2)."""
 
@@ -208,6 +283,21 @@ class ApcConfig:
     """Log-mel channels that are predicted, whatever the encoder sees."""
     ahead: int = 3
     """n: encoder frames from the last one seen to the predicted one; enough that they share no sample."""
+
+
+@dataclass(frozen=True)
+class NextSampleConfig:
+    """Prediction of the classes of coming samples by a causal encoder (the loss of WaveNet, section 2)."""
+
+    kind: Literal["next_sample"] = "next_sample"
+    classes: int = 256
+    """Steps of the mu-law that samples are quantised with."""
+    samples: int = 8
+    """Samples that are predicted from each frame, with a softmax each."""
+    every: int = 1
+    """Samples from one of them to the next."""
+    ahead: int = 1
+    """Samples from the last one that a frame sees to the first that is predicted."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +313,52 @@ class CpcConfig:
     """Negatives of each frame out of its own utterance."""
     across: int = 64
     """Negatives of each frame out of the other utterances of the micro-batch."""
+
+
+VIEWS = AugmentConfig(gain_db=6.0, noise_snr_db=(0.0, 20.0), noise_prob=0.8, reverb_prob=0.5)
+
+
+@dataclass(frozen=True)
+class SimClrConfig:
+    """Telling the other view of an utterance, or of a moment in it, from others (SimCLR, section 2)."""
+
+    kind: Literal["simclr"] = "simclr"
+    level: Literal["frame", "utterance"] = "frame"
+    """frame: the frames of an utterance are told apart; utterance: the utterances of a micro-batch."""
+    final_dim: int = 128
+    """Width of the space in which views are compared."""
+    logit_temperature: float = 0.1
+    """Divisor of the cosine similarities."""
+    gather: bool = False
+    """Utterances are told apart over the micro-batches of all ranks. The result then depends on the number of ranks."""
+    crop: float = 0.6
+    """Share of the utterance that each view holds. Nearer to 1, a frame's position in the view tells which it is."""
+    augment: AugmentConfig = field(default_factory=lambda: VIEWS)
+    """What changes each view. Speeds only at the level of utterances."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.2, min_spans=1))
+
+
+@dataclass(frozen=True)
+class MocoConfig:
+    """SimCLR's task with keys of a momentum encoder, and a queue of earlier keys (MoCo, section 3)."""
+
+    kind: Literal["moco"] = "moco"
+    level: Literal["frame", "utterance"] = "frame"
+    """frame: the frames of an utterance are told from each other and from the queue; utterance: from the queue."""
+    final_dim: int = 128
+    """Width of the space in which views are compared."""
+    logit_temperature: float = 0.07
+    """Divisor of the cosine similarities."""
+    queue: int = 4096
+    """Keys of earlier updates that are negatives (the paper: 65,536 of images)."""
+    momentum: float = 0.999
+    """Decay of the momentum encoder's moving average."""
+    crop: float = 0.6
+    """Share of the utterance that each view holds. Nearer to 1, a frame's position in the view tells which it is."""
+    augment: AugmentConfig = field(default_factory=lambda: VIEWS)
+    """What changes each view. Speeds only at the level of utterances."""
+    mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.2, min_spans=1))
+    """Of the queries alone."""
 
 
 @dataclass(frozen=True)
@@ -258,21 +394,48 @@ class SegmentOrderConfig:
     """Part of an equal share of the utterance that a segment fills; the rest is the gap to the next."""
 
 
-ObjectiveConfig = (
+PartConfig = (
     Wav2Vec2Config
     | HubertConfig
+    | WavLmConfig
     | BestRqConfig
     | MaskedReconstructionConfig
     | DenoiseConfig
     | Data2VecConfig
+    | DinoSrConfig
     | ApcConfig
+    | NextSampleConfig
     | CpcConfig
+    | SimClrConfig
+    | MocoConfig
     | TransformationConfig
     | SegmentOrderConfig
 )
+"""The settings of one objective."""
+
+
+@dataclass(frozen=True)
+class SumConfig:
+    """Two objectives on one pass of the encoder over masked audio (the form of w2v-BERT, arXiv 2108.06209)."""
+
+    kind: Literal["sum"] = "sum"
+    weights: tuple[float, float] = (1.0, 1.0)
+    """Weights of the two losses, each a mean over masked frames."""
+    first: PartConfig = field(default_factory=Wav2Vec2Config)
+    second: PartConfig = field(default_factory=lambda: BestRqConfig(mask=MaskConfig()))
+    """Another kind than the first, with the same mask."""
+
+    @property
+    def parts(self) -> tuple[PartConfig, PartConfig]:
+        """Both objectives."""
+        return self.first, self.second
+
+
+ObjectiveConfig = PartConfig | SumConfig
 """The settings of any objective; ``kind`` says which."""
 
 
 def offline_targets(cfg: ObjectiveConfig) -> TargetsConfig | None:
     """Return how an objective's targets are made before training, None for one that needs none."""
-    return getattr(cfg, "targets", None)
+    parts = cfg.parts if isinstance(cfg, SumConfig) else (cfg,)
+    return next((part.targets for part in parts if hasattr(part, "targets")), None)

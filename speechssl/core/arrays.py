@@ -34,10 +34,7 @@ class Chunks:
 def save_arrays(path: Path, **arrays: np.ndarray | Chunks) -> None:
     """Write arrays to an ``.npz`` file that is either whole or not there; equal arrays give equal bytes.
 
-    Raises
-    ------
-    DataError
-        The file cannot be written.
+    Raises DataError when the file cannot be written.
     """
     try:
         with atomic_file(path) as file, zipfile.ZipFile(file, "w") as archive:
@@ -54,10 +51,7 @@ def save_arrays(path: Path, **arrays: np.ndarray | Chunks) -> None:
 def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
     """Read the named arrays of an ``.npz`` file, checksums included.
 
-    Raises
-    ------
-    DataError
-        When the file is missing or damaged, or lacks one of the arrays.
+    Raises DataError when the file is missing or damaged, or lacks one of the arrays.
     """
     try:
         with _HEADERS, path.open("rb") as file, np.load(file) as archive:
@@ -67,17 +61,9 @@ def load_arrays(path: Path, names: set[str]) -> dict[str, np.ndarray]:
 
 
 def map_arrays(path: Path, *, check: bool = True) -> dict[str, np.ndarray]:
-    """Return all arrays of a file of ``save_arrays``, mapped read-only.
+    """Return all arrays of a file of ``save_arrays``, mapped read-only; ``check`` reads it once against its checksums.
 
-    Parameters
-    ----------
-    check
-        Read the whole file once against its checksums.
-
-    Raises
-    ------
-    DataError
-        When the file is missing or damaged, or its arrays are compressed.
+    Raises DataError when the file is missing or damaged, or its arrays are compressed.
     """
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:

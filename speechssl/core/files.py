@@ -58,10 +58,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     Missing folders are made. A reader sees the old file or the new one, never a part.
 
-    Raises
-    ------
-    OSError
-        The file cannot be written (disk full, no permission); its ``filename`` is set.
+    Raises OSError when the file cannot be written (disk full, no permission); its ``filename`` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_path(path) as temporary, temporary.open("wb") as file:
@@ -76,10 +73,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a name for a library that opens its file itself; on success sync the file and call it ``path``.
 
-    Raises
-    ------
-    OSError
-        As `atomic_file`; also when there is no file under the name.
+    Raises OSError as `atomic_file`, and when there is no file under the name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with temporary_path(path) as temporary:
@@ -96,10 +90,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     A folder of that name is replaced as a whole. Between the two renames the old one is at ``NAME.previous``; a failure
     puts it back.
 
-    Raises
-    ------
-    OSError
-        Something cannot be written; the old folder is untouched.
+    Raises OSError when something cannot be written; the old folder is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     previous = path.with_name(path.name + ".previous")
@@ -141,10 +132,7 @@ def write_json(path: Path, value: Any, **options: Any) -> None:
 def read_json(path: Path, remedy: str) -> Any:
     """Return the value in a JSON file.
 
-    Raises
-    ------
-    DataError
-        The file is missing, empty, torn or not UTF-8; the message names it and ends with ``remedy``.
+    Raises DataError, with ``remedy`` at its end, when the file is missing, empty, torn or not UTF-8.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -218,10 +206,7 @@ def exclusive(path: Path, *, wait: bool = False) -> Iterator[None]:
 
     Where the file system has no locks a warning says so.
 
-    Raises
-    ------
-    DataError
-        Without ``wait``: another process holds the lock; the message names it.
+    Raises DataError when another process holds the lock and ``wait`` is false; the message names it.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     _held.add(descriptor)

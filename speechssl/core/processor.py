@@ -88,16 +88,10 @@ _ATEN_LIMITS = {"default": Unit.BASE, "avx2": Unit.AVX2}
 
 
 def detect(capabilities: Mapping[str, Any], variables: Mapping[str, str], machine: str) -> Processor:
-    """Return what may be used of a processor.
+    """Return what may be used of a processor whose instruction sets, by torch's names, are true in ``capabilities``.
 
-    Parameters
-    ----------
-    capabilities
-        Instruction sets by torch's names; those that are true count.
-    variables
-        The environment.
-    machine
-        ``platform.machine()``. Only x86 has units that are known to be faster in bfloat16.
+    ``variables`` is the environment, ``machine`` is ``platform.machine()``: only x86 has units that are known to be
+    faster in bfloat16.
     """
     there = Unit.BASE
     for unit, names in _FLAGS.items():

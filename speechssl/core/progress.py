@@ -62,17 +62,10 @@ def progress(title: str, *, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class Whole:
-    """Progress of stages with expected times: call ``begin(name)`` at the start of each stage that is run.
+    """Progress of stages, each with its expected seconds: call ``begin(name)`` at the start of each stage that is run.
 
     A stage that is never begun counts as done as soon as a later one begins. After a fifth of the whole, the measured
     time, relative to the expected time, corrects the expectation of the rest.
-
-    Parameters
-    ----------
-    expected
-        Seconds of each stage, in order.
-    clock
-        Returns seconds.
     """
 
     def __init__(self, expected: Mapping[str, float], clock: Callable[[], float] = time.monotonic) -> None:

@@ -16,13 +16,7 @@ IN_A_ROW = 100
 
 
 class TooManyBadError(DataError):
-    """Too many items are bad.
-
-    Parameters
-    ----------
-    entries
-        Bad items that are not in the ledger yet, because they never reached the caller.
-    """
+    """Too many items are bad; ``entries`` are those that never reached the caller, and are not in the ledger yet."""
 
     def __init__(self, message: str, entries: Iterable[Entry] = ()) -> None:
         super().__init__(message)
@@ -30,14 +24,9 @@ class TooManyBadError(DataError):
 
 
 class Tolerance:
-    """Stops when more than ``fraction`` of the last 1,000 items, or 100 items in a row, were bad.
+    """Stops when more than ``fraction`` of the last 1,000 items, or 100 items in a row, were bad; from 1 on, never.
 
-    Parameters
-    ----------
-    fraction
-        Largest share of bad items in a window; 1 or more turns every check off.
-    what
-        Names the stage and the place in the message, such as ``shards in /data/shards``.
+    The message begins with ``what``: the stage and the place, such as ``shards in /data/shards``.
     """
 
     def __init__(self, fraction: float, *, what: str) -> None:

@@ -50,9 +50,9 @@ class PairedBootstrap:
 
 
 def bootstrap_wer(
-    counts: npt.ArrayLike, *, n: int = 2_000, seed: int = 1, level: float = LEVEL, block: npt.ArrayLike | None = None
+    counts: npt.ArrayLike, *, n: int = 2_000, seed: int = 1, block: npt.ArrayLike | None = None
 ) -> Interval | None:
-    """Studentised bootstrap interval of a pooled error rate.
+    """Studentised bootstrap interval (``LEVEL``) of a pooled error rate.
 
     Parameters
     ----------
@@ -62,8 +62,6 @@ def bootstrap_wer(
         Resamples.
     seed
         The draws are a pure function of ``seed`` and U.
-    level
-        Coverage of the interval.
     block
         [U] labels; when given, whole blocks are drawn instead of utterances. With speakers as blocks the interval
         covers new speakers too (errors of one speaker are not independent; Liu et al. 2020, "Statistical testing on ASR
@@ -84,13 +82,13 @@ def bootstrap_wer(
     table = _table(counts)
     if block is not None:
         table = _pooled(table, block)
-    _check(n, level)
+    _check(n)
     if len(table) < 2 or table[:, 1].sum() == 0:
         return None
     resampled = _resampled(table, n=n, seed=seed)
     if not resampled.rates.size:
         return None
-    low, high = _limits(table, resampled, level)
+    low, high = _limits(table, resampled)
     most = np.inf if (table[:, 0] > table[:, 1]).any() else 1.0
     return max(low, 0.0), min(high, most)
 
@@ -119,7 +117,7 @@ def paired_bootstrap(a: npt.ArrayLike, b: npt.ArrayLike, *, n: int = 2_000, seed
     if not np.array_equal(left[:, 1], right[:, 1]):
         row = int(np.flatnonzero(left[:, 1] != right[:, 1])[0])
         raise ValueError(f"row {row} has {left[row, 1]} reference words in one system and {right[row, 1]} in the other")
-    _check(n, LEVEL)
+    _check(n)
     words = int(left[:, 1].sum())
     if len(left) < 2 or words == 0:
         return None
@@ -128,7 +126,7 @@ def paired_bootstrap(a: npt.ArrayLike, b: npt.ArrayLike, *, n: int = 2_000, seed
     delta = resampled.rates
     if not delta.size:
         return None
-    low, high = _limits(change, resampled, LEVEL)
+    low, high = _limits(change, resampled)
     wer_a, wer_b = int(left[:, 0].sum()) / words, int(right[:, 0].sum()) / words
     return PairedBootstrap(
         wer_a=wer_a,
@@ -143,11 +141,9 @@ def paired_bootstrap(a: npt.ArrayLike, b: npt.ArrayLike, *, n: int = 2_000, seed
     )
 
 
-def _check(n: int, level: float) -> None:
+def _check(n: int) -> None:
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1, not {level}")
 
 
 def _table(counts: npt.ArrayLike) -> npt.NDArray[np.int64]:
@@ -211,7 +207,7 @@ def _deviation(sums: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float
     return np.sqrt(squares * size / (size - 1)) / w
 
 
-def _limits(table: npt.NDArray[np.int64], resampled: _Resampled, level: float) -> Interval:
+def _limits(table: npt.NDArray[np.int64], resampled: _Resampled) -> Interval:
     """Return the outer of the studentised and the expanded percentile limits.
 
     Studentised: rate - q s, with q the quantiles of (rate* - rate) / s* over the resamples; for a resample without
@@ -220,7 +216,7 @@ def _limits(table: npt.NDArray[np.int64], resampled: _Resampled, level: float) -
     """
     from scipy.special import ndtr, stdtrit
 
-    size, tail = len(table), (1 - level) / 2
+    size, tail = len(table), (1 - LEVEL) / 2
     sums = _moments(table).sum(axis=1)
     rate, deviation = float(sums[0] / sums[1]), float(_deviation(sums, size))
     if not deviation:

@@ -24,8 +24,8 @@ def load_any(path: Path) -> ModelFolder:
     Parameters
     ----------
     path
-        A model folder of this project; a folder with ``config.json`` (wav2vec 2.0 or HuBERT) and ``model.safetensors``
-        of transformers; or a file (.pt, .pth) with the state dict of a torchaudio model.
+        A model folder of this project; a folder with ``config.json`` (wav2vec 2.0, HuBERT or WavLM) and
+        ``model.safetensors`` of transformers; or a file (.pt, .pth) with the state dict of a torchaudio model.
 
     Raises
     ------
@@ -49,10 +49,7 @@ def load_any(path: Path) -> ModelFolder:
 def load_any_encoder(path: Path, cfg: ModelConfig | None = None) -> SpeechEncoder:
     """Return the encoder of a model, in evaluation mode; raises as :func:`load_any`.
 
-    Parameters
-    ----------
-    cfg
-        Configuration to build it with instead of its own, for other dropouts; sizes must agree.
+    ``cfg`` takes the place of its own configuration, for other dropouts; sizes must agree.
     """
     return encoder_of(load_any(path), path, cfg)
 

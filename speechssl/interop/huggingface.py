@@ -1,8 +1,8 @@
-"""wav2vec 2.0 and HuBERT encoders in the layout of Hugging Face transformers: weights and configuration, in and out.
+"""wav2vec 2.0, HuBERT and WavLM encoders in the layout of Hugging Face transformers: weights and configuration.
 
 In: a state dict and a config dict, or a folder with ``model.safetensors`` and ``config.json``. Out: a SpeechEncoder, or
-the same two back, exactly. transformers itself is not needed. What the encoder cannot express (adapters, batch norm in
-the positional convolution, WavLM's relative positions) is refused by name, never dropped.
+the same two back, exactly (of wav2vec 2.0 and HuBERT). transformers itself is not needed. What the encoder cannot
+express (adapters, batch norm in the positional convolution) is refused by name, never dropped.
 """
 
 import json
@@ -53,6 +53,8 @@ EXPECTED: dict[str, Any] = {
     "adapter_attn_dim": None,
 }
 """Settings with only one supported value, which is also the default of transformers."""
+BUCKETS = {"num_buckets": 320, "max_bucket_distance": 800}
+"""The same of WavLM alone."""
 
 
 def _names(cfg: ModelConfig) -> dict[str, str]:
@@ -84,6 +86,12 @@ def _names(cfg: ModelConfig) -> dict[str, str]:
     }
     for i in range(cfg.encoder.layers):
         modules |= {f"blocks.{i}.{ours}": f"encoder.layers.{i}.{theirs}" for ours, theirs in parts.items()}
+    if cfg.encoder.relative_position == "gated":
+        names["relative_position.embedding"] = "encoder.layers.0.attention.rel_attn_embed.weight"
+        for i in range(cfg.encoder.layers):
+            ours, theirs = f"blocks.{i}.attention.gate.", f"encoder.layers.{i}.attention.gru_rel_pos_"
+            names[ours + "scale"] = theirs + "const"
+            modules[ours + "project"] = theirs + "linear"
     for ours, theirs in modules.items():
         names |= {f"{ours}.{leaf}": f"{theirs}.{leaf}" for leaf in ("weight", "bias")}
     return names
@@ -100,9 +108,9 @@ def _joined(cfg: ModelConfig) -> dict[str, list[str]]:
 
 def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig:
     kind = config.get("model_type")
-    if kind not in ("wav2vec2", "hubert"):
-        raise ConfigError(f"Hugging Face model_type {kind!r} is not supported; supported: 'wav2vec2', 'hubert'")
-    for name, value in EXPECTED.items():
+    if kind not in ("wav2vec2", "hubert", "wavlm"):
+        raise ConfigError(f"Hugging Face model_type {kind!r} is not supported: 'wav2vec2', 'hubert' and 'wavlm' are")
+    for name, value in (EXPECTED | (BUCKETS if kind == "wavlm" else {})).items():
         if config.get(name, value) != value:
             raise ConfigError(f"Hugging Face config: {name} = {config[name]!r} is not supported, only {value!r} is")
     try:
@@ -121,6 +129,7 @@ def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig
             norm="pre" if config["do_stable_layer_norm"] else "post",
             pos_kernel=config["num_conv_pos_embeddings"],
             pos_groups=config["num_conv_pos_embedding_groups"],
+            relative_position="gated" if kind == "wavlm" else "none",
             dropout=float(config.get("hidden_dropout", 0.1)),
             attention_dropout=float(config.get("attention_dropout", 0.1)),
             activation_dropout=float(config.get("activation_dropout", 0.1)),
@@ -136,7 +145,7 @@ def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig
 
 def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the encoder's tensors under their bare names and in the new weight-norm layout."""
-    prefixes = ("wav2vec2.", "hubert.")
+    prefixes = ("wav2vec2.", "hubert.", "wavlm.")
     prefix = next((p for p in prefixes if any(name.startswith(p) for name in state)), "")
     bare = {}
     for name, value in state.items():
@@ -149,10 +158,17 @@ def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return bare
 
 
+def _converted(ours: str, value: Tensor) -> Tensor:
+    """Return a tensor of theirs in our shape. WavLM's gate has eight outputs there, which are added up in fours."""
+    if ".gate.project." in ours:
+        return value.unflatten(0, (2, 4)).sum(1)
+    return value.flatten() if ours.endswith(".gate.scale") else value
+
+
 def encoder_from_huggingface(
     state_dict: Mapping[str, Tensor], hf_config: Mapping[str, Any], *, normalize: bool | None = None
 ) -> SpeechEncoder:
-    """Return the encoder of a wav2vec 2.0 or HuBERT model of transformers, in evaluation mode.
+    """Return the encoder of a wav2vec 2.0, HuBERT or WavLM model of transformers, in evaluation mode.
 
     Parameters
     ----------
@@ -185,9 +201,9 @@ def encoder_from_huggingface(
             f"Hugging Face weights do not fit their config: {len(missing)} missing {missing[:3]}, "
             f"{len(extra)} unknown {extra[:3]}"
         )
-    new = {ours: bare[theirs] for ours, theirs in names.items()}
-    new |= {ours: torch.cat([bare[part] for part in parts]) for ours, parts in joined.items()}
     try:
+        new = {ours: _converted(ours, bare[theirs]) for ours, theirs in names.items()}
+        new |= {ours: torch.cat([bare[part] for part in parts]) for ours, parts in joined.items()}
         encoder.load_state_dict(new)
     except RuntimeError as error:
         raise CheckpointError(f"Hugging Face weights do not fit their config: {error}") from error
@@ -202,14 +218,17 @@ def encoder_to_huggingface(
     ``do_normalize`` is not part of that config: :func:`preprocessor_config` gives the dict that carries it. On a padded
     batch a model with a group-norm stem gives other numbers in transformers, where the padding enters its statistics.
 
-    Raises
-    ------
-    ConfigError
-        The encoder has a log-mel stem or is causal: transformers has no model for either.
+    Raises ConfigError when the encoder has a log-mel stem, is causal, or has other blocks or positions than wav2vec
+    2.0.
     """
     cfg = encoder.cfg
     if cfg.encoder.causal:
         raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
+    if not cfg.encoder.is_standard:
+        raise ConfigError(
+            f"model.encoder: block = {cfg.encoder.block!r}, pos_depth = {cfg.encoder.pos_depth}, relative_position = "
+            f"{cfg.encoder.relative_position!r} cannot be exported: Wav2Vec2Model has 'transformer', 1, 'none'"
+        )
     if cfg.frontend.kind != "waveform":
         raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")
     own = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}

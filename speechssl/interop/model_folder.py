@@ -65,28 +65,14 @@ def save_model(
     tokens: HasDict | None = None,
     info: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model folder, replacing one that is there as a whole.
+    """Write a model folder, replacing one that is there as a whole: its other files are not kept.
 
     The new folder is written and synced beside the old one and takes its name only when complete. A crash leaves either
-    the old model or the new one; between the two renames the old one is at ``NAME.previous``.
+    the old model or the new one; between the two renames the old one is at ``NAME.previous``. ``extra`` has more
+    weights under their full names, such as ``head.weight``; ``tokens`` the labels of a recogniser; ``info`` plain
+    values that say where the model came from.
 
-    Parameters
-    ----------
-    folder
-        Where the model goes. Other files in it are not kept.
-    encoder
-        Weights to save.
-    extra
-        More weights under their full names, such as ``head.weight``.
-    tokens
-        Label set of a recogniser.
-    info
-        Plain values that say where the model came from.
-
-    Raises
-    ------
-    CheckpointError
-        The folder cannot be written (the old one is untouched), or a weight is not finite.
+    Raises CheckpointError when the folder cannot be written (the old one is untouched), or a weight is not finite.
     """
     from safetensors.torch import save
 
@@ -167,10 +153,7 @@ def _read_weights(folder: Path, config: dict[str, Any]) -> bytes:
 def load_folder(folder: Path) -> ModelFolder:
     """Read and verify a model folder; the weights are checked against the digest in ``config.json``.
 
-    Raises
-    ------
-    CheckpointError
-        The folder is missing, is not a model folder, is of another version, or is damaged.
+    Raises CheckpointError when the folder is missing, is not a model folder, is of another version, or is damaged.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -192,17 +175,9 @@ def load_folder(folder: Path) -> ModelFolder:
 def load_encoder(folder: Path, cfg: ModelConfig | None = None) -> SpeechEncoder:
     """Return the encoder of a model folder, in evaluation mode.
 
-    Parameters
-    ----------
-    folder
-        Model folder of a pretraining or fine-tuning run.
-    cfg
-        Configuration to build it with instead of the saved one, for other dropouts; sizes must agree.
+    ``cfg`` takes the place of the saved configuration, for other dropouts; sizes must agree.
 
-    Raises
-    ------
-    CheckpointError
-        As :func:`load_folder`, or the weights do not fit the configuration.
+    Raises CheckpointError as :func:`load_folder`, and when the weights do not fit the configuration.
     """
     loaded = load_folder(folder)
     encoder = SpeechEncoder(cfg or loaded.cfg)

@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from speechssl.models.conformer import ConformerBlock
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.transformer import Block, not_after
 
-__all__ = ["encode_locally", "neighbours"]
+__all__ = ["encode_locally", "least_block", "neighbours"]
 
 T = TypeVar("T")
-Heads = tuple[Tensor, Tensor, Tensor, Tensor]
-"""A block's input [1, F, D] and its queries, keys and values [1, H, F, D / H]."""
+Heads = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+"""What attention is added to and its input, [1, F, D], and its queries, keys and values [1, H, F, D / H]."""
+Layer = Block | ConformerBlock
 
 
 def neighbours(items: Iterable[T]) -> Iterator[tuple[T | None, T, T | None]]:
@@ -37,31 +39,40 @@ def neighbours(items: Iterable[T]) -> Iterator[tuple[T | None, T, T | None]]:
         yield before, current, None
 
 
+def least_block(encoder: SpeechEncoder) -> int:
+    """Return how many frames a block must have: as many as a frame sees in the stem or in one convolution."""
+    convolutions = [block.convolution for block in encoder.blocks if isinstance(block, ConformerBlock)]
+    reaches = [each.reach for each in (encoder.position, *convolutions) if each is not None]
+    return max(-(-encoder.frontend.receptive // encoder.hop), *(max(reach) for reach in reaches), 0)
+
+
 def encode_locally(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> Iterator[Tensor]:
     """Yield the last layer's frames [F, D] of one recording, float32, ``block`` frames at a time.
 
     Parameters
     ----------
     encoder
-        In evaluation mode; the result lags ``layers + 2`` blocks behind ``waves``.
+        In evaluation mode; the result lags ``layers + 2`` blocks behind ``waves``, with Conformer blocks
+        ``2 * layers + 2``.
     waves
         [block * hop] samples each, on the encoder's device; the last one may be shorter.
     block
-        Frames; at least half the positional kernel (all of it but one frame for a causal encoder), so that one
-        neighbour is enough for it.
+        Frames; at least `least_block`, so that one neighbour is enough.
 
     Raises
     ------
     ValueError
-        The block is shorter than the positional kernel reaches or than a frame sees, or one of ``waves`` has another
-        size.
+        The block is shorter than that, or one of ``waves`` has another size.
     """
-    least = max(*encoder.position.reach, -(-encoder.frontend.receptive // encoder.hop))
+    least = least_block(encoder)
     if block < least:
         raise ValueError(f"a block of {block} frames is too short for this model: it needs {least}")
     frames = _positioned(encoder, _features(encoder, waves, block))
     for layer in encoder.blocks:
-        frames = _attended(cast(Block, layer), frames)
+        frames = _attended(encoder, cast(Layer, layer), frames)
+        if isinstance(layer, ConformerBlock):
+            frames = _convolved(layer, frames)
+        frames = _closed(cast(Layer, layer), frames)
     for x in frames:
         yield (encoder.norm(x) if encoder.cfg.encoder.norm == "pre" else x)[0]
 
@@ -82,35 +93,55 @@ def _features(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) -> It
 
 def _positioned(encoder: SpeechEncoder, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the input of the first layer: features and their positional embedding."""
-    reach = encoder.position.reach
-    for before, x, after in neighbours(blocks):
-        left = x[:, :0] if before is None else before[:, before.shape[1] - reach[0] :]
-        right = x[:, :0] if after is None else after[:, : reach[1]]
-        embedding = encoder.position(torch.cat([left, x, right], dim=1))
-        x = x + embedding[:, left.shape[1] : left.shape[1] + x.shape[1]]
+    position = encoder.position
+    for before, current, after in neighbours(blocks):
+        x = current
+        if position is not None:
+            around, first = _around(before, current, after, position.reach)
+            x = x + position(around)[:, first : first + x.shape[1]]
         yield x if encoder.cfg.encoder.norm == "pre" else encoder.norm(x)
 
 
-def _attended(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield a layer's output: each block's queries over the keys of three."""
-    for before, (x, q, k, v), after in neighbours(_heads(layer, blocks)):
+def _attended(encoder: SpeechEncoder, layer: Layer, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the sum with a layer's attention: each block's queries over the keys of three."""
+    for before, current, after in neighbours(_heads(layer, blocks)):
+        x, inner, q, _, _ = current
         causal = layer.attention.causal
-        views = [view for view in (before, (x, q, k, v), None if causal else after) if view is not None]
-        keys, values = (torch.cat([view[part] for view in views], dim=2) for part in (2, 3))
+        views = [view for view in (before, current, None if causal else after) if view is not None]
+        keys, values = (torch.cat([view[part] for view in views], dim=2) for part in (3, 4))
         frames, count = keys.shape[2], q.shape[2]
         mask = not_after(frames, None, q.device)[:, :, frames - count :] if causal else None
+        if encoder.relative_position is not None:
+            places = torch.arange(frames, device=q.device)[None]
+            first = 0 if before is None else before[0].shape[1]
+            relative = encoder.relative_position(places[:, first : first + count], places)
+            q, keys, mask = layer.attention.related(relative, inner, q, keys, mask)
         mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        attended = layer.attention.out(mixed.transpose(1, 2).flatten(2))
-        if layer.pre:
-            x = x + attended
-            yield x + layer.ffn(layer.ffn_norm(x))
-        else:
-            x = layer.attention_norm(x + attended)
-            yield layer.ffn_norm(x + layer.ffn(x))
+        yield x + layer.attention.out(mixed.transpose(1, 2).flatten(2))
 
 
-def _heads(layer: Block, blocks: Iterable[Tensor]) -> Iterator[Heads]:
+def _convolved(layer: ConformerBlock, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield the sum with a layer's convolution."""
+    for before, x, after in neighbours(blocks):
+        around, first = _around(before, x, after, layer.convolution.reach)
+        yield x + layer.convolution(around, None)[:, first : first + x.shape[1]]
+
+
+def _closed(layer: Layer, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield a layer's output from the sum that its attention is in."""
     for x in blocks:
-        inner = layer.attention_norm(x) if layer.pre else x
+        yield layer.joined(*layer.closing(x))
+
+
+def _around(before: Tensor | None, x: Tensor, after: Tensor | None, reach: tuple[int, int]) -> tuple[Tensor, int]:
+    """Return x [1, F, D] with what a convolution sees before and after it, and where it begins."""
+    left = x[:, :0] if before is None else before[:, before.shape[1] - reach[0] :]
+    right = x[:, :0] if after is None else after[:, : reach[1]]
+    return torch.cat([left, x, right], dim=1), left.shape[1]
+
+
+def _heads(layer: Layer, blocks: Iterable[Tensor]) -> Iterator[Heads]:
+    for given in blocks:
+        x, inner = layer.opened(given)
         q, k, v = layer.attention.qkv(inner).view(*x.shape[:2], 3, layer.attention.heads, -1).permute(2, 0, 3, 1, 4)
-        yield x, q, k, v
+        yield x, inner, q, k, v

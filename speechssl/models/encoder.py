@@ -17,11 +17,14 @@ from torch.utils.checkpoint import checkpoint
 
 from speechssl.config import ModelConfig
 from speechssl.core.errors import ConfigError
+from speechssl.models.conformer import ConformerBlock
 from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
-from speechssl.models.transformer import Block, PositionalConvolution, linear, take_frames
+from speechssl.models.position import build_position
+from speechssl.models.relative_position import Relative, build_relative_position
+from speechssl.models.transformer import Block, linear, take_frames
 
 __all__ = ["EncoderOutput", "SpeechEncoder"]
 
@@ -92,13 +95,13 @@ class SpeechEncoder(nn.Module):
         self.feature_norm = LayerNorm(self.frontend.dim)
         self.projection = linear(self.frontend.dim, encoder.dim)
         self.mask_embedding = nn.Parameter(torch.empty(encoder.dim).uniform_())
-        self.position = PositionalConvolution(
-            encoder.dim, encoder.pos_kernel, encoder.pos_groups, causal=encoder.causal
-        )
+        self.position = build_position(encoder)
+        self.relative_position = build_relative_position(encoder)
         self.norm = LayerNorm(encoder.dim)
         self.dropout = Dropout(encoder.dropout)
         self.input_dropout = Dropout(encoder.input_dropout)
-        self.blocks = nn.ModuleList(Block(encoder) for _ in range(encoder.layers))
+        block = ConformerBlock if encoder.block == "conformer" else Block
+        self.blocks = nn.ModuleList(block(encoder) for _ in range(encoder.layers))
         self.recompute = False
         """Keep only the input of each block in training, and run the block again in the backward pass: less memory, a
         third more time, the same numbers."""
@@ -169,32 +172,37 @@ class SpeechEncoder(nn.Module):
         """
         if positions is not None and (layers or branches or visible is not None):
             raise ValueError("layer outputs are computed for all frames: leave positions out")
-        blocks = [cast(Block, block) for block in self.blocks]
+        blocks = [cast(Block | ConformerBlock, block) for block in self.blocks]
         if stop_at is not None:
             if not 0 <= stop_at <= len(blocks):
                 raise ValueError(f"no layer {stop_at}: the encoder has layers 0 to {len(blocks)}")
             blocks = blocks[:stop_at]
-        key_mask = None
+        key_mask = valid = None
         if frame_lengths is not None:
             # A row without a single frame attends to its first position: a softmax over nothing would be NaN.
             valid = frame_mask(frame_lengths.clamp(min=1), x.shape[1])
             x = x.masked_fill(~valid[..., None], 0.0)
             key_mask = None if self.cfg.encoder.causal else valid[:, None, None, :]
         pre = self.cfg.encoder.norm == "pre"
-        x = x + self.position(x)
+        if self.position is not None:
+            x = x + self.position(x, valid)
         if visible is not None:
             x = take_frames(x, visible[0])
             key_mask = frame_mask(visible[1].clamp(min=1), x.shape[1])[:, None, None, :]
         x = self.dropout(x if pre else self.norm(x))
         outputs, added = [x], []
         last = None if is_plain() else positions
+        relative = None
+        if self.relative_position is not None:
+            frames = torch.arange(x.shape[1], device=x.device)[None] if visible is None else visible[0]
+            relative = cast(Relative, self.relative_position(frames, frames))
         for number, block in enumerate(blocks, 1):
             if branches:
-                x, branch = block.parts(x, key_mask)
+                x, branch = block.parts(x, key_mask, relative=relative)
                 x = block.joined(x, branch)
                 added.append(branch)
             else:
-                x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None)
+                x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None, relative)
             if layers:
                 outputs.append(x)
         if last is None or not blocks:
@@ -204,7 +212,14 @@ class SpeechEncoder(nn.Module):
         frame_lengths = frame_lengths if visible is None else visible[1]
         return EncoderOutput(x, tuple(outputs) if layers else (), tuple(added), frame_lengths=frame_lengths)
 
-    def _maybe_dropped(self, block: Block, x: Tensor, key_mask: Tensor | None, positions: Tensor | None) -> Tensor:
+    def _maybe_dropped(
+        self,
+        block: Block | ConformerBlock,
+        x: Tensor,
+        key_mask: Tensor | None,
+        positions: Tensor | None,
+        relative: Relative | None,
+    ) -> Tensor:
         """Run a block, or in training with probability ``layer_drop`` pass its input on.
 
         The decision is drawn on the CPU, so that nothing waits for the device. The parameters of a dropped block take
@@ -214,11 +229,12 @@ class SpeechEncoder(nn.Module):
         rate = self.cfg.encoder.layer_drop if self.training else 0.0
         compiling = torch.compiler.is_compiling()
         if rate > 0 and not compiling and torch.rand(()).item() < rate:
-            return take_frames(x, positions) + 0.0 * sum(p.sum() for p in block.parameters() if p.requires_grad)
+            unused = [*block.parameters(), *([relative] if isinstance(relative, Tensor) else [])]
+            return take_frames(x, positions) + 0.0 * sum(p.sum() for p in unused if p.requires_grad)
         if self.recompute and torch.is_grad_enabled():
-            y = cast(Tensor, checkpoint(block, x, key_mask, positions, use_reentrant=False))
+            y = cast(Tensor, checkpoint(block, x, key_mask, positions, relative, use_reentrant=False))
         else:
-            y = block(x, key_mask, positions)
+            y = block(x, key_mask, positions, relative)
         if rate > 0 and compiling:
             y = torch.where(torch.rand((), device=x.device) < rate, take_frames(x, positions), y)
         return y

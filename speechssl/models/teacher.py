@@ -7,6 +7,7 @@ teacher has no gradients and no dropout; its weights are float32, as the student
 """
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Self
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 
-__all__ = ["INPUT_PARTS", "Teacher", "annealed"]
+__all__ = ["INPUT_PARTS", "Teacher", "annealed", "follow"]
 
 INPUT_PARTS = ("frontend", "feature_norm", "projection", "mask_embedding")
 """Parts of an encoder before its positional convolution: a teacher without them reads the student's features."""
@@ -57,11 +58,11 @@ class Teacher(nn.Module):
         return self.encoder.context(x, frame_lengths, layers=layers, branches=branches)
 
     @torch.no_grad()
-    def follow(self, student: SpeechEncoder, decay: float) -> None:
-        """Move the weights towards the student's; once after each update."""
-        weights = dict(student.named_parameters())
-        own = dict(self.encoder.named_parameters())
-        torch._foreach_lerp_(list(own.values()), [weights[name].detach() for name in own], 1 - decay)
+    def follow(self, student: SpeechEncoder, decay: float, *, copied: Sequence[str] = ()) -> None:
+        """Move the weights towards the student's; once after each update. Those of ``copied`` parts become equal."""
+        follow(self.encoder, student, decay)
+        for name in copied:
+            follow(getattr(self.encoder, name), getattr(student, name), 0.0)
 
     def moved(self) -> Tensor:
         """Return the share of its tensors of weights that have changed since it was made: 0 for a frozen teacher.
@@ -74,6 +75,19 @@ class Teacher(nn.Module):
         return torch.stack([parameter.detach().flatten()[0] for parameter in self.encoder.parameters()])
 
 
-def annealed(start: float, end: float, step: int, steps: int) -> float:
-    """Return a decay that goes from ``start`` to ``end`` in a straight line over ``steps`` updates, and stays there."""
+@torch.no_grad()
+def follow(average: nn.Module, student: nn.Module, decay: float) -> None:
+    """Move the weights of a copy, or of some of its parts, towards those of its original."""
+    weights = dict(student.named_parameters())
+    own = dict(average.named_parameters())
+    torch._foreach_lerp_(list(own.values()), [weights[name].detach() for name in own], 1 - decay)
+
+
+def annealed(start: float, end: float, step: int, steps: int, *, exponential: bool = False) -> float:
+    """Return a decay that goes from ``start`` to ``end`` in a straight line over ``steps`` updates, and stays there.
+
+    Exponential: what is left to ``end`` falls by a factor of e in each ``steps`` updates, without an end (SpidR).
+    """
+    if exponential:
+        return end - (end - start) * math.exp(-step / steps)
     return end if step >= steps else start + (end - start) * step / steps

@@ -1,10 +1,8 @@
-"""Parts of the context network: convolutional positional embedding, self-attention, transformer block.
+"""Parts of the context network: self-attention and transformer block.
 
 In and out: [B, F, D], float32 between the parts (the residual stream stays in float32 under autocast, the matrix
 products run in bfloat16). Padding arrives as a boolean mask over keys, or as None: then no mask is built.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +12,11 @@ from speechssl.config import EncoderConfig
 from speechssl.core.errors import ConfigError
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout, keep_mask
-from speechssl.models.kernels.fft_conv import convolve_groups
 from speechssl.models.kernels.linear import Linear, linear_product, widened
-from speechssl.models.norm import LayerNorm, weight_norm
+from speechssl.models.norm import LayerNorm
+from speechssl.models.relative_position import Gate, Relative, Rotation, at_positions, biased
 
-__all__ = ["Attention", "Block", "PositionalConvolution", "linear", "not_after", "product_attention", "take_frames"]
+__all__ = ["Attention", "Block", "linear", "not_after", "product_attention", "take_frames"]
 
 
 def linear(dim_in: int, dim_out: int) -> nn.Linear:
@@ -29,58 +27,14 @@ def linear(dim_in: int, dim_out: int) -> nn.Linear:
     return layer
 
 
-class PositionalConvolution(nn.Module):
-    """Relative positional embedding: grouped convolution over frames, then GELU (wav2vec 2.0, section 2).
-
-    The kernel is weight-normalised over its last dimension: each tap k has one magnitude, shared by all channels, and
-    ``weight[..., k] = magnitude[k] * direction[..., k] / ||direction[..., k]||``. An even kernel with padding of half
-    its width gives one frame too many; the last is cut. Padded frames must be zero on entry. A causal convolution has
-    ``kernel - 1`` frames of padding on its left and none on its right: frame f sees frames up to f.
-    """
-
-    def __init__(self, dim: int, kernel: int, groups: int, *, causal: bool = False) -> None:
-        super().__init__()
-        if kernel < 1 or groups < 1 or dim % groups:
-            raise ConfigError(
-                f"model.encoder.dim = {dim} must be a multiple of pos_groups = {groups}; pos_kernel = {kernel} positive"
-            )
-        self.groups = groups
-        self.kernel = kernel
-        self.causal = causal
-        self.direction = nn.Parameter(torch.empty(dim, dim // groups, kernel))
-        self.magnitude = nn.Parameter(torch.empty(1, 1, kernel))
-        self.bias = nn.Parameter(torch.zeros(dim))
-        nn.init.normal_(self.direction, std=math.sqrt(4.0 / (kernel * dim)))
-        with torch.no_grad():
-            self.magnitude.copy_(self.direction.norm(dim=(0, 1), keepdim=True))
-
-    @property
-    def reach(self) -> tuple[int, int]:
-        """Frames before, and after, a frame that its embedding sees at most."""
-        return (self.kernel - 1, 0) if self.causal else (self.kernel // 2, self.kernel // 2)
-
-    def weight(self) -> Tensor:
-        """Return the kernel [D, D / groups, K], computed in float32."""
-        if is_plain():
-            return self.direction * (self.magnitude / self.direction.norm(dim=(0, 1), keepdim=True))
-        return weight_norm(self.direction, self.magnitude)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the embedding of x [B, F, D], to be added to it."""
-        if x.device.type in ("cpu", "cuda") and x.numel() and not is_plain():
-            return F.gelu(convolve_groups(x, self.weight(), self.groups, causal=self.causal) + self.bias)
-        y = F.conv1d(x.transpose(1, 2), self.weight(), self.bias, padding=self.reach[0], groups=self.groups)
-        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention through PyTorch's fused kernel.
 
     In a causal one, query f attends to keys 0 to f. Padding follows the frames of an utterance, so that no frame of it
-    attends to padding: a causal attention is given no ``key_mask``.
+    attends to padding: a causal attention is given no ``key_mask``. A ``gated`` one has a gate of its own for the bias.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False) -> None:
+    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False, gated: bool = False) -> None:
         super().__init__()
         if heads < 1 or dim % heads:
             raise ConfigError(f"model.encoder.dim = {dim} must be a multiple of heads = {heads}")
@@ -89,11 +43,15 @@ class Attention(nn.Module):
         self.causal = causal
         self.qkv = linear(dim, 3 * dim)
         self.out = linear(dim, dim)
+        self.gate = Gate(dim, heads) if gated else None
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
+    ) -> Tensor:
         """Return [B, F, D], or [B, W, D] of the queries at ``positions`` [B, W].
 
-        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention.
+        ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention. ``relative``
+        is that of all F frames.
         """
         B, T, D = x.shape
         if positions is None:
@@ -106,13 +64,24 @@ class Attention(nn.Module):
             k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain()
-        triangle = self.causal and positions is None and not on_cpu
+        triangle = self.causal and positions is None and not isinstance(relative, Tensor) and not on_cpu
         mask = not_after(T, positions, x.device) if self.causal and not triangle else key_mask
+        if relative is not None:
+            q, k, mask = self.related(at_positions(relative, positions), take_frames(x, positions), q, k, mask)
         if on_cpu:
             y = _cpu_attention(q, k, v, mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle)
         return self.out(y.transpose(1, 2).reshape(B, -1, D))
+
+    def related(
+        self, relative: Relative, x: Tensor, q: Tensor, k: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return queries, keys and mask with relative positions in them; x [B, W, D] is the input of the queries."""
+        if isinstance(relative, Rotation):
+            return *relative(q, k), mask
+        bias = relative if self.gate is None else self.gate(x) * relative
+        return q, k, biased(bias, mask).to(q.dtype)
 
 
 def not_after(frames: int, positions: Tensor | None, device: torch.device) -> Tensor:
@@ -122,15 +91,16 @@ def not_after(frames: int, positions: Tensor | None, device: torch.device) -> Te
     return (keys <= queries[..., None]).view(-1, 1, queries.shape[-1], frames)
 
 
-def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float) -> Tensor:
+def _cpu_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attention of [B, H, T, D] on a CPU, in bfloat16 or with dropout, where PyTorch's fused kernel is slow.
 
     Two products; for bfloat16 in float32 where the processor has no products in bfloat16.
     """
     if q.dtype != torch.bfloat16 or not widened(q):
-        return product_attention(q, k, v, key_mask, dropout)
+        return product_attention(q, k, v, mask, dropout)
+    mask = mask if mask is None or mask.dtype == torch.bool else mask.float()
     with torch.autocast("cpu", enabled=False):
-        wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=key_mask, dropout_p=dropout)
+        wide = F.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask, dropout_p=dropout)
         return wide.to(q.dtype)
 
 
@@ -139,8 +109,8 @@ def take_frames(x: Tensor, positions: Tensor | None) -> Tensor:
     return x if positions is None else x.gather(1, positions[..., None].expand(-1, -1, x.shape[2]))
 
 
-def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Attention as two batched products and a softmax; [B, H, T, D] each.
+def product_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
+    """Attention as two batched products and a softmax; [B, H, T, D] each. A mask that is not boolean is added.
 
     On a CPU in bfloat16 the fused kernel's backward pass is slow: forward and backward of this take a quarter of the
     time at 133 frames and two thirds at 750. With dropout there is no fused kernel on a CPU, and PyTorch's own dropout
@@ -148,8 +118,10 @@ def product_attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None, 
     the probability of leaving a weight out.
     """
     scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask, torch.finfo(scores.dtype).min)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    elif mask is not None:
+        scores = scores + mask
     # Autocast would widen the softmax to float32 and with it the second product's input: twice the memory traffic.
     with torch.autocast(q.device.type, enabled=False):
         weights = torch.softmax(scores, dim=-1)
@@ -166,7 +138,8 @@ class Block(nn.Module):
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.pre = cfg.norm == "pre"
-        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout, causal=cfg.causal)
+        gated = cfg.relative_position == "gated"
+        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout, causal=cfg.causal, gated=gated)
         self.attention_norm = LayerNorm(cfg.dim)
         self.up = linear(cfg.dim, cfg.ffn_dim)
         self.down = linear(cfg.ffn_dim, cfg.dim)
@@ -178,20 +151,31 @@ class Block(nn.Module):
         """Return the feed-forward branch of x."""
         return self.dropout(self.down(self.activation_dropout(F.gelu(self.up(x)))))
 
-    def parts(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the input and the output of the last residual: what the feed-forward branch is added to, and it."""
+    def opened(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the attention is added to, and its input."""
+        return x, self.attention_norm(x) if self.pre else x
+
+    def closing(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the feed-forward branch is added to, and it, from the sum that the attention is in."""
         if self.pre:
-            attended = self.attention(self.attention_norm(x), key_mask, positions)
-            x = take_frames(x, positions) + self.dropout(attended)
             return x, self.ffn(self.ffn_norm(x))
-        attended = self.attention(x, key_mask, positions)
-        x = self.attention_norm(take_frames(x, positions) + self.dropout(attended))
+        x = self.attention_norm(x)
         return x, self.ffn(x)
+
+    def parts(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the input and the output of the last residual: what the feed-forward branch is added to, and it."""
+        x, inner = self.opened(x)
+        attended = self.attention(inner, key_mask, positions, relative)
+        return self.closing(take_frames(x, positions) + self.dropout(attended))
 
     def joined(self, x: Tensor, branch: Tensor) -> Tensor:
         """Return the output of the block from its `parts`."""
         return x + branch if self.pre else self.ffn_norm(x + branch)
 
-    def forward(self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
+    ) -> Tensor:
         """Map [B, F, D] to [B, F, D], or to [B, W, D]: the same frames at ``positions`` [B, W] alone."""
-        return self.joined(*self.parts(x, key_mask, positions))
+        return self.joined(*self.parts(x, key_mask, positions, relative))

@@ -20,14 +20,14 @@ from speechssl.config.objectives import ApcConfig
 from speechssl.core.errors import ConfigError
 from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.frame_counts import MEL_STRIDE, FrameGrid
+from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.logmel import FrameLogMel
 from speechssl.models.norm import at_least_float32
 from speechssl.models.transformer import linear
 from speechssl.objectives.base import Curve, Loss, Objective, Prepared, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import empty_loss, frame_counts
-from speechssl.objectives.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, QUIET, reconstruction_loss
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import empty_loss
+from speechssl.objectives.shared.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, QUIET, reconstruction_loss
 
 __all__ = ["Apc", "ApcPrepared", "ApcPreparer", "least_ahead"]
 
@@ -42,7 +42,7 @@ class ApcPrepared(Prepared):
     """A batch and the frames that have one to predict; ``n_targets`` counts values."""
 
     context: FrameSelection
-    """Frames t for which the utterance has a frame t + n."""
+    """Frames t for which the utterance has all that is predicted from them."""
     lengths: Tensor | None
     """[B] int64 samples in each row, or None when no row is padded."""
 
@@ -52,17 +52,18 @@ class ApcPreparer:
     """Finds the frames of a CPU batch that have a target. Nothing is drawn. A row of weight 0 gets no targets."""
 
     grid: FrameGrid
-    n_mels: int
     ahead: int
+    """Samples of an utterance that must follow those of a frame."""
+    values: int
+    """Values that are predicted from each frame."""
 
     def __call__(self, batch: Batch) -> ApcPrepared:
         """Return the batch with its frames."""
-        rows, width = frame_counts(self.grid, batch)
-        counts = (np.array(rows) - self.ahead) * (batch.weights.numpy() > 0)
-        context = np.arange(width) < counts[:, None]
+        counts = self.grid.frames((batch.lengths - self.ahead).clamp(min=0)) * (batch.weights > 0)
+        context = np.arange(self.grid.frames(batch.wave.shape[1])) < counts.numpy()[:, None]
         return ApcPrepared(
             batch=batch,
-            n_targets=int(context.sum()) * (self.grid.hop // MEL_STRIDE) * self.n_mels,
+            n_targets=int(context.sum()) * self.values,
             context=FrameSelection.of(context),
             lengths=batch.lengths if batch.padded else None,
         )
@@ -120,7 +121,8 @@ class Apc(Objective[ApcPrepared]):
     def preparer(self, seed: int | None = None) -> ApcPreparer:
         """Return what finds the frames with a target."""
         del seed
-        return ApcPreparer(self.encoder.frontend.grid, self.cfg.n_mels, self.cfg.ahead)
+        grid = self.encoder.frontend.grid
+        return ApcPreparer(grid, self.cfg.ahead * grid.hop, self.mel.dim)
 
     def forward(self, prepared: ApcPrepared) -> Loss:
         """Return the L1 distance between frames and their predictions (equation 1)."""

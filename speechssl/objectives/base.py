@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 import numpy as np
 from torch import Tensor, nn
 
+from speechssl.data.batches.augment import Sounds
 from speechssl.data.batches.batch import Batch, Prepared
 
 __all__ = [
@@ -136,8 +137,17 @@ class OfflineTargets(Protocol):
 class Ranks(Protocol):
     """What an objective needs of the ranks of a run (``training.parallel.Parallel``)."""
 
+    @property
+    def rank(self) -> int:
+        """Number of this rank, from 0."""
+        ...
+
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum of ``value`` over ranks, as a tensor of its own (a collective)."""
+        ...
+
+    def rows(self, value: Tensor) -> list[Tensor]:
+        """Return the rows [N, ...] of every rank, detached, in the order of ranks (a collective; N may differ)."""
         ...
 
 
@@ -170,6 +180,11 @@ class Objective(nn.Module, Generic[PreparedT]):
     what training/monitoring/health.py compares with."""
     seed: int = 0
     """Key of what the preparer draws."""
+    ranks: Ranks | None = None
+    """The ranks of the run, for what ``forward`` gathers; None outside a run. Every rank runs ``forward`` equally often
+    in training, not in validation."""
+    sounds: Sounds = Sounds()
+    """Where its preparer takes noise and rooms from (``data.noise``, ``data.reverb``)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,13 +13,20 @@ from torch.nn import functional
 
 from speechssl.config.objectives import BestRqConfig
 from speechssl.core.randomness import key
-from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.kernels.linear import Linear
 from speechssl.models.logmel import FrameLogMel
 from speechssl.models.norm import at_least_float32
-from speechssl.objectives.base import Curve, Loss, Objective, Rule
-from speechssl.objectives.masked import ACCURACY, MASKED_LOSS, MASKED_SHARE, MaskedPrepared, MaskPreparer, empty_loss
+from speechssl.objectives.base import Curve, Loss, Rule
+from speechssl.objectives.shared.masked import (
+    ACCURACY,
+    MASKED_LOSS,
+    MASKED_SHARE,
+    MaskedObjective,
+    MaskedPrepared,
+    MaskPreparer,
+)
 
 __all__ = ["BestRq", "RandomQuantiser"]
 
@@ -68,7 +75,7 @@ class RandomQuantiser(nn.Module):
         return at_least_float32(self.predict(context)).view(-1, *self.shape)
 
 
-class BestRq(Objective[MaskedPrepared]):
+class BestRq(MaskedObjective[MaskedPrepared]):
     """The BEST-RQ objective around an encoder; ``seed`` is the key of quantiser and masks.
 
     Raises
@@ -116,16 +123,13 @@ class BestRq(Objective[MaskedPrepared]):
         del iteration
         return cfg.entries
 
-    def preparer(self, seed: int | None = None) -> MaskPreparer:
+    def preparer(self, seed: int | None = None) -> MaskPreparer[MaskedPrepared]:
         """Return what draws masks."""
         return MaskPreparer(self.encoder.frontend.grid, self.cfg.mask, self.seed if seed is None else seed)
 
-    def forward(self, prepared: MaskedPrepared) -> Loss:
+    def loss(self, output: EncoderOutput, prepared: MaskedPrepared) -> Loss:
         """Return the cross-entropy of the codes of the masked frames (section 3), a mean over codebooks."""
-        if prepared.n_targets == 0:
-            return empty_loss(self.parameters())
         wave, masked, n = prepared.batch.wave, prepared.masked, prepared.n_targets
-        output = self.encoder(wave, prepared.lengths, mask=prepared.mask, positions=masked.positions)
         logits = self.quantiser.logits(masked.gather(output.x))
         with torch.autocast(wave.device.type, enabled=False):
             codes = self.quantiser.codes(masked.pick(self.quantiser.speech(wave, prepared.lengths)))

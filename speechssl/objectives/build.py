@@ -12,12 +12,18 @@ from speechssl.config.objectives import (
     CpcConfig,
     Data2VecConfig,
     DenoiseConfig,
+    DinoSrConfig,
     HubertConfig,
     MaskedReconstructionConfig,
+    MocoConfig,
+    NextSampleConfig,
     ObjectiveConfig,
     SegmentOrderConfig,
+    SimClrConfig,
+    SumConfig,
     TransformationConfig,
     Wav2Vec2Config,
+    WavLmConfig,
     offline_targets,
 )
 from speechssl.core.errors import ConfigError
@@ -28,11 +34,18 @@ from speechssl.objectives.best_rq import BestRq
 from speechssl.objectives.cpc import Cpc
 from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
+from speechssl.objectives.dinosr import DinoSr
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
+from speechssl.objectives.moco import Moco
+from speechssl.objectives.next_sample import NextSample
 from speechssl.objectives.segment_order import SegmentOrder
+from speechssl.objectives.shared.reconstruction import variational
+from speechssl.objectives.simclr import SimClr
+from speechssl.objectives.sum import sum_of
 from speechssl.objectives.transformation import Transformation
 from speechssl.objectives.wav2vec2 import Wav2Vec2
+from speechssl.objectives.wavlm import WavLm
 
 __all__ = ["build_objective", "objective_class"]
 
@@ -44,18 +57,30 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return Wav2Vec2
         case HubertConfig():
             return Hubert
+        case WavLmConfig():
+            return WavLm
         case BestRqConfig():
             return BestRq
         case MaskedReconstructionConfig():
-            return MaskedReconstruction
+            return variational(MaskedReconstruction, cfg.bottleneck)
         case DenoiseConfig():
-            return Denoise
+            return variational(Denoise, cfg.bottleneck)
         case Data2VecConfig():
             return Data2Vec
+        case DinoSrConfig():
+            return DinoSr
         case ApcConfig():
             return Apc
+        case NextSampleConfig():
+            return NextSample
         case CpcConfig():
             return Cpc
+        case SimClrConfig():
+            return SimClr
+        case MocoConfig():
+            return Moco
+        case SumConfig(first=first, second=second):
+            return sum_of(cfg, (objective_class(first), objective_class(second)))
         case TransformationConfig():
             return Transformation
         case SegmentOrderConfig():
@@ -77,7 +102,7 @@ def build_objective(
     Raises
     ------
     ConfigError
-        The objective predicts what follows, and the encoder sees it.
+        The objective predicts what follows, and the encoder sees it; or parts of a sum do not go together.
     ValueError
         Targets are missing, or lie on another frame grid.
     """
@@ -85,7 +110,11 @@ def build_objective(
     objective: Objective[Any]
     if build.causal and not encoder.cfg.encoder.causal:
         raise ConfigError(f"{build.title} predicts what follows a frame: set model.encoder.causal = true")
-    if offline_targets(cfg) is None:
+    if isinstance(cfg, SumConfig):
+        needed = [targets if offline_targets(part) else None for part in cfg.parts]
+        parts = [build_objective(part, encoder, given, seed) for part, given in zip(cfg.parts, needed, strict=True)]
+        objective = build(encoder, cfg, parts, seed=seed)
+    elif offline_targets(cfg) is None:
         objective = build(encoder, cfg, seed=seed)
     elif targets is None:
         raise ValueError(f"{build.title} needs targets that are made offline")

@@ -30,8 +30,8 @@ from speechssl.models.kernels.linear import Linear
 from speechssl.models.masking import sample_frames
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Curve, Loss, Objective, Prepared, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import ACCURACY, cosine_rows, empty_loss, frame_counts
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import ACCURACY, cosine_rows, empty_loss, frame_counts
 
 __all__ = ["Cpc", "CpcPrepared", "CpcPreparer"]
 

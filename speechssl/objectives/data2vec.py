@@ -24,11 +24,17 @@ from speechssl.models.decoder import ConvolutionalDecoder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.kernels.dropout import dropout
-from speechssl.models.norm import at_least_float32, standardise
 from speechssl.models.teacher import INPUT_PARTS, Teacher, annealed
 from speechssl.objectives.base import Curve, Loss, Objective, Ranks, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import MASKED_SHARE, MaskedPrepared, draw_masks, empty_loss, frame_counts
+from speechssl.objectives.shared.distillation import (
+    FROZEN_TEACHER,
+    STEM_COLLAPSE,
+    TARGET_COLLAPSE,
+    deviation,
+    normalised_branches,
+)
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import MASKED_SHARE, MaskedPrepared, draw_masks, empty_loss, frame_counts
 
 __all__ = ["Data2Vec", "Data2VecPrepared", "Data2VecPreparer"]
 
@@ -109,14 +115,7 @@ class Data2Vec(Objective[Data2VecPrepared]):
         ),
     )
     rules = (
-        Rule(
-            metric="target_deviation",
-            finding="target_collapse",
-            message="{name} is {value:.3f}: the teacher makes nearly the same of every frame. Go back to an earlier "
-            "checkpoint with a lower optim.lr, or a longer warmup; check that the audio is not silent",
-            low=0.1,
-            after=0.0,
-        ),
+        TARGET_COLLAPSE,
         Rule(
             metric="target_rank",
             finding="dimension_collapse",
@@ -132,23 +131,8 @@ class Data2Vec(Objective[Data2VecPrepared]):
             "longer warmup",
             low=0.01,
         ),
-        Rule(
-            metric="feature_deviation",
-            finding="stem_collapse",
-            message="{name} is {value:.4f}: stem and projection make nearly the same of every frame, so the targets "
-            "tell positions apart and nothing else. Go back to an earlier checkpoint with a lower optim.lr or "
-            "model.frontend.grad_scale",
-            low=0.01,
-            after=0.0,
-        ),
-        Rule(
-            metric="teacher_moved",
-            finding="frozen_teacher",
-            message="{value:.0%} of the teacher's weights have moved since the start: it does not follow the student. "
-            "Set objective.ema_start and objective.ema_end below 1",
-            low=0.5,
-            after=0.0,
-        ),
+        STEM_COLLAPSE,
+        FROZEN_TEACHER,
         MASKED_SHARE,
     )
 
@@ -178,16 +162,9 @@ class Data2Vec(Objective[Data2VecPrepared]):
         """Return the decoder: a continued pretraining makes its teacher from the encoder."""
         return {name: value for name, value in super().exported().items() if not name.startswith("teacher.")}
 
-    @torch.no_grad()
     def targets(self, x: Tensor, frame_lengths: Tensor | None) -> Tensor:
-        """Return the targets [B, F, D] of projected features x [B, F, D] (section 3).
-
-        They are the mean of the feed-forward branches of the teacher's last blocks, each branch with zero mean and
-        unit variance over the frames of the utterance in every channel (instance normalisation).
-        """
-        branches = self.teacher.context(x, frame_lengths, branches=True).branches[-self.cfg.top_layers :]
-        with torch.autocast(x.device.type, enabled=False):
-            return torch.stack([standardise(at_least_float32(y), frame_lengths) for y in branches]).mean(dim=0)
+        """Return the targets [B, F, D] of projected features x [B, F, D]: the mean of the teacher's last layers."""
+        return torch.stack(normalised_branches(self.teacher, x, frame_lengths, self.cfg.top_layers)).mean(dim=0)
 
     def predict(self, x: Tensor, prepared: Data2VecPrepared) -> Tensor:
         """Return predictions [N, D] of the masked frames of all views, from projected features x [B, F, D]."""
@@ -216,19 +193,14 @@ class Data2Vec(Objective[Data2VecPrepared]):
         errors = (predictions - targets).square().sum()
         metrics = {
             "unexplained_variance": errors.detach() / targets.square().sum().clamp(min=1e-8),
-            "target_deviation": _deviation(targets),
+            "target_deviation": deviation(targets),
             "target_rank": _effective_rank(targets),
-            "prediction_deviation": _deviation(predictions.detach()),
-            "feature_deviation": _deviation(features),
+            "prediction_deviation": deviation(predictions.detach()),
+            "feature_deviation": deviation(features),
             "teacher_moved": self.teacher.moved(),
             "masked_fraction": prepared.masked_fraction(),
         }
         return Loss(sum=errors / math.sqrt(self.encoder.dim), n_targets=prepared.n_targets, metrics=metrics)
-
-
-def _deviation(x: Tensor) -> Tensor:
-    """Return the standard deviation of [N, D] over N, a mean over D."""
-    return x.std(dim=0, correction=0).mean()
 
 
 def _effective_rank(x: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ speech, p = f(x + n), summed over all frames and channels: ``sum_{t, c} |p[t, c]
 
 n is coloured noise: its power falls as 1 / frequency^a, a uniform in 0 to 2. Its level is uniform in decibels. Then all
 above a cut-off is taken away, whose logarithm is uniform. All three, and n, are drawn by (seed, epoch, utterance id).
-Reverberation is not simulated.
+With ``data.noise``, n is a recording of that folder. A share ``reverb_prob`` of the utterances is heard in a room, too:
+the target is the direct sound.
 """
 
 from dataclasses import dataclass
@@ -17,14 +18,21 @@ from torch import Tensor
 from speechssl.config.objectives import DenoiseConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator
-from speechssl.data.batches.augment import band_limited, coloured_noise, with_noise
+from speechssl.data.batches.augment import Sounds, band_limited, with_noise, with_reverb
 from speechssl.data.batches.batch import Batch, Prepared, full_scale
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import MEL_STRIDE, FrameGrid
 from speechssl.objectives.base import Curve, Loss, Objective, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import empty_loss, frame_counts
-from speechssl.objectives.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, LogMelHead, reconstruction_loss
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import empty_loss, frame_counts
+from speechssl.objectives.shared.reconstruction import (
+    CHANCE,
+    CURVES,
+    PREDICTION_COLLAPSE,
+    Bottleneck,
+    LogMelHead,
+    reconstruction_loss,
+)
 
 __all__ = ["Denoise", "DenoisePrepared", "DenoisePreparer"]
 
@@ -48,6 +56,7 @@ class DenoisePreparer:
     grid: FrameGrid
     cfg: DenoiseConfig
     seed: int
+    sounds: Sounds
 
     def __call__(self, batch: Batch) -> DenoisePrepared:
         """Return the batch with its noisy copy."""
@@ -67,10 +76,13 @@ class DenoisePreparer:
         )
 
     def corrupted(self, wave: np.ndarray, epoch: int, item: str) -> np.ndarray:
-        """Return the noisy, band-limited copy of an utterance, float32 [T]."""
+        """Return the reverberant, noisy, band-limited copy of an utterance, float32 [T]."""
+        rooms = generator("reverb", self.seed, epoch, item)
+        if rooms.random() < self.cfg.reverb_prob:
+            wave = with_reverb(wave, self.sounds.room(rooms))
         random = generator("denoise", self.seed, epoch, item)
         slope, snr_db, place = 2 * random.random(), random.uniform(*self.cfg.snr_db), random.random()
-        noisy = with_noise(wave, coloured_noise(len(wave), slope, random), snr_db)
+        noisy = with_noise(wave, self.sounds.noise(len(wave), slope, random), snr_db)
         low, high = self.cfg.band_hz
         return band_limited(noisy, low * (high / low) ** place)
 
@@ -81,7 +93,8 @@ class Denoise(Objective[DenoisePrepared]):
     Raises
     ------
     ConfigError
-        The encoder's frames do not lie a multiple of 10 ms apart; a range is reversed, or the band is not above 0 Hz.
+        The encoder's frames do not lie a multiple of 10 ms apart; a range is reversed, the band is not above 0 Hz, or a
+        share is not between 0 and 1.
     """
 
     title = "Denoising autoencoder"
@@ -109,32 +122,35 @@ class Denoise(Objective[DenoisePrepared]):
 
     def __init__(self, encoder: SpeechEncoder, cfg: DenoiseConfig, *, seed: int) -> None:
         super().__init__()
-        if cfg.snr_db[0] > cfg.snr_db[1] or not 0 < cfg.band_hz[0] <= cfg.band_hz[1]:
+        if cfg.snr_db[0] > cfg.snr_db[1] or not 0 < cfg.band_hz[0] <= cfg.band_hz[1] or not 0 <= cfg.reverb_prob <= 1:
             raise ConfigError(
                 f"objective.snr_db {cfg.snr_db} and objective.band_hz {cfg.band_hz}: give the lower bound first; a "
-                "band is above 0 Hz"
+                f"band is above 0 Hz; objective.reverb_prob {cfg.reverb_prob} lies between 0 and 1"
             )
         self.encoder = encoder
         self.encoder.mask_embedding.requires_grad = False  # no frame is masked
         self.cfg = cfg
         self.seed = seed
+        self.bottleneck = Bottleneck(encoder.dim, cfg.bottleneck)
         self.head = LogMelHead(cfg.n_mels, encoder.frontend.grid, encoder.dim)
         self.chance = dict(CHANCE)
 
     def preparer(self, seed: int | None = None) -> DenoisePreparer:
         """Return what draws noise and cut-offs."""
-        return DenoisePreparer(self.encoder.frontend.grid, self.cfg, self.seed if seed is None else seed)
+        own = self.seed if seed is None else seed
+        return DenoisePreparer(self.encoder.frontend.grid, self.cfg, own, self.sounds)
 
     def forward(self, prepared: DenoisePrepared) -> Loss:
         """Return the L1 loss of the clean log-mel of all frames."""
         if prepared.n_targets == 0:
             return empty_loss(self.parameters())
         frames, lengths = prepared.frames, prepared.lengths
-        predicted = self.head(frames.pick(self.encoder(prepared.noisy, lengths).x))
+        context, divergence = self.bottleneck(frames.pick(self.encoder(prepared.noisy, lengths).x))
+        predicted = self.head(context)
         with torch.autocast(predicted.device.type, enabled=False):
             speech = frames.pick(self.head.mel(prepared.batch.wave, lengths))
             heard = frames.pick(self.head.mel(prepared.noisy, lengths))
             loss = reconstruction_loss(predicted, speech, prepared.n_targets)
             copied = reconstruction_loss(heard, speech, prepared.n_targets)
         loss.metrics["input_error"] = copied.metrics["relative_loss"]
-        return loss
+        return self.bottleneck.joined(loss, divergence, len(frames))

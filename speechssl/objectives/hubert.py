@@ -8,29 +8,28 @@ With ``unmasked_weight`` the other frames have targets too: their weighted cross
 """
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from speechssl.config import HubertConfig, MaskConfig
+from speechssl.config.objectives import MaskedUnitsConfig
 from speechssl.data.batches.batch import Batch
-from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.kernels.linear import Linear
-from speechssl.objectives.base import Curve, Loss, Objective, OfflineTargets, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import (
+from speechssl.objectives.base import Curve, Loss, OfflineTargets, Rule
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import (
     ACCURACY,
     MASKED_LOSS,
     MASKED_SHARE,
+    MaskedObjective,
     MaskedPrepared,
+    MaskPreparer,
     cosine_rows,
-    draw_masks,
-    empty_loss,
     feature_penalty,
-    frame_counts,
     penalty_weight,
 )
 
@@ -50,27 +49,26 @@ class HubertPrepared(MaskedPrepared):
 
 
 @dataclass(frozen=True)
-class HubertPreparer:
+class HubertPreparer(MaskPreparer[HubertPrepared]):
     """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and looks its units up.
 
     A crop starts on the frame grid (data/batches/plan.py aligns it), so its units are a slice of the utterance's. A row
     of weight 0, and one without units, gets no targets.
     """
 
-    grid: FrameGrid
-    mask: MaskConfig
     units: OfflineTargets
     everywhere: bool
     """Frames that are not masked are targets, too."""
-    seed: int
 
-    def __call__(self, batch: Batch) -> HubertPrepared:
+    def predictable(self, batch: Batch, rows: list[int], mask: np.ndarray) -> np.ndarray:
+        """Return the masked frames that have a unit."""
+        return mask & (self._labels(batch, rows, mask.shape[1]) >= 0)
+
+    def prepared(self, batch: Batch, rows: list[int], mask: np.ndarray) -> HubertPrepared:
         """Return the batch with its masks and units; ValueError for a crop that starts between two frames."""
-        rows, width = frame_counts(self.grid, batch)
-        mask = draw_masks(batch, rows, width, self.mask, self.seed)
-        labels = self._labels(batch, rows, width)
+        labels = self._labels(batch, rows, mask.shape[1])
         known = (labels >= 0) & (batch.weights.numpy() > 0)[:, None]
-        mask &= known.any(axis=1, keepdims=True)
+        mask = mask & known.any(axis=1, keepdims=True)
         masked = mask & known
         others = ~mask & known if self.everywhere else np.zeros_like(known)
         return HubertPrepared.of(
@@ -97,7 +95,7 @@ class HubertPreparer:
         return labels
 
 
-class Hubert(Objective[HubertPrepared]):
+class Hubert(MaskedObjective[HubertPrepared]):
     """The HuBERT objective around an encoder.
 
     Parameters
@@ -118,7 +116,7 @@ class Hubert(Objective[HubertPrepared]):
     """
 
     title = "HuBERT"
-    curves = (
+    curves: ClassVar[tuple[Curve, ...]] = (
         MASKED_LOSS,
         ACCURACY,
         Curve(
@@ -129,7 +127,7 @@ class Hubert(Objective[HubertPrepared]):
         ),
     )
     # Random weights predict all units alike and learning makes the perplexity fall, so only its end is watched.
-    rules = (
+    rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             metric="prediction_perplexity",
             finding="prediction_collapse",
@@ -141,7 +139,7 @@ class Hubert(Objective[HubertPrepared]):
         MASKED_SHARE,
     )
 
-    def __init__(self, encoder: SpeechEncoder, cfg: HubertConfig, units: OfflineTargets, *, seed: int) -> None:
+    def __init__(self, encoder: SpeechEncoder, cfg: MaskedUnitsConfig, units: OfflineTargets, *, seed: int) -> None:
         super().__init__()
         if units.hop != encoder.hop:
             raise ValueError(f"the units lie {units.hop} samples apart, the encoder's frames {encoder.hop}")
@@ -149,6 +147,7 @@ class Hubert(Objective[HubertPrepared]):
         self.cfg = cfg
         self.units = units
         self.seed = seed
+        self.alone = "unmasked_weight" if cfg.unmasked_weight > 0 else ""
         self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
         self.projection = Linear(encoder.dim, cfg.final_dim)
         self.embeddings = nn.Parameter(torch.empty(units.n_units, cfg.final_dim).uniform_())
@@ -156,14 +155,14 @@ class Hubert(Objective[HubertPrepared]):
         self.chance = {"masked_loss": units.entropy(), "accuracy": units.largest_share()}
 
     @staticmethod
-    def candidates(cfg: HubertConfig, iteration: int) -> int | None:
+    def candidates(cfg: MaskedUnitsConfig, iteration: int) -> int | None:
         """Return the number of units of an iteration."""
         return dict(enumerate(cfg.targets.clusters)).get(iteration)
 
     def preparer(self, seed: int | None = None) -> HubertPreparer:
         """Return what draws masks and looks units up."""
         grid, key = self.encoder.frontend.grid, self.seed if seed is None else seed
-        return HubertPreparer(grid, self.cfg.mask, self.units, everywhere=self.cfg.unmasked_weight > 0, seed=key)
+        return HubertPreparer(grid, self.cfg.mask, key, self.units, everywhere=self.cfg.unmasked_weight > 0)
 
     def logits(self, context: Tensor) -> Tensor:
         """Return [N, units] cosine logits of [N, D] context vectors, in at least float32."""
@@ -171,19 +170,16 @@ class Hubert(Objective[HubertPrepared]):
         with torch.autocast(context.device.type, enabled=False):
             return cosine_rows(projected) @ cosine_rows(self.embeddings).t() / self.cfg.logit_temperature
 
-    def forward(self, prepared: HubertPrepared) -> Loss:
+    def encode(self, prepared: HubertPrepared, **changes: Any) -> EncoderOutput:
+        """Return the encoder's output at the masked frames, or with ``unmasked_weight`` at all."""
+        everywhere = self.cfg.unmasked_weight > 0
+        return super().encode(prepared, **({"positions": None} if everywhere else {}), **changes)
+
+    def loss(self, output: EncoderOutput, prepared: HubertPrepared) -> Loss:
         """Return cross-entropy over masked frames (and, weighted, the others) plus the weighted feature penalty."""
-        if prepared.n_targets == 0:
-            return empty_loss(self.parameters())
         masked_frames, others = prepared.masked, prepared.others
         n = max(1, len(prepared.units))  # masked frames, which the metrics are means over
         everywhere = self.cfg.unmasked_weight > 0
-        output = self.encoder(
-            prepared.batch.wave,
-            prepared.lengths,
-            mask=prepared.mask,
-            positions=None if everywhere else masked_frames.positions,
-        )
         logits = self.logits(masked_frames.pick(output.x) if everywhere else masked_frames.gather(output.x))
         masked = total = functional.cross_entropy(logits, prepared.units, reduction="sum")
         metrics = {
@@ -193,6 +189,7 @@ class Hubert(Objective[HubertPrepared]):
             "prediction_perplexity": _perplexity(logits.detach()),
         }
         if self.penalty_weight > 0:
+            assert output.features is not None
             penalty = feature_penalty(output.features, prepared, counts=masked_frames.counts + others.counts)
             total = total + self.penalty_weight * penalty
             metrics["penalty"] = penalty / prepared.n_targets

@@ -10,21 +10,29 @@ frames and leave a tenth unchanged. Windows of 25 ms overlap, so a frame beside 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.config.objectives import MaskConfig, MaskedReconstructionConfig
+from speechssl.config.objectives import MaskedReconstructionConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch
-from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.frame_counts import MEL_STRIDE, FrameGrid
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
+from speechssl.models.frame_counts import MEL_STRIDE
 from speechssl.models.masking import channel_block
-from speechssl.objectives.base import Loss, Objective, Rule
-from speechssl.objectives.masked import MaskedPrepared, draw_masks, empty_loss, frame_counts
-from speechssl.objectives.reconstruction import CHANCE, CURVES, PREDICTION_COLLAPSE, LogMelHead, reconstruction_loss
+from speechssl.objectives.base import Loss, Rule
+from speechssl.objectives.shared.masked import MaskedObjective, MaskedPrepared, MaskPreparer
+from speechssl.objectives.shared.reconstruction import (
+    CHANCE,
+    CURVES,
+    PREDICTION_COLLAPSE,
+    Bottleneck,
+    LogMelHead,
+    reconstruction_loss,
+)
 
 __all__ = ["MaskedReconstruction", "ReconstructionPrepared", "ReconstructionPreparer"]
 
@@ -38,25 +46,20 @@ class ReconstructionPrepared(MaskedPrepared):
 
 
 @dataclass(frozen=True)
-class ReconstructionPreparer:
+class ReconstructionPreparer(MaskPreparer[ReconstructionPrepared]):
     """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id). A row of weight 0 gets no targets."""
 
-    grid: FrameGrid
-    mask: MaskConfig
     n_mels: int
     widest: int
     """Most mel channels that are hidden; 0: none ever."""
-    seed: int
 
-    def __call__(self, batch: Batch) -> ReconstructionPrepared:
-        """Return the batch with its masks."""
-        rows, width = frame_counts(self.grid, batch)
-        mask = draw_masks(batch, rows, width, self.mask, self.seed)
+    def prepared(self, batch: Batch, rows: list[int], mask: np.ndarray) -> ReconstructionPrepared:
+        """Return the batch with its masks of frames and channels."""
         targets, values, channels = mask, int(mask.sum()) * self.n_mels, None
         if self.widest:
             channels = self._channels(batch)
             counts = channels.sum(axis=1)
-            valid = np.arange(width) < np.array(rows)[:, None]
+            valid = np.arange(mask.shape[1]) < np.array(rows)[:, None]
             targets = mask | (valid & (counts > 0)[:, None])
             values += int(((targets & ~mask).sum(axis=1) * counts).sum())
         return ReconstructionPrepared.of(
@@ -77,7 +80,7 @@ class ReconstructionPreparer:
         return np.stack(blocks) & (batch.weights.numpy() > 0)[:, None]
 
 
-class MaskedReconstruction(Objective[ReconstructionPrepared]):
+class MaskedReconstruction(MaskedObjective[ReconstructionPrepared]):
     """The objective around an encoder; ``seed`` is the key of the masks.
 
     Raises
@@ -118,30 +121,35 @@ class MaskedReconstruction(Objective[ReconstructionPrepared]):
         self.encoder = encoder
         self.cfg = cfg
         self.seed = seed
+        self.alone = "channels" if cfg.channels else ""
+        self.bottleneck = Bottleneck(encoder.dim, cfg.bottleneck)
         self.head = LogMelHead(cfg.n_mels, encoder.frontend.grid, encoder.dim)
         self.chance = dict(CHANCE)
 
     def preparer(self, seed: int | None = None) -> ReconstructionPreparer:
         """Return what draws masks."""
         cfg, grid = self.cfg, self.encoder.frontend.grid
-        return ReconstructionPreparer(grid, cfg.mask, cfg.n_mels, cfg.channels, self.seed if seed is None else seed)
+        return ReconstructionPreparer(grid, cfg.mask, self.seed if seed is None else seed, cfg.n_mels, cfg.channels)
 
-    def forward(self, prepared: ReconstructionPrepared) -> Loss:
+    def block(self, prepared: ReconstructionPrepared) -> Tensor | None:
+        """Return the hidden channels of each row [B, stack * M]; None where only frames are masked."""
+        return None if prepared.channels is None else prepared.channels.repeat(1, self.head.mel.stack)
+
+    def encode(self, prepared: ReconstructionPrepared, **changes: Any) -> EncoderOutput:
+        """Return the encoder's output at the frames that hold any target."""
+        return super().encode(prepared, feature_mask=self.block(prepared), **changes)
+
+    def loss(self, output: EncoderOutput, prepared: ReconstructionPrepared) -> Loss:
         """Return the L1 loss of the log-mel values that the encoder does not see."""
-        if prepared.n_targets == 0:
-            return empty_loss(self.parameters())
-        wave, masked, channels = prepared.batch.wave, prepared.masked, prepared.channels
-        block = None if channels is None else channels.repeat(1, self.head.mel.stack)  # [B, stack * M]
-        output = self.encoder(
-            wave, prepared.lengths, mask=prepared.mask, feature_mask=block, positions=masked.positions
-        )
-        predicted = self.head(masked.gather(output.x))
+        wave, masked, block = prepared.batch.wave, prepared.masked, self.block(prepared)
+        context, divergence = self.bottleneck(masked.gather(output.x))
+        predicted = self.head(context)
         with torch.autocast(wave.device.type, enabled=False):
             speech = masked.pick(self.head.mel(wave, prepared.lengths))
             hidden = None if block is None else masked.pick(prepared.mask[..., None] | block[:, None])
             loss = reconstruction_loss(predicted, speech, prepared.n_targets, hidden)
         loss.metrics["masked_fraction"] = prepared.masked_fraction()
-        return loss
+        return self.bottleneck.joined(loss, divergence, len(masked))
 
 
 def _check_channels(encoder: SpeechEncoder, cfg: MaskedReconstructionConfig) -> None:

@@ -30,8 +30,8 @@ from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.objectives.base import Loss, Objective
-from speechssl.objectives.classes import CURVES, RULES, ClassHead, ClassPrepared, chance, class_loss, utterances
-from speechssl.objectives.masked import empty_loss
+from speechssl.objectives.shared.classes import CURVES, RULES, ClassHead, ClassPrepared, chance, class_loss, utterances
+from speechssl.objectives.shared.masked import empty_loss
 
 __all__ = ["SegmentOrder", "SegmentOrderPreparer", "distant_permutations"]
 

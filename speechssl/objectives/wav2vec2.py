@@ -12,26 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from speechssl.config import MaskConfig, Wav2Vec2Config
+from speechssl.config import Wav2Vec2Config
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch
-from speechssl.models.encoder import SpeechEncoder
-from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.kernels.dropout import dropout
 from speechssl.models.kernels.linear import Linear
 from speechssl.models.masking import sample_negatives
 from speechssl.models.quantizer import GumbelQuantizer
-from speechssl.objectives.base import Curve, Loss, Objective, Rule
-from speechssl.objectives.frames import FrameSelection
-from speechssl.objectives.masked import (
+from speechssl.objectives.base import Curve, Loss, Rule
+from speechssl.objectives.shared.frames import FrameSelection
+from speechssl.objectives.shared.masked import (
     ACCURACY,
     MASKED_SHARE,
+    MaskedObjective,
     MaskedPrepared,
+    MaskPreparer,
     cosine_rows,
-    draw_masks,
-    empty_loss,
     feature_penalty,
-    frame_counts,
     penalty_weight,
 )
 
@@ -47,23 +45,23 @@ class Wav2Vec2Prepared(MaskedPrepared):
 
 
 @dataclass(frozen=True)
-class Wav2Vec2Preparer:
+class Wav2Vec2Preparer(MaskPreparer[Wav2Vec2Prepared]):
     """Draws masks and negatives of a CPU batch, keyed by (seed, epoch, utterance id).
 
     A row of weight 0, and one with fewer than two masked frames (which has no distractor), gets no targets.
     """
 
-    grid: FrameGrid
-    mask: MaskConfig
     negatives: int
     """Distractors of each masked frame."""
-    seed: int
 
-    def __call__(self, batch: Batch) -> Wav2Vec2Prepared:
+    def predictable(self, batch: Batch, rows: list[int], mask: np.ndarray) -> np.ndarray:
+        """Return the masked frames of rows with two or more of them."""
+        del batch, rows
+        return mask & (mask.sum(axis=1, keepdims=True) >= 2)
+
+    def prepared(self, batch: Batch, rows: list[int], mask: np.ndarray) -> Wav2Vec2Prepared:
         """Return the batch with its masks and negatives."""
-        rows, width = frame_counts(self.grid, batch)
-        mask = draw_masks(batch, rows, width, self.mask, self.seed)
-        mask[mask.sum(axis=1) < 2] = False
+        mask = self.predictable(batch, rows, mask)
         negatives = [
             sample_negatives(count, self.negatives, generator("negatives", self.seed, batch.epoch, item))
             for item, count in zip(batch.ids, mask.sum(axis=1).tolist(), strict=True)
@@ -131,7 +129,7 @@ def contrast(
     return Contrast(sum=losses.sum(), correct=correct.sum())
 
 
-class Wav2Vec2(Objective[Wav2Vec2Prepared]):
+class Wav2Vec2(MaskedObjective[Wav2Vec2Prepared]):
     """The wav2vec 2.0 objective around an encoder.
 
     Parameters
@@ -219,16 +217,13 @@ class Wav2Vec2(Objective[Wav2Vec2Prepared]):
     def preparer(self, seed: int | None = None) -> Wav2Vec2Preparer:
         """Return what draws masks and negatives."""
         grid, key = self.encoder.frontend.grid, self.seed if seed is None else seed
-        return Wav2Vec2Preparer(grid, self.cfg.mask, self.cfg.negatives, key)
+        return Wav2Vec2Preparer(grid, self.cfg.mask, key, self.cfg.negatives)
 
-    def forward(self, prepared: Wav2Vec2Prepared) -> Loss:
+    def loss(self, output: EncoderOutput, prepared: Wav2Vec2Prepared) -> Loss:
         """Return contrastive + weighted diversity and penalty, summed over the masked frames (equation 2)."""
-        if prepared.n_targets == 0:
-            return empty_loss(self.parameters())
         cfg, n = self.cfg, prepared.n_targets
-        masked = prepared.masked
-        output = self.encoder(prepared.batch.wave, prepared.lengths, mask=prepared.mask, positions=masked.positions)
-        features = output.features
+        masked, features = prepared.masked, output.features
+        assert features is not None
         context = self.project_context(masked.gather(output.x))
         latents = self.encoder.normalise_features(masked.pick(features))
         latents = dropout(latents, cfg.feature_dropout, training=self.training)

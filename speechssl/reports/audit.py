@@ -12,14 +12,14 @@ from typing import Any
 
 from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import AudioError
-from speechssl.core.files import write_atomic
+from speechssl.core.files import write_atomic, write_json
 from speechssl.data.audio.decode import AudioLimits, decode
 from speechssl.data.audit.audit import Audit
 from speechssl.data.audit.census import census
 from speechssl.data.audit.checks import CHECKS, Finding
 from speechssl.reports.page.audio import player, spectrogram
 from speechssl.reports.page.charts import bar_chart
-from speechssl.reports.page.head import document_head
+from speechssl.reports.page.head import Section, document_head, page
 from speechssl.reports.page.html import Child, Html, el
 from speechssl.reports.run.tables import count, table
 
@@ -45,23 +45,15 @@ _PLOTS = (
 
 def write_audit(audit: Audit, cfg: AuditConfig, output: Path) -> Path:
     """Write the four files into a folder; return the path of the page."""
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
     summary = census(audit)
     rows = [_row(finding) for finding in audit.findings]
     document = {"summary": summary, "config": asdict(cfg), "findings": rows}
-    written = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False)
-    write_atomic(output / "audit.json", _storable(written) + "\n")
+    write_json(output / "audit.json", document, allow_nan=False)
     lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    write_atomic(output / "findings.jsonl", _storable(lines))
-    write_atomic(output / "audit.txt", _storable(render_text(audit, summary)))
+    write_atomic(output / "findings.jsonl", lines)
+    write_atomic(output / "audit.txt", render_text(audit, summary))
     write_atomic(output / "audit.html", render_audit(audit, summary, cfg))
     return output / "audit.html"
-
-
-def _storable(text: str) -> str:
-    """Replace lone surrogates, which UTF-8 cannot hold."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _row(finding: Finding) -> dict[str, Any]:
@@ -108,31 +100,28 @@ def _ordered(summary: dict[str, Any]) -> list[tuple[str, int]]:
 
 def render_audit(audit: Audit, summary: dict[str, Any], cfg: AuditConfig) -> str:
     """Return the page."""
-    head = document_head(f"{summary['source']} – speechssl audit", style=_STYLE)
     severities = summary["severities"]
     said = f"{severities['error']} errors, {severities['warning']} warnings, {severities['note']} notes"
     size = (
         f"{count(summary['utterances'])} utterances, {summary['hours']:.2f} hours, "
         f"{summary['speakers']} known speakers, {count(summary['transcribed'])} transcribed"
     )
-    sections = [("corpus", "Corpus", _corpus(summary)), ("findings", "Findings", _findings(summary))]
+    sections: list[Section] = [("corpus", "Corpus", _corpus(summary)), ("findings", "Findings", _findings(summary))]
     sections += [(check, CHECKS[check].title, _check(audit, check, cfg)) for check, _ in _ordered(summary)]
-    header = el(
-        "header",
+    header = [
         el("p", "speechssl audit", class_="kicker"),
         el("h1", summary["source"]),
         el("p", size, class_="subtitle"),
         el("p", said, class_="lead"),
-        el("nav", [el("a", name, href=f"#{anchor}") for anchor, name, _ in sections[:2]], aria_label="Contents"),
-    )
-    body = [el("section", el("h2", name), parts, id=anchor) for anchor, name, parts in sections]
-    main = el("main", header, body, el("footer", "Made by speechssl. All findings: findings.jsonl beside this page."))
-    return f"<!DOCTYPE html>\n{el('html', head, el('body', main), lang='en')}\n"
+    ]
+    head = document_head(f"{summary['source']} – speechssl audit", style=_STYLE)
+    footer = "Made by speechssl. All findings: findings.jsonl beside this page."
+    return page(head, header, sections, footer, linked=2)
 
 
-def _corpus(summary: dict[str, Any]) -> list[Html]:
+def _corpus(summary: dict[str, Any]) -> list[Html | None]:
     header = ("", "utterances", "hours", "transcribed", "speakers")
-    parts = []
+    parts: list[Html | None] = []
     for key, caption in (("splits", "Splits."), ("by_source", "Sources."), ("by_speaker", "Speakers.")):
         groups = list(summary[key].items())
         rows: list[Sequence[Child]] = [
@@ -158,7 +147,7 @@ def _corpus(summary: dict[str, Any]) -> list[Html]:
     return parts
 
 
-def _findings(summary: dict[str, Any]) -> list[Html]:
+def _findings(summary: dict[str, Any]) -> list[Html | None]:
     if not summary["checks"]:
         return [el("p", f"Nothing: none of {len(CHECKS)} checks found a fault.", class_="lead")]
     rows = [
@@ -170,7 +159,7 @@ def _findings(summary: dict[str, Any]) -> list[Html]:
     return [table(caption, ("check", "severity", "findings", "what", "what to do"), rows, text=(0, 1, 3, 4))]
 
 
-def _check(audit: Audit, check: str, cfg: AuditConfig) -> list[Html]:
+def _check(audit: Audit, check: str, cfg: AuditConfig) -> list[Html | None]:
     found = [finding for finding in audit.findings if finding.check == check]
     kind = CHECKS[check]
     rows = [(f.item, _value(f.value), _value(f.threshold), f.detail, f.path) for f in found[:_LISTED]]

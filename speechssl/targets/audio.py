@@ -6,44 +6,22 @@ In: rows of a corpus. Out: lists of (id, waveform or the AudioError that reading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from speechssl.core.errors import AudioError
 from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.store.reader import Corpus
 
-__all__ = ["Audio", "Read", "group_rows", "read_ahead"]
+__all__ = ["Read", "group_rows", "read_ahead"]
 
 Read = list[tuple[str, np.ndarray | AudioError]]
 """A group of utterances as read."""
 Result = TypeVar("Result")
 
 
-class Audio(Protocol):
-    """What unit discovery asks of a corpus (``data.store.reader.Corpus``)."""
-
-    @property
-    def ids(self) -> list[str]:
-        """Ids of all utterances."""
-        ...
-
-    @property
-    def samples(self) -> np.ndarray:
-        """[N] int64, length of each utterance."""
-        ...
-
-    def read(self, row: int) -> np.ndarray:
-        """Return [T] float32 at 16 kHz, or raise AudioError; threads may call it."""
-        ...
-
-    @property
-    def contents(self) -> np.ndarray:
-        """[N] uint64: length and checksum of each utterance's audio."""
-        ...
-
-
-def group_rows(corpus: Audio, rows: Iterable[int], seconds: float) -> list[list[int]]:
+def group_rows(corpus: Corpus, rows: Iterable[int], seconds: float) -> list[list[int]]:
     """Split rows, shortest first, into groups whose padded audio stays within ``seconds`` (or is one utterance)."""
     groups: list[list[int]] = []
     for row in sorted(rows, key=lambda row: (int(corpus.samples[row]), corpus.ids[row])):
@@ -55,7 +33,7 @@ def group_rows(corpus: Audio, rows: Iterable[int], seconds: float) -> list[list[
 
 
 def read_ahead(
-    corpus: Audio, groups: Sequence[list[int]], threads: int, work: Callable[[Read], Result]
+    corpus: Corpus, groups: Sequence[list[int]], threads: int, work: Callable[[Read], Result]
 ) -> Iterator[Result]:
     """Yield ``work(group as read)`` for each group, in order; reading and work run in ``threads`` threads.
 
@@ -78,7 +56,7 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(corpus: Audio, row: int) -> np.ndarray | AudioError:
+def _read(corpus: Corpus, row: int) -> np.ndarray | AudioError:
     try:
         return corpus.read(row)
     except AudioError as error:

@@ -19,7 +19,7 @@ from speechssl.core.ledger import Entry
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.ingest.ids import ABSENT
 from speechssl.data.ingest.manifest import safe_id
-from speechssl.targets.audio import Audio
+from speechssl.data.store.reader import Corpus
 from speechssl.targets.table import UnitTable
 
 __all__ = ["FRAMES_TOLERATED", "UnitFile", "fit_units", "read_unit_file"]
@@ -86,7 +86,7 @@ def read_unit_file(path: Path) -> UnitFile:
 
 def fit_units(
     found: UnitFile,
-    corpus: Audio,
+    corpus: Corpus,
     rows: list[int],
     *,
     hop: int,
@@ -166,7 +166,7 @@ def _check_hop(found: UnitFile, hop: int, given: int) -> None:
         )
 
 
-def _too_few(found: UnitFile, fit: _Fit, rows: int, corpus: Audio) -> str:
+def _too_few(found: UnitFile, fit: _Fit, rows: int, corpus: Corpus) -> str:
     counts = {
         reason: sum(entry.reason == reason for entry in fit.entries) for reason in ("no_units", "wrong_number_of_units")
     }

@@ -35,7 +35,7 @@ def fit_corpus(source: Source, *, clusters: int, hours: float, starts: int, seed
     kmeans = replace(kmeans, hours=there, frames=len(sample), sample=len(sample))
     said = f"k-means: {hours:g} h asked for, {there:.3g} h there; "
     del sample
-    if _part_kept(source, drawn, SAMPLE_BYTES) < 1:
+    if _part_kept(source, drawn) < 1:
         kmeans = refine_kmeans(kmeans, _streamed(source, drawn, seed))
         part = f"{kmeans.sample:,} ({kmeans.sample / max(1, kmeans.frames):.1%}) start it: no more fit in"
         said += f"{kmeans.frames:,} frames, each seen once; {part} {SAMPLE_BYTES / 2**30:.3g} GiB"
@@ -54,10 +54,10 @@ def _drawn(source: Source, hours: float, seed: int) -> list[int]:
     return order[: int(np.searchsorted(ends, hours * 3600 * SAMPLE_RATE)) + 1]
 
 
-def _part_kept(source: Source, drawn: list[int], max_bytes: int) -> float:
-    """Return the share of the frames that ``max_bytes`` hold."""
+def _part_kept(source: Source, drawn: list[int]) -> float:
+    """Return the share of the frames that ``SAMPLE_BYTES`` hold."""
     frames = sum(int(source.corpus.samples[row]) // source.features.hop for row in drawn)
-    return min(1.0, max_bytes / max(1, frames * source.features.dim * 4))
+    return min(1.0, SAMPLE_BYTES / max(1, frames * source.features.dim * 4))
 
 
 def _streamed(source: Source, drawn: list[int], seed: int) -> Iterator[np.ndarray]:
@@ -72,14 +72,14 @@ def _streamed(source: Source, drawn: list[int], seed: int) -> Iterator[np.ndarra
         yield from found
 
 
-def sample_features(source: Source, *, hours: float, seed: int, max_bytes: int | None = None) -> np.ndarray:
-    """Return [N, dim] float32 frames of about ``hours`` of utterances, drawn by key, in about ``max_bytes`` at most.
+def sample_features(source: Source, *, hours: float, seed: int) -> np.ndarray:
+    """Return [N, dim] float32 frames of about ``hours`` of utterances, drawn by key, in about ``SAMPLE_BYTES`` at most.
 
     Unreadable utterances are left out here; labelling, which follows, lists them.
     """
     corpus, features = source.corpus, source.features
     drawn = _drawn(source, hours, seed)
-    share = _part_kept(source, drawn, SAMPLE_BYTES if max_bytes is None else max_bytes)
+    share = _part_kept(source, drawn)
 
     def keep(read: Read) -> list[np.ndarray]:
         arrays = []

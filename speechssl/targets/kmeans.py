@@ -133,15 +133,10 @@ def fit_kmeans(
 
 
 def refine_kmeans(kmeans: KMeans, frames: Iterable[np.ndarray]) -> KMeans:
-    """Go once through frames that need not fit in memory, from fitted centroids, in mini-batches.
+    """Go once through frames, arrays [n, D] float32 that need not fit in memory, from fitted centroids.
 
     Each centroid becomes the mean of the frames that were nearest to it when their mini-batch came (Sculley 2010,
     "Web-scale k-means clustering", algorithm 1): every frame weighs the same.
-
-    Parameters
-    ----------
-    frames
-        Arrays [n, D] float32 of any length.
     """
     centroids = kmeans.centroids.cpu().numpy()
     offset = centroids.mean(axis=0, dtype=np.float64).astype(np.float32)

@@ -52,17 +52,10 @@ def mfcc(waves: Sequence[np.ndarray]) -> list[Tensor]:
 
 
 def nearest_frames(frames: int, samples: int, *, hop: int, receptive: int) -> np.ndarray:
-    """Return for each encoder frame the index of the MFCC frame whose centre is nearest, int64 [frames].
+    """Return the MFCC frame whose centre is nearest to each encoder frame of an utterance, int64 [frames].
 
     Encoder frame i covers samples ``i * hop .. i * hop + receptive``, MFCC frame j ``160 j .. 160 j + 400``. With the
     waveform stem (320, 400) this is every second MFCC frame, as in HuBERT's released labels.
-
-    Parameters
-    ----------
-    frames
-        Encoder frames of the utterance.
-    samples
-        Its length.
     """
     centres = np.arange(frames) * hop + receptive / 2
     nearest = np.floor((centres - MFCC_WINDOW / 2) / MFCC_HOP + 0.5).astype(np.int64)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from speechssl.core.errors import AudioError
 from speechssl.data.store.identity import KEPT_IDS, Difference, Identity, difference, text_keys
-from speechssl.targets.audio import Audio, Read, read_ahead
+from speechssl.data.store.reader import Corpus
+from speechssl.targets.audio import Read, read_ahead
 from speechssl.targets.features import UnitFeatures
 from speechssl.targets.table import UnitTable
 
@@ -27,7 +28,7 @@ Result = TypeVar("Result")
 class Source:
     """Utterances, and how they become features."""
 
-    corpus: Audio
+    corpus: Corpus
     features: UnitFeatures
     rows: Sequence[int]
     """Utterances to use, as rows of the corpus; those too short for one frame are passed over."""

@@ -23,17 +23,7 @@ CHUNK = 1 << 24
 
 
 class UnitTable:
-    """Units of whole utterances.
-
-    Parameters
-    ----------
-    labels
-        [frames] integers below ``n_units`` for each utterance id.
-    n_units
-        Number of clusters, at most 65,536.
-    hop
-        Samples (at 16 kHz) from one unit to the next.
-    """
+    """Units of whole utterances: for each id [frames] integers below ``n_units`` (at most 65,536), one each ``hop``."""
 
     def __init__(self, labels: Mapping[str, np.ndarray], *, n_units: int, hop: int) -> None:
         lengths = np.array([len(values) for values in labels.values()], dtype=np.int64)
@@ -146,10 +136,7 @@ class UnitTable:
     def load(cls, path: Path, *, check: bool = True) -> Self:
         """Map a table from its file; with ``check`` all of it is read against its checksums first.
 
-        Raises
-        ------
-        DataError
-            When the file is missing, damaged, or not a table of units.
+        Raises DataError when the file is missing, damaged, or not a table of units.
         """
         arrays = map_arrays(path, check=check)
         known = {"ids", "offsets", "units", "header"} <= arrays.keys()
@@ -184,11 +171,8 @@ def join_tables(
 ) -> int:
     """Write the utterances of several tables, in order, as one; return their number.
 
-    Parameters
-    ----------
-    keys_used, contents
-        Identity of the utterances that were to be labelled (data/store/identity.py), those included that cannot be
-        read.
+    ``keys_used`` and ``contents`` identify the utterances that were to be labelled (data/store/identity.py), those
+    included that cannot be read.
     """
     tables = [UnitTable.load(part) for part in parts]
     ids = tuple(item for table in tables for item in table.ids)

@@ -17,19 +17,13 @@ from speechssl.core.files import find_json, read_json, write_json
 from speechssl.core.ledger import Entry
 from speechssl.core.tolerance import Tolerance
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.targets.audio import Audio, Read, group_rows
-from speechssl.targets.features import LayerFeatures, MfccFeatures, NormalisedFeatures, UnitFeatures
-from speechssl.targets.fit import fit_corpus, sample_features
-from speechssl.targets.kmeans import KMeans, fit_kmeans
-from speechssl.targets.mfcc import mfcc
+from speechssl.targets.audio import Read, group_rows
+from speechssl.targets.fit import fit_corpus
+from speechssl.targets.kmeans import KMeans
 from speechssl.targets.source import ALONE, Share, Source, corpus_change, corpus_identity, each_group, features_of
 from speechssl.targets.table import UnitTable, join_tables
 
-__all__ = [
-    "Audio", "KMeans", "LayerFeatures", "MfccFeatures", "NormalisedFeatures", "Share", "Source", "UnitFeatures",
-    "UnitTable", "corpus_change", "fit_kmeans", "label_corpus", "make_units", "mfcc", "sample_features",
-    "units_identity",
-]  # fmt: skip
+__all__ = ["label_corpus", "make_units", "units_identity"]
 
 PART_SECONDS = 36_000.0
 """Audio in one part of the labels: the most that an interrupted run labels again."""
@@ -121,10 +115,7 @@ def label_corpus(
     Parts lie in ``folder`` under a name that depends on audio, centroids and utterances. Process r of n labels the
     parts r, r + n, r + 2 n ... What a part holds does not depend on n. The first process joins them to ``units.npz``.
 
-    Raises
-    ------
-    DataError
-        Too many utterances cannot be read, or none is long enough.
+    Raises DataError when too many utterances cannot be read, or none is long enough.
     """
     centroids = kmeans.to(source.features.device)
     table_path, parts = folder / "units.npz", folder / f"parts-{_digest(source, kmeans)}"

@@ -40,18 +40,9 @@ class Window:
         self._pending.append((tuple(loss.metrics), values.double(), weight))
 
     def step(self, batches: Sequence[BatchSummary], *, wait_seconds: float, total: int, norm: Tensor | None) -> None:
-        """End a step.
+        """End a step: its micro-batches on this rank, the seconds spent waiting for them, its targets over all ranks.
 
-        Parameters
-        ----------
-        batches
-            The step's micro-batches on this rank.
-        wait_seconds
-            Time this rank spent waiting for them.
-        total
-            Targets of the step over all ranks.
-        norm
-            Global gradient norm, or None for a skipped step, whose losses are then forgotten.
+        ``norm`` is the global gradient norm, or None for a skipped step, whose losses are then forgotten.
         """
         self._steps += 1
         self._audio += sum(batch.seconds for batch in batches)

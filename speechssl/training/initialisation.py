@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from speechssl.config import FrontendConfig, ModelConfig, PretrainConfig
 from speechssl.core.errors import ConfigError
@@ -94,7 +94,7 @@ def take_heads(objective: Objective, cfg: PretrainConfig, strange: Mapping[str, 
     source = load_any(Path(cfg.init))
     heads: dict[str, dict[str, Tensor]] = {}
     for name, value in objective.exported().items():
-        heads.setdefault(name.split(".")[0], {})[name] = value
+        heads.setdefault(_head(objective, name), {})[name] = value
     trained = source.info.get("objective")
     if trained != cfg.objective.kind:
         why = (
@@ -103,7 +103,7 @@ def take_heads(objective: Objective, cfg: PretrainConfig, strange: Mapping[str, 
         return f"init {cfg.init}: the encoder is taken, all heads are new ({why})"
     taken, new = [], []
     for head, tensors in heads.items():
-        if reason := strange.get(head) or _misfit(tensors, source.state):
+        if reason := strange.get(head.rpartition(".")[2]) or _misfit(tensors, source.state):
             new.append(f"{head} ({reason})")
             continue
         taken.append(head)
@@ -111,6 +111,15 @@ def take_heads(objective: Objective, cfg: PretrainConfig, strange: Mapping[str, 
             for name, value in tensors.items():
                 value.copy_(source.state[name])
     return f"init {cfg.init}: taken: {', '.join(['encoder', *taken])}; new: {', '.join(new) or 'nothing'}"
+
+
+def _head(objective: nn.Module, name: str) -> str:
+    """Return the head that a tensor belongs to: ``projection``, or that of an objective in this one,
+    ``first.projection``.
+    """
+    top, _, rest = name.partition(".")
+    part = getattr(objective, top, None)
+    return f"{top}.{_head(part, rest)}" if isinstance(part, Objective) else top
 
 
 def _misfit(tensors: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> str:

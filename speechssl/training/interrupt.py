@@ -23,12 +23,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 class Interrupt:
     """Context in which stop signals set ``requested``; handlers are put back on leaving.
 
-    Outside the main thread no handler can be installed, and ``requested`` stays False.
-
-    Parameters
-    ----------
-    after
-        What is still finished, for the message.
+    Outside the main thread no handler can be installed, and ``requested`` stays False. ``after`` says in the message
+    what is still finished.
     """
 
     def __init__(self, after: str = "this step") -> None:

@@ -18,17 +18,10 @@ from speechssl.core.randomness import key
 from speechssl.data.store.reader import Corpus
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.targets.units import (
-    LayerFeatures,
-    MfccFeatures,
-    NormalisedFeatures,
-    Share,
-    Source,
-    UnitFeatures,
-    UnitTable,
-    corpus_change,
-    make_units,
-)
+from speechssl.targets.features import LayerFeatures, MfccFeatures, NormalisedFeatures, UnitFeatures
+from speechssl.targets.source import Share, Source, corpus_change
+from speechssl.targets.table import UnitTable
+from speechssl.targets.units import make_units
 from speechssl.training.interrupt import Interrupt
 from speechssl.training.parallel import Parallel
 from speechssl.training.run_folder import RunFolder
@@ -146,18 +139,22 @@ def _wait(path: Path, folder: Path, check: Callable[[], None]) -> None:
 def _make(
     cfg: PretrainConfig, targets: TargetsConfig, index: int, *, source: Source, run: RunFolder, share: Share
 ) -> UnitTable:
-    start = time.monotonic()
-    table = make_units(
-        replace(source, batch_seconds=cfg.data.batch_seconds, threads=max(1, cfg.data.workers)),
-        run.path / "units",
-        clusters=targets.clusters[index],
-        hours=targets.kmeans_hours,
-        starts=targets.kmeans_starts,
-        seed=key("units", cfg.seed, index),
-        max_bad_fraction=cfg.data.max_bad_fraction,
-        record=run.record,
-        share=share,
-    )
+    start, missing = time.monotonic(), not (run.path / "units" / "units.npz").exists()
+    try:
+        table = make_units(
+            replace(source, batch_seconds=cfg.data.batch_seconds, threads=max(1, cfg.data.workers)),
+            run.path / "units",
+            clusters=targets.clusters[index],
+            hours=targets.kmeans_hours,
+            starts=targets.kmeans_starts,
+            seed=key("units", cfg.seed, index),
+            max_bad_fraction=cfg.data.max_bad_fraction,
+            record=run.record,
+            share=share,
+        )
+    finally:
+        if missing:  # also of an attempt that was interrupted: their sum is what the units cost
+            run.metrics.append(0, "targets", {"seconds": round(time.monotonic() - start, 3)})
     if not share.first:
         return table
     quality = table.quality()

@@ -55,13 +55,7 @@ def check_layers(cfg: PretrainConfig, targets: TargetsConfig) -> None:
 def run_iterations(
     cfg: PretrainConfig, targets: TargetsConfig, corpus: Corpus, run: RunFolder, parallel: Parallel
 ) -> Path:
-    """Run the iterations in order and publish the model of the last.
-
-    Parameters
-    ----------
-    targets
-        How the targets of ``cfg.objective`` are made.
-    """
+    """Run the iterations in order, with targets made as ``targets`` says, and publish the model of the last."""
     previous: Path | None = None
     for index, steps in enumerate(targets.steps):
         folder = run.path / f"iteration-{index + 1}"

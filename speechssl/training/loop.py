@@ -102,6 +102,7 @@ def train(
     if parallel.device.type == "cpu":
         keep_freed_memory()
     objective.to(parallel.device).train()
+    objective.ranks = parallel
     for part in objective.modules():
         if isinstance(part, SpeechEncoder):
             part.recompute = training.recompute

@@ -26,10 +26,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter] | Sequence[dict[str, Any]
     and HuBERT (fairseq's Adam); a group with ``weight_decay=0`` is exempt. Parameters without a gradient (frozen ones)
     are neither moved nor decayed. The fused kernel is used on CPU and GPU alike.
 
-    Raises
-    ------
-    ConfigError
-        The schedule's settings contradict each other.
+    Raises ConfigError when the schedule's settings contradict each other.
     """
     check_schedule(cfg)
     items: list[Any] = list(parameters)

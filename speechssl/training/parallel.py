@@ -69,13 +69,7 @@ class Parallel:
         return not self.any(not bool(torch.isfinite(value).all()))
 
     def gather(self, value: Any) -> list[Any]:
-        """Return the ``value`` of every rank, in the order of ranks (a collective).
-
-        Parameters
-        ----------
-        value
-            Anything JSON can hold; NaN and infinities included.
-        """
+        """Return the ``value`` of every rank, in the order of ranks (a collective): JSON, and NaN and infinities."""
         if self.world == 1:
             return [value]
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -85,6 +79,18 @@ class Parallel:
         padded = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
         dist.all_gather(padded, torch.nn.functional.pad(data, (0, longest - len(data))))
         return [json.loads(bytes(row[: int(size)].numpy()).decode()) for row, size in zip(padded, sizes, strict=True)]
+
+    def rows(self, value: Tensor) -> list[Tensor]:
+        """Return the rows [N, ...] of every rank, detached, in the order of ranks (a collective; N may differ)."""
+        value = value.detach()
+        if self.world == 1:
+            return [value]
+        counts = self.gather(len(value))
+        padded = value.new_zeros((max(1, *counts), *value.shape[1:]))
+        padded[: len(value)] = value
+        found = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(found, padded)
+        return [rows[:count] for rows, count in zip(found, counts, strict=True)]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

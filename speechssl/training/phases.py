@@ -17,6 +17,7 @@ from speechssl.config import PretrainConfig, TrainingConfig
 from speechssl.core.files import write_atomic
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.batches.augment import Sounds
 from speechssl.data.batches.holdout import held_out
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream
@@ -92,7 +93,9 @@ def open_phase(
 def build_heads(phase: Phase, targets: OfflineTargets | None) -> Objective[Any]:
     """Return the objective around the encoder of a phase; its random weights are keyed by the seed alone."""
     torch.manual_seed(key("heads", phase.seed))  # making the targets may or may not have drawn numbers
-    return build_objective(phase.cfg.objective, phase.encoder, targets, phase.seed)
+    objective = build_objective(phase.cfg.objective, phase.encoder, targets, phase.seed)
+    objective.sounds = Sounds.of(phase.cfg.data)
+    return objective
 
 
 def _unlabelled(corpus: Corpus, labelled: Iterable[str] | None) -> np.ndarray:

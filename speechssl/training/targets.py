@@ -19,8 +19,11 @@ from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.store.reader import Corpus
 from speechssl.interop.any_model import load_any_encoder
 from speechssl.models.frame_counts import frame_grid
+from speechssl.targets.features import UnitFeatures
 from speechssl.targets.files import fit_units, read_unit_file
-from speechssl.targets.units import KMeans, UnitFeatures, UnitTable, units_identity
+from speechssl.targets.kmeans import KMeans
+from speechssl.targets.table import UnitTable
+from speechssl.targets.units import units_identity
 from speechssl.training.parallel import Parallel
 from speechssl.training.run_folder import RunFolder
 
@@ -108,10 +111,7 @@ def given_units(
 ) -> UnitTable:
     """Return the units of ``targets.units`` on the encoder's frames, checked and kept in ``units/`` (a collective).
 
-    Raises
-    ------
-    DataError
-        Rank 0 cannot use the file, or it has changed since it was kept; every rank raises it.
+    Raises DataError when rank 0 cannot use the file, or it has changed since it was kept; every rank raises it.
     """
     folder, problem = run.path / "units", ""
     if parallel.first:

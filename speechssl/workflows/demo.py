@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from speechssl.config import RunConfig
+from speechssl.core.processes import cores
 from speechssl.core.progress import Whole, duration
 from speechssl.data.synth.corpus import SynthConfig, make_corpus
 from speechssl.evaluation.wer.hypotheses import read_hypotheses, score_row
 from speechssl.evaluation.wer.summary import summarise
 from speechssl.evaluation.wer.wer import compare_systems
-from speechssl.workflows.outlook import Hours, cores, expected_seconds, measure_speed
+from speechssl.workflows.outlook import Hours, expected_seconds, measure_speed
 
 __all__ = ["DemoConfig", "demo"]
 

@@ -10,7 +10,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from speechssl.core.errors import ConfigError, RunError
 from speechssl.core.precision import Choice, choose, device_kind
 from speechssl.data.audio.decode import SAMPLE_RATE
 
-__all__ = ["Estimate", "estimate", "estimate_json", "estimate_text"]
+__all__ = ["Estimate", "estimate", "estimate_json", "estimate_text", "run_probes"]
 
 UPDATES = 6
 """Of a probe, after one that warms up."""
@@ -91,7 +94,7 @@ def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimat
     targets = offline_targets(cfg.objective) if isinstance(cfg, PretrainConfig) else None
     steps = cfg.training.steps if targets is None else sum(targets.steps)
     peak = round(memory(rows))
-    largest = _bisect(lambda n: memory(n) <= ROOM * available, most=4096)
+    largest = _bisect(lambda n: memory(n) <= ROOM * available)
     audio = rows * samples / SAMPLE_RATE * cfg.data.batches_per_step
     return Estimate(
         kind="finetune" if isinstance(cfg, FinetuneConfig) else "pretrain",
@@ -154,9 +157,9 @@ def _line(points: list[tuple[int, float]]) -> Any:
     return lambda x: y1 + slope * (x - x1)
 
 
-def _bisect(fits: Any, *, most: int) -> int:
-    """Return the largest number in 0 ... ``most`` that fits, given that smaller ones do."""
-    low, high = 0, most + 1
+def _bisect(fits: Any) -> int:
+    """Return the largest number in 0 ... 4,096 that fits, given that smaller ones do."""
+    low, high = 0, 4097
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -164,21 +167,43 @@ def _bisect(fits: Any, *, most: int) -> int:
 
 
 def _probe(cfg: PretrainConfig | FinetuneConfig, rows: int, samples: int) -> dict[str, Any]:
-    kind = "finetune" if isinstance(cfg, FinetuneConfig) else "pretrain"
-    request = {"kind": kind, "config": to_dict(cfg), "rows": rows, "samples": samples, "updates": UPDATES}
-    done = subprocess.run(
-        [sys.executable, "-m", "speechssl.workflows.cost_probe"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode in (-9, 137):
-        return {"fits": False, "rows": rows}
-    if done.returncode:
-        raise RunError(f"the probe of {rows} rows failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return run_probes([(cfg, {"rows": rows, "samples": samples, "updates": UPDATES})])[0]
+
+
+def run_probes(
+    asked: Sequence[tuple[PretrainConfig | FinetuneConfig, dict[str, Any]]],
+    environments: Sequence[Mapping[str, str]] = (),
+) -> list[dict[str, Any]]:
+    """Run cost probes (cost_probe.py) side by side, each in a process of its own; return what they answer.
+
+    One that runs out of memory answers ``fits`` false. ``environments`` add to the environment of each process.
+
+    Raises
+    ------
+    RunError
+        A probe failed; the message has its last line.
+    """
+    command = [sys.executable, "-m", "speechssl.workflows.cost_probe"]
+    requests = [
+        {"kind": "finetune" if isinstance(cfg, FinetuneConfig) else "pretrain", "config": to_dict(cfg), **sizes}
+        for cfg, sizes in asked
+    ]
+    added: list[Mapping[str, str]] = [*environments] or [{}] * len(requests)
+    with ThreadPoolExecutor(len(requests)) as pool:
+        run = partial(subprocess.run, command, capture_output=True, text=True, check=False)
+        finished = list(
+            pool.map(lambda one, more: run(input=json.dumps(one), env={**os.environ, **more}), requests, added)
+        )
+    answers: list[dict[str, Any]] = []
+    for request, done in zip(requests, finished, strict=True):
+        if done.returncode in (-9, 137):
+            answers.append({"fits": False, "rows": request["rows"]})
+        elif done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise RunError(f"the probe of {request['rows']} rows failed: {last}")
+        else:
+            answers.append(json.loads(done.stdout.splitlines()[-1]))
+    return answers
 
 
 def _device(cfg: PretrainConfig | FinetuneConfig) -> tuple[int, str]:

@@ -5,22 +5,19 @@ fine-tuning side by side, where there are two jobs. Stages without training have
 and scaled by how fast the updates are here.
 """
 
-import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
-from speechssl.config.load import to_dict
 from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import RunError
+from speechssl.core.processes import cores
 from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.workflows.estimate import run_probes
 
-__all__ = ["Hours", "Speed", "cores", "expected_seconds", "measure_speed", "tuning_updates"]
+__all__ = ["Hours", "Speed", "expected_seconds", "measure_speed", "tuning_updates"]
 
 PROBE_SECONDS = 2.5
 """Of updates that are measured, after one that warms up."""
@@ -86,14 +83,14 @@ def measure_speed(cfg: RunConfig) -> Speed:
     Raises
     ------
     RunError
-        A probe failed; the message has its last line.
+        A probe failed (the message has its last line), or its updates do not fit into memory.
     """
-    requests = [
-        _request("pretrain", cfg.pretrain, FILLED),
-        _request("finetune", _from_scratch(cfg), FINETUNE_FILLED),
-    ]
-    groups = [requests] if cores() > 1 and cfg.jobs > 1 else [[request] for request in requests]
-    found = [answer for group in groups for answer in _answers(group)]
+    scratch = replace(cfg.finetune, init="", model=cfg.pretrain.model)
+    asked = [_sized(cfg.pretrain, FILLED), _sized(scratch, FINETUNE_FILLED)]
+    groups = [asked] if cores() > 1 and cfg.jobs > 1 else [[each] for each in asked]
+    found = [answer for group in groups for answer in run_probes(group)]
+    if not all(answer["fits"] for answer in found):
+        raise RunError("the updates of this run do not fit into memory; lower data.batch_seconds or the model's size")
     pretrain, finetune = (
         loaded * (answer["micro_seconds"] + answer["update_seconds"])
         for answer, loaded in zip(found, LOADED, strict=True)
@@ -105,47 +102,12 @@ def measure_speed(cfg: RunConfig) -> Speed:
     return Speed(pretrain, finetune, slower)
 
 
-def _from_scratch(cfg: RunConfig) -> FinetuneConfig:
-    return replace(cfg.finetune, init="", model=cfg.pretrain.model)
-
-
-def _request(kind: str, cfg: PretrainConfig | FinetuneConfig, filled: float) -> dict[str, Any]:
+def _sized(
+    cfg: PretrainConfig | FinetuneConfig, filled: float
+) -> tuple[PretrainConfig | FinetuneConfig, dict[str, Any]]:
     seconds = min(UTTERANCE, cfg.data.max_seconds)
     rows = max(1, round(filled * cfg.data.batch_seconds / seconds))
-    return {
-        "kind": kind,
-        "config": to_dict(cfg),
-        "rows": rows,
-        "samples": round(SAMPLE_RATE * seconds),
-        "updates": 2,
-        "seconds": PROBE_SECONDS,
-    }
-
-
-def _answers(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run probes side by side; return what they found."""
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "speechssl.workflows.cost_probe"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in requests
-    ]
-    for request, process in zip(requests, processes, strict=True):
-        assert process.stdin is not None
-        process.stdin.write(json.dumps(request))
-        process.stdin.close()
-        process.stdin = None
-    answers = []
-    for process in processes:
-        out, err = process.communicate()
-        if process.returncode:
-            raise RunError(f"the probe of an update failed: {(err.strip().splitlines() or ['no message'])[-1]}")
-        answers.append(json.loads(out.splitlines()[-1]))
-    return answers
+    return cfg, {"rows": rows, "samples": round(SAMPLE_RATE * seconds), "updates": 2, "seconds": PROBE_SECONDS}
 
 
 def expected_seconds(cfg: RunConfig, hours: Hours, speed: Speed, *, corpus: bool) -> dict[str, float]:
@@ -220,8 +182,3 @@ def _tuning_seconds(arm: list[float], before: float, jobs: int, cores: int, *, a
     if rest >= share * together:
         return together, rest - share * together
     return max(alone, (work + rest) / min(cores, jobs + 1)), 0.0
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

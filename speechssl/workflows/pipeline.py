@@ -35,7 +35,7 @@ from speechssl.training.run_folder import decisive
 from speechssl.workflows.stages import Stage, check_stages, run_stages
 from speechssl.workflows.sweep import Ahead, tune
 
-__all__ = ["default_preset", "run"]
+__all__ = ["corpus_stages", "default_preset", "run"]
 
 
 def default_preset() -> str:
@@ -84,10 +84,8 @@ def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
     return arms
 
 
-def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
-    pretraining = replace(
-        cfg.pretrain, output=str(output / "pretrain"), data=replace(cfg.pretrain.data, shards=str(output / "shards"))
-    )
+def corpus_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
+    """Return the stages from a folder of audio to shards."""
 
     def make_manifest() -> None:
         with progress("manifest", unit="files") as advance:
@@ -107,6 +105,15 @@ def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
             make_manifest,
         ),
         Stage("shard", to_dict(worker_free), output / "shards" / "manifest.jsonl", make_shards),
+    ]
+
+
+def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
+    pretraining = replace(
+        cfg.pretrain, output=str(output / "pretrain"), data=replace(cfg.pretrain.data, shards=str(output / "shards"))
+    )
+    return [
+        *corpus_stages(folder, cfg, output),
         Stage(
             "pretrain",
             decisive(pretraining),

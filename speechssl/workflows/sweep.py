@@ -11,9 +11,7 @@ follows from the candidates' own metrics, so a sweep that was killed decides the
 import os
 import shutil
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +27,9 @@ from speechssl.interop.model_folder import is_model
 from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.run_folder import config_changes
+from speechssl.workflows.side_by_side import EXIT_INTERRUPTED, run_all, start, tail
 
 __all__ = ["Ahead", "Candidate", "tune"]
-
-EXIT_INTERRUPTED = 75
 
 
 @dataclass(frozen=True)
@@ -83,16 +80,10 @@ class Candidate:
 
 def _start(candidate: Candidate, threads: int) -> subprocess.Popen[bytes]:
     """Start a candidate in a process of its own; its log lies beside its output."""
-    candidate.folder.mkdir(parents=True, exist_ok=True)
     request = candidate.folder / "request.toml"
     write_toml(candidate.cfg, request)
-    with (candidate.folder / "log.txt").open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "speechssl.cli.candidate", str(os.getpid()), str(request)],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-        )
+    print(f"  {candidate.arm}, learning rate {candidate.lr:g}: started", flush=True)
+    return start(["finetune", str(request)], candidate.folder / "log.txt", {"OMP_NUM_THREADS": str(threads)})
 
 
 def _check(candidate: Candidate, code: int) -> None:
@@ -103,35 +94,16 @@ def _check(candidate: Candidate, code: int) -> None:
     if code == EXIT_INTERRUPTED:
         raise InterruptedRun(f"{candidate.folder} saved itself; run the same command again to resume")
     if code:
-        log = (candidate.folder / "log.txt").read_text(encoding="utf-8", errors="replace")
-        tail = "\n".join(log.splitlines()[-8:])
-        raise RunError(f"fine-tuning in {candidate.folder} failed (exit code {code}):\n{tail}")
+        raise tail(candidate.folder / "log.txt", f"fine-tuning in {candidate.folder}", code)
     print(f"  {candidate.arm}, learning rate {candidate.lr:g}: dev WER {candidate.dev_wer():.1%}", flush=True)
 
 
 def _processes(waiting: list[Candidate], jobs: int, stop: threading.Event | None) -> None:
     """Run candidates, ``jobs`` at a time, until all are done or ``stop`` is set."""
-    running: dict[Candidate, subprocess.Popen[bytes]] = {}
     # Divide the cores among the jobs: more threads than cores slow all of them.
     others = 0 if stop is None else 1  # work done ahead runs beside a training in the main process
     threads = max(1, (os.cpu_count() or 1) // (jobs + others))
-    try:
-        while (waiting or running) and not (stop is not None and stop.is_set()):
-            while waiting and len(running) < jobs:
-                candidate = waiting.pop(0)
-                running[candidate] = _start(candidate, threads)
-                print(f"  {candidate.arm}, learning rate {candidate.lr:g}: started", flush=True)
-            time.sleep(0.2)
-            for candidate, process in list(running.items()):
-                code = process.poll()
-                if code is not None:
-                    del running[candidate]
-                    _check(candidate, code)
-    finally:
-        for process in running.values():
-            process.terminate()
-        for process in running.values():
-            process.wait()
+    run_all(waiting, lambda candidate, _: _start(candidate, threads), _check, jobs=jobs, stop=stop)
 
 
 def tune(

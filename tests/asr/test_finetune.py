@@ -143,6 +143,12 @@ def test_no_training_data_says_why(tmp_path: Path) -> None:
         finetune(replace(short(folder, tmp_path / "fourth"), data=DataConfig()))
 
 
+def test_a_folder_without_noise_is_an_error(shards: Path, tmp_path: Path) -> None:
+    cfg = short(shards, tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"data\.noise = .* holds no recording"):
+        finetune(replace(cfg, data=replace(cfg.data, noise=str(shards))))
+
+
 def test_without_a_dev_set_the_last_weights_are_kept_and_it_says_so(tmp_path: Path, capfd) -> None:
     folder = write_shards(tmp_path / "corpus", {"train": 12})
     model = finetune(short(folder, tmp_path / "run"))

@@ -1,5 +1,6 @@
 """What ``--help`` lists of a configuration, and that every setting can be set whether it is listed or not."""
 
+import re
 from dataclasses import replace
 from typing import Literal, get_args, get_origin
 
@@ -17,9 +18,9 @@ ALL = {
     **{
         cls.__name__: cls()
         for cls in (
-            config.AlignConfig, config.AuditConfig, config.CompareConfig, config.CorpusConfig, config.EvaluateConfig,
-            config.FinetuneConfig, config.LmConfig, config.ManifestConfig, config.ScoreConfig, config.ShardConfig,
-            config.TranscribeConfig, config.TuneConfig, DemoConfig,
+            config.AlignConfig, config.AuditConfig, config.CompareConfig, config.CompareObjectivesConfig,
+            config.CorpusConfig, config.EvaluateConfig, config.FinetuneConfig, config.LmConfig, config.ManifestConfig,
+            config.ScoreConfig, config.ShardConfig, config.TranscribeConfig, config.TuneConfig, DemoConfig,
         )
     },
 }  # fmt: skip
@@ -35,6 +36,8 @@ def changed(setting):
         return next(each for each in get_args(kind) if each != value)
     if value is None:
         return (1.5, 2.5)
+    if type(None) in get_args(kind):
+        (kind,) = set(get_args(kind)) - {type(None)}
     if isinstance(value, tuple):
         first = get_args(kind)[0]
         if get_origin(first) is tuple:
@@ -60,7 +63,7 @@ def words(path, value):
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_every_setting_can_be_set_on_the_command_line_whether_help_shows_it_or_not(name):
     cfg = ALL[name]
-    kinds = {item.path: item.value for item in settings(cfg) if item.path.endswith("objective.kind")}
+    kinds = {item.path: item.value for item in settings(cfg) if re.search(r"objective\..*kind$", item.path)}
     values = {item.path: changed(item) for item in settings(cfg)} | kinds
     given = [word for path, value in values.items() for word in words(path, value)]
     assert {item.path: item.value for item in settings(load_config(type(cfg), None, given))} == values
@@ -75,6 +78,11 @@ def test_a_rare_setting_is_listed_on_request_and_any_other_always(name):
         option = f"\n  --{table}{dot}[no-]{last}" if item.kind is bool else f"\n  --{table}{dot}{last} "
         assert option in listed[True]
         assert (option in listed[False]) == (not item.rare)
+
+
+def test_an_inherited_setting_keeps_its_help_text():
+    docs = {item.path: item.doc for item in settings(ALL["hubert"])}
+    assert docs["objective.logit_temperature"] == "Divisor of the cosine similarities."
 
 
 def test_what_is_named_rare_exists():

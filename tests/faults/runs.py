@@ -19,17 +19,17 @@ from speechssl.config import (
     EncoderConfig,
     FinetuneConfig,
     FrontendConfig,
-    HubertConfig,
     MaskConfig,
     ModelConfig,
     OptimConfig,
     PretrainConfig,
     TargetsConfig,
     TrainingConfig,
-    Wav2Vec2Config,
 )
 from speechssl.config.load import write_toml
+from speechssl.objectives.build import objective_class
 from speechssl.training.monitoring.log import read_metrics
+from tests.support.objectives import causal, settings
 
 __all__ = ["Run", "config", "digest", "start", "wait_for"]
 
@@ -41,14 +41,14 @@ MODEL = ModelConfig(
 
 
 def config(kind: str, shards: Path, output: Path, *, workers: int = 0, steps: int = 24, **training: Any) -> Any:
-    """Return the configuration of a small run: wav2vec2, hubert or ctc, on the tone corpus."""
+    """Return the configuration of a small run on the tone corpus: an objective by its kind, or ctc."""
     data = DataConfig(
         shards=str(shards), min_seconds=0.4, max_seconds=1.0, batch_seconds=3.0, batches_per_step=2, buckets=2,
         workers=workers, loader="processes", timeout=300.0,
     )  # fmt: skip
     optim = OptimConfig(lr=1e-3, warmup=0.1)
-    settings = {"steps": steps, "device": "cpu", "precision": "fp32", "log_every": 1, "save_every": 4, "threads": 1}
-    loop = TrainingConfig(**{**settings, **training})
+    usual = {"steps": steps, "device": "cpu", "precision": "fp32", "log_every": 1, "save_every": 4, "threads": 1}
+    loop = TrainingConfig(**{**usual, **training})
     if kind == "ctc":
         return FinetuneConfig(
             output=str(output), model=MODEL, data=replace(data, max_seconds=3.0, batch_seconds=6.0),
@@ -58,13 +58,9 @@ def config(kind: str, shards: Path, output: Path, *, workers: int = 0, steps: in
         )  # fmt: skip
     mask = MaskConfig(prob=0.5, length=3)
     targets = TargetsConfig(steps=(steps // 2, steps // 2), clusters=(8, 6), layers=(0, 1))
-    objectives = {
-        "wav2vec2": Wav2Vec2Config(final_dim=16, entries=8, negatives=10, mask=mask),
-        "hubert": HubertConfig(final_dim=16, mask=mask, targets=targets),
-    }
-    return PretrainConfig(
-        output=str(output), objective=objectives[kind], data=data, model=MODEL, optim=optim, training=loop,
-    )  # fmt: skip
+    objective = settings(kind, final_dim=16, entries=8, negatives=10, mask=mask, targets=targets)
+    model = causal(MODEL) if objective_class(objective).causal else MODEL
+    return PretrainConfig(output=str(output), objective=objective, data=data, model=model, optim=optim, training=loop)
 
 
 def _main(arguments: list[str], log: str, environment: dict[str, str], setup: Callable[[], None] | None) -> None:
@@ -123,13 +119,13 @@ def start(
     """Start ``speechssl pretrain`` or ``finetune`` with a configuration; ``setup`` runs in the process before it."""
     output = Path(cfg.output)
     verb = "finetune" if isinstance(cfg, FinetuneConfig) else "pretrain"
-    settings = output.with_suffix(".toml")
-    write_toml(cfg, settings)
+    file = output.with_suffix(".toml")
+    write_toml(cfg, file)
     log = log or output.with_name(f"{output.name}{(environment or {}).get('RANK', '')}.log")
     log.unlink(missing_ok=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.faults.preload"])
-    process = context.Process(target=_main, args=([verb, str(settings)], str(log), environment or {}, setup))
+    process = context.Process(target=_main, args=([verb, str(file)], str(log), environment or {}, setup))
     process.start()
     return Run(process, log, output)
 

@@ -3,12 +3,15 @@
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
 from speechssl.core.randomness import generator
 from speechssl.training.monitoring.log import read_metrics
+from speechssl.training.pretrain import pretrain
 from tests.faults.runs import config, digest, start, wait_for
+from tests.support.objectives import KINDS
 
 STEPS = 24
 
@@ -47,6 +50,35 @@ def test_killed_at_random_it_ends_with_the_same_bits(kind, workers, tone_corpus,
     assert len(seen(run.output)) == STEPS
     assert digest(run.output) == digest(uninterrupted(kind))
     assert not list(run.output.rglob("*.tmp"))
+
+
+def slow_updates():
+    """Make each update take a twentieth of a second longer, so that a run of a few updates can be killed in time."""
+    from speechssl.training import loop
+
+    clip = loop.clip_gradients
+
+    def slowly(*arguments, **options):
+        time.sleep(0.05)
+        return clip(*arguments, **options)
+
+    loop.clip_gradients = slowly
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"wav2vec2", "hubert"}))
+def test_every_objective_killed_once_ends_with_the_same_bits(kind, tone_corpus, tmp_path):
+    """The others are killed above. Only the run that is killed has a process of its own."""
+    cfg = config(kind, tone_corpus.shards, tmp_path / "run", steps=10, save_every=2)
+    run = start(cfg, setup=slow_updates)
+    wait_for(run, int(generator("kill", kind).integers(1, 7)))
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.end() == -signal.SIGKILL
+    assert not (run.output / "model").exists()
+    whole = tmp_path / "whole"
+    for output in (run.output, whole):
+        pretrain(replace(cfg, output=str(output)))
+        assert len(seen(output)) == 10
+    assert digest(run.output) == digest(whole)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -15,8 +15,9 @@ from speechssl.core.ledger import read_ledger
 from speechssl.targets import fit
 from speechssl.targets import units as units_module
 from speechssl.targets.kmeans import KMeans, refine_kmeans
+from speechssl.targets.source import Share
 from speechssl.targets.table import UnitTable
-from speechssl.targets.units import Share, make_units
+from speechssl.targets.units import make_units
 from speechssl.training.pretrain import pretrain
 from tests.data.store.test_identity import NAMES, shards_of
 from tests.faults.runs import config

@@ -38,12 +38,13 @@ def peer(kind: str, **changes):
     config_class, model_class = {
         "wav2vec2": (transformers.Wav2Vec2Config, transformers.Wav2Vec2Model),
         "hubert": (transformers.HubertConfig, transformers.HubertModel),
+        "wavlm": (transformers.WavLMConfig, transformers.WavLMModel),
     }[kind]
     torch.manual_seed(3)
     model = model_class(config_class(**SMALL | changes))
     with torch.no_grad():
         for name, value in model.named_parameters():
-            if "norm" in name or name.endswith("bias") or "original0" in name:
+            if "norm" in name or name.endswith("bias") or "original0" in name or "rel_" in name:
                 value.add_(0.1 * torch.randn_like(value))
     return model.eval()
 
@@ -139,6 +140,28 @@ def test_export_covers_every_tensor_of_the_peer():
     assert all(config_of(model)[name] == value or name == "architectures" for name, value in config.items())
 
 
+@pytest.mark.parametrize("stable", [False, True])
+def test_wavlm_is_read_with_its_relative_positions(stable):
+    model = peer("wavlm", do_stable_layer_norm=stable, feat_extract_norm="layer")
+    state = {f"wavlm.{name}": value for name, value in model.state_dict().items()}
+    encoder = encoder_from_huggingface(state | {"lm_head.bias": torch.zeros(1)}, config_of(model), normalize=False)
+    assert encoder.cfg.encoder.relative_position == "gated"
+    wave = torch.randn(2, 1200)
+    with torch.no_grad():
+        ours = encoder(wave, layers=True)
+        theirs = model(wave, output_hidden_states=True)
+        for mine, other in zip(ours.layers[:3], theirs.hidden_states[:3], strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
+        torch.testing.assert_close(ours.x, theirs.last_hidden_state, atol=1e-5, rtol=0)
+        encoder.relative_position.embedding.zero_()
+        assert (encoder(wave).x - ours.x).abs().max() > 1e-3
+    gate = "wavlm.encoder.layers.1.attention.gru_rel_pos_"
+    with pytest.raises(CheckpointError, match="1 missing"):
+        encoder_from_huggingface({k: v for k, v in state.items() if k != gate + "const"}, config_of(model))
+    with pytest.raises(CheckpointError, match="do not fit"):
+        encoder_from_huggingface(state | {gate + "linear.bias": torch.zeros(6)}, config_of(model))
+
+
 def test_old_weight_norm_layout():
     model = peer("wav2vec2")
     state = model.state_dict()
@@ -171,7 +194,8 @@ def test_mask_embedding_may_be_absent():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "wavlm"}, "model_type 'wavlm'"),
+        ({"model_type": "data2vec-audio"}, "model_type 'data2vec-audio'"),
+        ({"model_type": "wavlm", "num_buckets": 32}, "num_buckets = 32"),
         ({"hidden_act": "relu"}, "hidden_act = 'relu'"),
         ({"conv_pos_batch_norm": True}, "conv_pos_batch_norm"),
         ({"adapter_attn_dim": 16}, "adapter_attn_dim"),

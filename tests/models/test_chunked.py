@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
-from speechssl.models.chunked import encode_locally, neighbours
+from speechssl.models.chunked import encode_locally, least_block, neighbours
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles.local import encode_whole
 
@@ -79,6 +79,45 @@ def test_a_causal_encoder_is_equal_to_a_whole_pass_and_sees_nothing_that_follows
         torch.testing.assert_close(streamed(model, wave), model(wave[None]).x[0], atol=2e-5, rtol=1e-4)
 
 
+def options(**changes: object) -> SpeechEncoder:
+    """Return an encoder with other blocks or positions than wav2vec 2.0, in which they matter."""
+    torch.manual_seed(0)
+    cfg = EncoderConfig(
+        **{"dim": 24, "layers": 3, "heads": 2, "ffn_dim": 48, "pos_kernel": 9, "pos_groups": 4} | changes
+    )  # type: ignore[arg-type]
+    model = SpeechEncoder(ModelConfig(frontend=STEMS["layer"], encoder=cfg)).eval()
+    for name, parameter in model.named_parameters():
+        parameter.data.add_((1.0 if "relative" in name or "gate" in name else 0.1) * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"relative_position": "gated"},
+        {"relative_position": "alibi"},
+        {"relative_position": "rotary"},
+        {"pos_depth": 3, "pos_kernel": 5},
+        {"pos_depth": 2, "pos_kernel": 6, "relative_position": "gated"},
+        {"pos_depth": 0, "relative_position": "alibi"},
+        {"block": "conformer", "conv_kernel": 5},
+        {"block": "conformer", "conv_kernel": 7, "pos_depth": 0, "relative_position": "rotary"},
+    ],
+)
+def test_other_blocks_and_positions_are_equal_to_a_whole_pass(changes: dict, causal: bool, norm: str) -> None:
+    model = options(causal=causal, norm=norm, **changes)
+    size = BLOCK * model.hop
+    for samples in (2 * size, 5 * size + model.frontend.receptive, 8 * size - 7):
+        wave = noise(samples)
+        found = streamed(model, wave)
+        torch.testing.assert_close(found, encode_whole(model, wave, BLOCK), atol=2e-5, rtol=1e-4)
+        if samples == 2 * size:
+            with torch.inference_mode():
+                torch.testing.assert_close(found, model(wave[None]).x[0], atol=2e-5, rtol=1e-4)
+
+
 def test_a_frame_sees_no_further_than_blocks_and_layers_allow() -> None:
     model = encoder("layer")
     wave = noise(14 * BLOCK * model.hop)
@@ -100,6 +139,12 @@ def test_wrong_blocks_are_refused() -> None:
     model = encoder("layer", kernel=64)
     with pytest.raises(ValueError, match="a block of 12 frames is too short for this model: it needs 32"):
         streamed(model, noise(100_000))
+    for changes, least in (
+        ({"conv_kernel": 31}, 15),
+        ({"conv_kernel": 31, "causal": True}, 30),
+        ({"pos_kernel": 50}, 25),
+    ):
+        assert least_block(options(block="conformer", **changes)) == least
     model = encoder("layer")
     with pytest.raises(ValueError, match="expected blocks of 3840 samples, got 100"):
         list(encode_locally(model, [noise(100), noise(3840)], BLOCK))

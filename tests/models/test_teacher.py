@@ -1,5 +1,6 @@
 """The teacher: it follows by its decay, has no gradients and no dropout, and its state is whole."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -48,6 +49,17 @@ def test_a_teacher_without_input_reads_the_features_of_the_student():
     teacher.load_state_dict(teacher.state_dict())
 
 
+def test_parts_can_be_copied_while_the_others_are_averaged():
+    student, teacher = pair()
+    with torch.no_grad():
+        for value in student.parameters():
+            value.normal_()
+    before = teacher.encoder.norm.weight.clone()
+    teacher.follow(student, 0.75, copied=("position",))
+    torch.testing.assert_close(teacher.encoder.norm.weight, 0.75 * before + 0.25 * student.norm.weight)
+    assert torch.equal(teacher.encoder.position.direction, student.position.direction)
+
+
 def test_it_has_neither_gradients_nor_dropout():
     _, teacher = pair()
     assert not any(value.requires_grad for value in teacher.parameters())
@@ -72,3 +84,9 @@ def test_a_teacher_that_never_moved_is_told():
 def test_the_decay_is_annealed_in_a_straight_line():
     assert [annealed(0.9, 0.99, step, 10) for step in (0, 5, 10, 99)] == pytest.approx([0.9, 0.945, 0.99, 0.99])
     assert annealed(0.9, 0.99, 0, 0) == 0.99
+
+
+def test_or_by_an_exponential():
+    """SpidR: 1 - (1 - 0.999) exp(-step / 20,000)."""
+    decays = [annealed(0.999, 1.0, step, 20_000, exponential=True) for step in (0, 20_000, 40_000)]
+    assert [1 - decay for decay in decays] == pytest.approx([1e-3, 1e-3 / math.e, 1e-3 / math.e**2], rel=1e-9)

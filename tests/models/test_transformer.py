@@ -10,7 +10,8 @@ from torch import nn
 
 from speechssl.config import EncoderConfig
 from speechssl.models.kernels.choice import plain_paths
-from speechssl.models.transformer import Attention, Block, PositionalConvolution
+from speechssl.models.position import PositionalConvolution
+from speechssl.models.transformer import Attention, Block
 
 CFG = EncoderConfig(dim=16, heads=4, ffn_dim=24)
 

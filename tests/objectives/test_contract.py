@@ -23,11 +23,12 @@ from tests.support.tiny import close, same, training
 from tests.training.test_parallel import on_ranks
 
 LENGTHS = [16_000, 12_345, 9_000]
-SUMMED = {"diversity_weight": 0.0, "unmasked_weight": 0.3, "across": 0}
-"""Settings for which a batch is the sum of its utterances: without statistics of a whole batch or negatives of other
-utterances, with targets on frames that are not masked, where an objective has such settings.
+SUMMED = {"diversity_weight": 0.0, "unmasked_weight": 0.3, "across": 0, "mix_prob": 1.0, "noise_share": 1.0}
+"""Settings for which a batch is the sum of its utterances: without statistics of a whole batch, and without negatives
+or speech of other utterances. With targets on frames that are not masked, and noise, where an objective has such
+settings.
 """
-NOTHING_DRAWN = {"apc"}
+NOTHING_DRAWN = {"apc", "next_sample"}
 """Objectives whose targets follow from the audio alone."""
 ONE_TARGET_EACH = {"transformation", "segment_order"}
 """Objectives whose target is a class of the whole utterance."""

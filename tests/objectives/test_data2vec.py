@@ -22,10 +22,14 @@ def one_view(objective, x, mask, visible_only):
     x = torch.where(mask[:, None], encoder.mask_embedding, x[0])[None]
     x = x + encoder.position(x)
     seen = x[:, ~mask] if visible_only else x
+    relative = None
+    if encoder.relative_position is not None:
+        places = torch.arange(len(mask))[~mask] if visible_only else torch.arange(len(mask))
+        relative = encoder.relative_position(places[None], places[None])
     pre = encoder.cfg.encoder.norm == "pre"
     seen = seen if pre else encoder.norm(seen)
     for block in encoder.blocks:
-        seen = block(seen, None)
+        seen = block(seen, None, relative=relative)
     seen = encoder.norm(seen) if pre else seen
     if visible_only:
         x = torch.zeros_like(x)
@@ -39,7 +43,8 @@ def one_view(objective, x, mask, visible_only):
 @pytest.mark.parametrize("norm", ["post", "pre"])
 @pytest.mark.parametrize("stem", ["layer", "logmel"])
 def test_loss_equals_the_scalar_oracle(stem, norm, visible_only):
-    model = replace(DEEP, frontend=STEMS[stem], encoder=replace(DEEP.encoder, norm=norm))
+    positions = {"pos_depth": 2, "relative_position": "alibi"} if stem == "layer" else {}
+    model = replace(DEEP, frontend=STEMS[stem], encoder=replace(DEEP.encoder, norm=norm, **positions))
     objective = build("data2vec", model=model, top_layers=2, clones=3, visible_only=visible_only).double().eval()
     with torch.no_grad():
         for value in objective.teacher.parameters():

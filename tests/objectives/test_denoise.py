@@ -8,6 +8,15 @@ import pytest
 import torch
 
 from speechssl.core.errors import ConfigError
+from speechssl.core.randomness import generator
+from speechssl.data.batches.augment import (
+    Sounds,
+    band_limited,
+    coloured_noise,
+    simulated_room,
+    with_noise,
+    with_reverb,
+)
 from tests.oracles import reconstruction as oracle
 from tests.support.logmel import expected_speech
 from tests.support.objectives import MODEL, STEMS, build, findings, make_batch
@@ -57,6 +66,24 @@ def test_noise_has_the_asked_level_and_nothing_is_left_above_the_cut_off():
     assert np.median(edges) == pytest.approx(2000, rel=0.15)  # its logarithm is uniform
 
 
+def test_rooms_come_first_and_noise_from_where_sounds_says():
+    wave = np.random.default_rng(0).normal(size=16_000).astype(np.float32)
+    dry, wet = (build("denoise", reverb_prob=prob) for prob in (0.0, 1.0))
+    rooms, random = generator("reverb", 3, 0, "a"), generator("denoise", 3, 0, "a")
+    rooms.random()
+    slope, snr_db, place = 2 * random.random(), random.uniform(0.0, 20.0), random.random()
+    noisy = with_noise(with_reverb(wave, simulated_room(rooms)), coloured_noise(16_000, slope, random), snr_db)
+    np.testing.assert_array_equal(wet.preparer().corrupted(wave, 0, "a"), band_limited(noisy, 1000 * 8**place))
+
+    class Ones(Sounds):
+        def noise(self, samples, slope, random):
+            return np.ones(samples, np.float32)
+
+    dry.sounds = Ones()
+    added = dry.preparer().corrupted(wave, 0, "a") - band_limited(wave, 1000 * 8**place)
+    np.testing.assert_allclose(added, added[0], atol=1e-5)
+
+
 def test_int16_batches_give_float_copies_and_keep_the_clean_samples():
     batch = make_batch([16_000, 9_000])
     samples = (batch.wave * 3000).clamp(-32768, 32767).to(torch.int16)
@@ -69,7 +96,8 @@ def test_int16_batches_give_float_copies_and_keep_the_clean_samples():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"snr_db": (20.0, 0.0)}, {"band_hz": (4000.0, 1000.0)}, {"band_hz": (0.0, 8000.0)}]
+    "changes",
+    [{"snr_db": (20.0, 0.0)}, {"band_hz": (4000.0, 1000.0)}, {"band_hz": (0.0, 8000.0)}, {"reverb_prob": 2}],
 )
 def test_impossible_ranges_are_refused(changes):
     with pytest.raises(ConfigError, match="lower bound first"):

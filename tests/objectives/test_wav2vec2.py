@@ -9,7 +9,7 @@ import torch
 
 from speechssl.config import FrontendConfig, Wav2Vec2Config
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.objectives.frames import FrameSelection
+from speechssl.objectives.shared.frames import FrameSelection
 from speechssl.objectives.wav2vec2 import Wav2Vec2, contrast
 from tests.oracles import wav2vec2 as oracle
 from tests.support.objectives import MASK, MODEL, make_batch

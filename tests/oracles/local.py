@@ -27,15 +27,27 @@ def encode_whole(encoder: SpeechEncoder, wave: Tensor, block: int) -> Tensor:
         rows.append(seen[mine])
     x = encoder.project(torch.cat(rows)[None])
     pre = encoder.cfg.encoder.norm == "pre"
-    x = x + encoder.position(x)
+    x = x if encoder.position is None else x + encoder.position(x)
     x = x if pre else encoder.norm(x)
     for layer in encoder.blocks:
-        inner = layer.attention_norm(x) if pre else x
+        conformer = hasattr(layer, "convolution")
+        x = x + 0.5 * layer.first(x) if conformer else x
+        inner = layer.attention_norm(x) if pre or conformer else x
         heads = layer.attention.heads
         q, k, v = (part.view(frames, heads, -1).transpose(0, 1) for part in layer.attention.qkv(inner)[0].chunk(3, -1))
-        scores = (q @ k.transpose(1, 2) * q.shape[-1] ** -0.5).masked_fill(~sees, float("-inf"))
+        bias = torch.zeros(()).masked_fill(~sees, float("-inf"))
+        if encoder.relative_position is not None:
+            places = torch.arange(frames)[None]
+            relative = encoder.relative_position(places, places)
+            q, k, bias = (part[0] for part in layer.attention.related(relative, inner, q[None], k[None], sees[None]))
+            bias = bias if bias.is_floating_point() else torch.zeros(()).masked_fill(~sees, float("-inf"))
+        scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5 + bias
         attended = layer.attention.out((scores.softmax(-1) @ v).transpose(0, 1).flatten(1))[None]
         x = x + attended
+        if conformer:  # its convolution reaches no further than a block
+            x = x + layer.convolution(x, None)
+            x = layer.norm(x + 0.5 * layer.last(x))
+            continue
         x = x + layer.ffn(layer.ffn_norm(x)) if pre else layer.attention_norm(x)
         x = x if pre else layer.ffn_norm(x + layer.ffn(x))
     return (encoder.norm(x) if pre else x)[0]

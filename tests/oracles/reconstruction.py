@@ -40,3 +40,8 @@ def band_limited(wave, cutoff_hz, rate):
         b = weight * math.fsum(x * math.sin(angle) for x, angle in zip(wave, angles, strict=True))
         result = [y + a * math.cos(angle) + b * math.sin(angle) for y, angle in zip(result, angles, strict=True)]
     return result
+
+
+def divergence(mean, log_variance):
+    """KL(N(m, s^2) || N(0, 1)) of a frame (arXiv 1312.6114, appendix B): -1/2 sum (1 + ln s^2 - m^2 - s^2)."""
+    return -0.5 * math.fsum(1 + v - m * m - math.exp(v) for m, v in zip(mean, log_variance, strict=True))

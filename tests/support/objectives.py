@@ -28,6 +28,7 @@ __all__ = [
     "findings",
     "fit",
     "make_batch",
+    "settings",
     "table",
     "with_objective",
     "with_targets",
@@ -45,8 +46,8 @@ STEMS = {
     "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=2),
 }
 MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
-SMALL = {"mask": MASK, "clones": 2, "decoder_dim": 16}
-"""Settings of any objective that are not its defaults here: short masks, and less work."""
+SMALL = {"mask": MASK, "clones": 2, "decoder_dim": 16, "mix_prob": 0.5, "queue": 16, "crop": 0.8}
+"""Settings of any objective that are not its defaults here: short masks, less work, and more that is mixed."""
 N_UNITS = 11
 
 
@@ -62,12 +63,22 @@ def build(kind: str, *, model: ModelConfig = MODEL, seed: int = 3, weights: int 
     ``weights`` is the key of its random weights, ``seed`` that of what it prepares. An objective that needs a causal
     encoder gets one, with the same stem but for statistics of whole utterances.
     """
-    cfg = KINDS[kind]()
-    own = {item.name for item in fields(cfg)}
-    cfg = replace(cfg, **{name: value for name, value in (SMALL | changes).items() if name in own})
+    cfg = settings(kind, **changes)
     model = causal(model) if objective_class(cfg).causal else model
     torch.manual_seed(weights)
     return build_objective(cfg, SpeechEncoder(model), table() if offline_targets(cfg) else None, seed)
+
+
+def settings(kind: str, **changes: Any) -> Any:
+    """Return default settings of an objective but for ``SMALL`` and ``changes``, as far as it has them."""
+    return _changed(KINDS[kind](), SMALL | changes)
+
+
+def _changed(cfg: Any, changes: dict[str, Any]) -> Any:
+    """Return settings with those of ``changes`` that they have, in a sum those of its parts."""
+    values = {item.name: changes.get(item.name, getattr(cfg, item.name)) for item in fields(cfg)}
+    parts = {name: _changed(value, changes) for name, value in values.items() if hasattr(value, "kind")}
+    return replace(cfg, **values | parts)
 
 
 def causal(model: ModelConfig) -> ModelConfig:

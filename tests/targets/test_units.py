@@ -15,21 +15,17 @@ from speechssl.core.arrays import load_arrays, save_arrays
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.targets import fit
 from speechssl.targets import kmeans as kmeans_module
 from speechssl.targets import units as units_module
 from speechssl.targets.audio import group_rows, read_ahead
+from speechssl.targets.features import LayerFeatures, MfccFeatures, NormalisedFeatures
+from speechssl.targets.fit import sample_features
 from speechssl.targets.kmeans import KMeans, fit_kmeans
 from speechssl.targets.mfcc import mfcc, mfcc_frames, nearest_frames
-from speechssl.targets.units import (
-    LayerFeatures,
-    MfccFeatures,
-    NormalisedFeatures,
-    Source,
-    UnitTable,
-    label_corpus,
-    make_units,
-    sample_features,
-)
+from speechssl.targets.source import Source
+from speechssl.targets.table import UnitTable
+from speechssl.targets.units import label_corpus, make_units
 
 MODEL = ModelConfig(
     frontend=FrontendConfig(kind="logmel", n_mels=20, stack=2),
@@ -333,7 +329,7 @@ def test_no_utterance_long_enough_for_a_frame():
         label_corpus(source(corpus), KMeans(torch.zeros(2, 39)), Path("absent"))
 
 
-def test_sample_is_keyed_and_bounded():
+def test_sample_is_keyed_and_bounded(monkeypatch):
     corpus = Tones()
     whole = sample_features(source(corpus), hours=1.0, seed=1)
     frames = sum(int(encoder().frames(int(n))) for n in corpus.samples)
@@ -342,8 +338,8 @@ def test_sample_is_keyed_and_bounded():
     assert 0 < len(part) < frames
     assert np.array_equal(part, sample_features(source(corpus, threads=1), hours=2.0 / 3600, seed=1))
     assert not np.array_equal(part, sample_features(source(corpus), hours=2.0 / 3600, seed=2))
-    limit = 39 * 4 * frames // 4
-    small = sample_features(source(corpus), hours=1.0, seed=1, max_bytes=limit)
+    monkeypatch.setattr(fit, "SAMPLE_BYTES", 39 * 4 * frames // 4)
+    small = sample_features(source(corpus), hours=1.0, seed=1)
     assert 0.15 * frames < len(small) < 0.35 * frames
 
 

@@ -62,6 +62,8 @@ def test_one_rank_is_local():
     total = ALONE.sum(own)
     assert torch.equal(total, own) and total.data_ptr() != own.data_ptr()  # changing the sum changes no codebook
     assert ALONE.gather({"a": 1}) == [{"a": 1}]
+    (rows,) = ALONE.rows(own.clone().requires_grad_())
+    assert torch.equal(rows, own) and not rows.requires_grad
     assert ALONE.any(True) is True
     assert ALONE.any(False) is False
     assert ALONE.all_finite(torch.ones(2))
@@ -85,6 +87,8 @@ def _collectives(parallel):
         "any": (parallel.any(parallel.rank == 1), parallel.any(False)),
         "finite": (parallel.all_finite(finite), parallel.all_finite(torch.ones(2))),
         "gather": parallel.gather(mine),
+        "rows": [each.tolist() for each in parallel.rows(torch.full((2 * parallel.rank, 3), 5.0, requires_grad=True))],
+        "no rows": [each.shape for each in parallel.rows(torch.zeros(0, 2, 3))],
         "first": parallel.first,
     }
 
@@ -102,6 +106,8 @@ def test_two_ranks_agree():
     assert zero["finite"] == (False, True)
     assert [rank["rank"] for rank in zero["gather"]] == [0, 1]
     assert zero["gather"][1]["text"] == "é" * 53
+    assert zero["rows"] == [[], [[5.0] * 3] * 2]
+    assert zero["no rows"] == [(0, 2, 3)] * 2
 
 
 def _gradients(parallel):

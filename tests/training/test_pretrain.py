@@ -29,13 +29,14 @@ from speechssl.config import (
     Wav2Vec2Config,
 )
 from speechssl.config.load import write_toml
+from speechssl.config.objectives import DenoiseConfig
 from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.batches.stream import Stream
 from speechssl.data.store.reader import open_corpus
 from speechssl.interop.model_folder import load_encoder, load_folder
 from speechssl.models.encoder import SpeechEncoder
-from speechssl.targets.units import UnitTable
+from speechssl.targets.table import UnitTable
 from speechssl.training import iteration_units, iterations, phases
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.parallel import start_parallel
@@ -66,6 +67,29 @@ def cfg(tone_corpus, tmp_path) -> PretrainConfig:
         optim=OptimConfig(lr=1e-3, warmup=0.2),
         training=TrainingConfig(device="cpu", precision="fp32", log_every=1, save_every=2, keep=2),
     )
+
+
+def test_noise_and_rooms_of_the_configuration_reach_the_preparer(cfg, tone_corpus):
+    (audio,) = {str(path.parent) for path in tone_corpus.folder.glob("audio/*.wav")}
+    cfg = replace(
+        cfg, objective=DenoiseConfig(), data=replace(cfg.data, noise=audio), training=replace(cfg.training, steps=1)
+    )
+    seen = []
+
+    class Seen(Exception):
+        pass
+
+    def train_phase(phase, objective, info):
+        seen.append(objective.preparer().sounds)
+        raise Seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("speechssl.training.pretrain.train_phase", train_phase)
+        with pytest.raises(Seen):
+            pretrain(cfg)
+    assert len(seen[0].noises.paths) == 40 and not seen[0].responses.paths
+    with pytest.raises(ConfigError, match=r"data\.reverb = .* holds no recording"):
+        pretrain(replace(cfg, data=replace(cfg.data, reverb=str(tone_corpus.shards)), output=cfg.output + "2"))
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -173,6 +197,9 @@ def test_resumed_anywhere_gives_the_same_bits(cfg, tmp_path, monkeypatch, where,
         if line["phase"] == "train"
     ]
     assert steps == [1, 2, 3, 4, 5]
+    first = read_metrics(tmp_path / "run" / "iteration-1" / "metrics.jsonl")
+    cost = [line["seconds"] for line in first if line["phase"] == "targets"]
+    assert len(cost) == (2 if where == "units 1" else 1) and min(cost) > 0
     assert not [path for path in (tmp_path / "run").rglob("*") if "tmp" in path.name or "parts" in path.name]
 
 

@@ -95,8 +95,8 @@ def test_on_one_core_everything_is_added_up(monkeypatch):
 def test_the_probe_makes_real_updates_of_the_configuration(tmp_path, monkeypatch):
     monkeypatch.setattr(outlook, "PROBE_SECONDS", 0.05)
     asked = []
-    answers = outlook._answers
-    monkeypatch.setattr(outlook, "_answers", lambda requests: asked.append(answers(requests)) or asked[-1])
+    answers = outlook.run_probes
+    monkeypatch.setattr(outlook, "run_probes", lambda requests: asked.append(answers(requests)) or asked[-1])
     speed = measure_speed(settings(tmp_path, scratch=True))
     (found,) = asked if len(asked) == 1 else [[*asked[0], *asked[1]]]
     took = [each["micro_seconds"] + each["update_seconds"] for each in found]

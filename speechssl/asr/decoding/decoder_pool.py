@@ -34,10 +34,7 @@ def decode_all(
 
     With ``cfg.jobs`` above 1 the decoders are built in that many processes (from the same settings and files).
 
-    Raises
-    ------
-    ConfigError, DataError
-        From `build_decoder`, or log-probabilities that are not a number.
+    Raises ConfigError or DataError as `build_decoder`, and DataError when log-probabilities are not a number.
     """
     decode = build_decoder(cfg, tokens, model=model)
     if cfg.jobs == 1:

@@ -59,14 +59,7 @@ class Decoder(Protocol):
 def build_decoder(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None) -> Decoder:
     """Return the decoder that the settings ask for.
 
-    Parameters
-    ----------
-    cfg
-        The settings.
-    tokens
-        The recogniser's vocabulary.
-    model
-        The recogniser's folder: where the words of the training transcripts and ``lm.arpa`` are looked for.
+    The words of the training transcripts and ``lm.arpa`` are looked for in ``model``, the recogniser's folder.
 
     Raises
     ------

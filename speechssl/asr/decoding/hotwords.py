@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
-from speechssl.asr.lm.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
+from speechssl.asr.lm.arpa import BEGIN, END, NEVER, UNKNOWN, Entry, read_arpa, write_arpa
 
 __all__ = ["favour", "favour_in"]
 
@@ -19,25 +19,22 @@ def favour_in(source: Path, target: Path, hotwords: Sequence[str], boost: float)
 
     ``</s>`` keeps its probability. Hotwords that the model does not know get the probability of ``<unk>``, not lowered.
 
-    Raises
-    ------
-    DataError
-        The ARPA file cannot be read.
+    Raises DataError when the ARPA file cannot be read.
     """
-    model = Arpa.read(source)
+    grams = read_arpa(source)
     hot = set(hotwords)
-    new = [word for word in dict.fromkeys(hotwords) if (word,) not in model.grams[0]]
-    unknown = model.grams[0][UNKNOWN,][0]
+    new = [word for word in dict.fromkeys(hotwords) if (word,) not in grams[0]]
+    unknown = grams[0][UNKNOWN,][0]
     added: list[tuple[tuple[str, ...], Entry]] = [((word,), (unknown, 0.0)) for word in new]
     keep = hot | {BEGIN, END}
 
     def section(order: int) -> Iterator[tuple[tuple[str, ...], Entry]]:
-        for gram, (probability, backoff) in model.grams[order - 1].items():
+        for gram, (probability, backoff) in grams[order - 1].items():
             yield gram, (probability - (0.0 if gram[-1] in keep else boost), backoff)
 
-    counts = [len(grams) for grams in model.grams]
+    counts = [len(entries) for entries in grams]
     counts[0] += len(new)
-    sections = [chain(section(1), added), *(section(order) for order in range(2, model.order + 1))]
+    sections = [chain(section(1), added), *(section(order) for order in range(2, len(grams) + 1))]
     write_arpa(target, counts, sections)
 
 

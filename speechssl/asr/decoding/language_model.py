@@ -26,10 +26,7 @@ NAMES = ("lm.arpa", "lm.arpa.gz", "lm.bin")
 def find_lm(name: str, model: Path | None) -> Path:
     """Return the file of a language model given as a file, as a folder that holds one, or not at all (model folder).
 
-    Raises
-    ------
-    ConfigError
-        There is none; the message says how to make one.
+    Raises ConfigError when there is none; the message says how to make one.
     """
     place = Path(name) if name else model
     if place is None:
@@ -50,10 +47,7 @@ def find_lm(name: str, model: Path | None) -> Path:
 def open_graph(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None) -> Graph:
     """Return the graph of the settings; ``search_with`` makes a search of it.
 
-    Raises
-    ------
-    ConfigError, DataError
-        There is no lexicon or language model, or it cannot be used.
+    Raises ConfigError or DataError when there is no lexicon or language model, or it cannot be used.
     """
     lm = find_lm(cfg.lm, model) if cfg.kind == "lm" else None
     arpa = lm is not None and is_arpa(lm)
@@ -85,15 +79,7 @@ def open_graph(cfg: DecoderConfig, tokens: Tokens, *, model: Path | None = None)
 
 def search_with(cfg: DecoderConfig, graph: Graph) -> Search:
     """Return a search of ``graph``, which `open_graph` made with settings that may differ in weights only."""
-    weights = _effective(cfg) if cfg.hotwords else cfg
-    return Search(
-        graph,
-        beam=cfg.beam,
-        beam_tokens=cfg.beam_tokens,
-        beam_threshold=cfg.beam_threshold,
-        lm_weight=weights.lm_weight,
-        word_score=weights.word_score,
-    )
+    return Search(graph, _effective(cfg) if cfg.hotwords else cfg)
 
 
 def _hotwords(cfg: DecoderConfig, tokens: Tokens) -> list[str]:

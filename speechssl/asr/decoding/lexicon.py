@@ -27,10 +27,7 @@ def words_of(texts: Iterable[str]) -> list[str]:
 def training_words(model: Path | None) -> list[str]:
     """Return the words of a recogniser's training transcripts, which its folder lists.
 
-    Raises
-    ------
-    ConfigError
-        No folder is known, or it does not list them.
+    Raises ConfigError when no folder is known, or it does not list them.
     """
     if model is None:
         raise ConfigError("no lexicon: give --decoder.lexicon, a file with one word per line")
@@ -80,10 +77,7 @@ def read_lexicon(path: Path) -> list[str]:
 def spellable(words: Iterable[str], tokens: Tokens, *, source: str) -> list[str]:
     """Return the distinct words whose characters are all in the vocabulary, and warn about the others.
 
-    Raises
-    ------
-    ConfigError
-        No word, or a smaller share than ``LEAST``, can be spelled. The message names ``source``.
+    Raises ConfigError, which names ``source``, when no word, or a smaller share than ``LEAST``, can be spelled.
     """
     every = [word for word in dict.fromkeys(words) if word]
     kept = [word for word in every if set(word) <= tokens.characters]

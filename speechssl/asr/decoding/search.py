@@ -20,6 +20,7 @@ from torch import Tensor
 
 from speechssl.asr.decoding.decode import collapse
 from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
+from speechssl.config import DecoderConfig
 from speechssl.core.errors import ConfigError, DataError
 
 __all__ = ["Graph", "Search", "Spelling", "import_flashlight"]
@@ -28,13 +29,7 @@ UNKNOWN = "<unk>"
 
 
 def import_flashlight() -> Any:
-    """Return flashlight's decoder module.
-
-    Raises
-    ------
-    ConfigError
-        flashlight-text is not installed.
-    """
+    """Return flashlight's decoder module; ConfigError when flashlight-text is not installed."""
     try:
         import flashlight.lib.text.decoder
         import flashlight.lib.text.decoder.kenlm
@@ -134,16 +129,14 @@ class Graph:
         trie.smear(self._flashlight.SmearingMode.MAX)
         return trie
 
-    def decoder(
-        self, *, beam: int, beam_tokens: int, beam_threshold: float, lm_weight: float, word_score: float
-    ) -> Any:
-        """Return flashlight's decoder; it does not keep the graph alive."""
+    def decoder(self, cfg: DecoderConfig) -> Any:
+        """Return flashlight's decoder with the beam and the weights of ``cfg``; it does not keep the graph alive."""
         flashlight = self._flashlight
         shared = {
-            "beam_size": beam,
-            "beam_size_token": min(beam_tokens, self.tokens.size),
-            "beam_threshold": beam_threshold,
-            "lm_weight": lm_weight,
+            "beam_size": cfg.beam,
+            "beam_size_token": min(cfg.beam_tokens, self.tokens.size),
+            "beam_threshold": cfg.beam_threshold,
+            "lm_weight": cfg.lm_weight,
             "sil_score": 0.0,
             "log_add": False,
             "criterion_type": flashlight.CriterionType.CTC,
@@ -153,7 +146,7 @@ class Graph:
             silence = self.tokens.symbols.index(BOUNDARY) if self.tokens.kind == "characters" else BLANK
             options = flashlight.LexiconFreeDecoderOptions(**shared)
             return flashlight.LexiconFreeDecoder(options, self._model, silence, BLANK, [])
-        options = flashlight.LexiconDecoderOptions(**shared, word_score=word_score, unk_score=-np.inf)
+        options = flashlight.LexiconDecoderOptions(**shared, word_score=cfg.word_score, unk_score=-np.inf)
         boundary = self.tokens.symbols.index(BOUNDARY)
         return flashlight.LexiconDecoder(
             options, self._trie, self._model, boundary, BLANK, len(self.words), [], False
@@ -181,24 +174,9 @@ class Search:
     probability of the words (with the end of the sentence) + ``word_score`` x number of words.
     """
 
-    def __init__(
-        self,
-        graph: Graph,
-        *,
-        beam: int = 50,
-        beam_tokens: int = 20,
-        beam_threshold: float = 30.0,
-        lm_weight: float = 2.0,
-        word_score: float = 0.0,
-    ) -> None:
+    def __init__(self, graph: Graph, cfg: DecoderConfig) -> None:
         self.graph = graph  # flashlight keeps references without ownership: keep its parts alive
-        self._decoder = graph.decoder(
-            beam=beam,
-            beam_tokens=beam_tokens,
-            beam_threshold=beam_threshold,
-            lm_weight=lm_weight,
-            word_score=word_score,
-        )
+        self._decoder = graph.decoder(cfg)
         closing = torch.full((1, graph.tokens.size), -1e4)
         if graph.words is not None:
             closing[0, [BLANK, graph.tokens.symbols.index(BOUNDARY)]] = 0.0
@@ -209,10 +187,7 @@ class Search:
 
         None where the beam has lost every path that spells whole words.
 
-        Raises
-        ------
-        DataError
-            The log-probabilities are not a number.
+        Raises DataError when the log-probabilities are not a number.
         """
         frames = len(log_probs)
         if not frames:

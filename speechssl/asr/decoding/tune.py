@@ -86,10 +86,7 @@ class Measure(Protocol):
 def search_weights(measure: Measure, cfg: TuneConfig) -> tuple[list[Point], list[str]]:
     """Return all points, best first, and warnings: the whole grid, then repeatedly half the step around the best.
 
-    Raises
-    ------
-    ConfigError
-        The grid is empty.
+    Raises ConfigError when the grid is empty.
     """
     weights = sorted(set(cfg.lm_weights)) if cfg.decoder.kind == "lm" else [0.0]
     scores = sorted(set(cfg.word_scores))

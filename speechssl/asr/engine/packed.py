@@ -21,6 +21,7 @@ from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.fft_conv import FixedConvolution
 from speechssl.models.kernels.linear import widened
 from speechssl.models.norm import LayerNorm, normalise_waveform
+from speechssl.models.position import PositionalConvolution
 from speechssl.models.transformer import Block
 from speechssl.models.waveform import WaveformStem
 
@@ -35,8 +36,8 @@ once take two and a half times as long."""
 
 def can_pack(model: CtcModel) -> bool:
     """Say whether ``PackedRecogniser`` takes this model, here."""
-    weight = model.head.weight
-    return weight.device.type == "cpu" and weight.dtype == torch.float32 and available() and not is_plain()
+    weight, known = model.head.weight, model.encoder.cfg.encoder.is_standard
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and known and available() and not is_plain()
 
 
 class PackedRecogniser:
@@ -55,6 +56,8 @@ class PackedRecogniser:
         self.stem = PackedStem(stem, self.dtype) if isinstance(stem, WaveformStem) else None
         self.projection = Dense(encoder.projection.weight, encoder.projection.bias, self.dtype)
         position = encoder.position
+        assert isinstance(position, PositionalConvolution)
+        self.position_bias = position.bias
         self.position = FixedConvolution(position.weight(), position.groups, self.dtype, causal=position.causal)
         self.blocks = [_PackedBlock(block, self.dtype) for block in encoder.blocks if isinstance(block, Block)]
         self.head = Dense(model.head.weight, model.head.bias, torch.float32)
@@ -97,7 +100,7 @@ class PackedRecogniser:
 
     def _positioned(self, x: Tensor) -> Tensor:
         """Return the positional embedding of one utterance [F, D]."""
-        return F.gelu(self.position(x[None])[0] + self.encoder.position.bias)
+        return F.gelu(self.position(x[None])[0] + self.position_bias)
 
 
 def _packs(counts: Sequence[int]) -> list[list[int]]:

@@ -1,21 +1,20 @@
-"""ARPA n-gram files: reading, scoring in plain Python, and writing.
+"""ARPA n-gram files: reading and writing.
 
-In: an ARPA file (plain or gzip). Out: its words, or an `Arpa` whose probabilities are those that KenLM gives. Decoding
-reads the file with KenLM; this module is for small models, for tests, and for errors that name the wrong line.
+In: an ARPA file (plain or gzip), or n-grams. Out: its words or n-grams, with errors that name the wrong line; a file.
+KenLM reads the file that is decoded with.
 """
 
 import gzip
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
 from speechssl.core.errors import DataError
 from speechssl.core.files import atomic_file
 
-__all__ = ["BEGIN", "END", "NEVER", "UNKNOWN", "Arpa", "Entry", "is_arpa", "open_arpa", "read_words", "write_arpa"]
+__all__ = ["BEGIN", "END", "NEVER", "UNKNOWN", "Entry", "Ngrams", "is_arpa", "read_arpa", "read_words", "write_arpa"]
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 NEVER = -99.0
@@ -23,12 +22,14 @@ NEVER = -99.0
 
 Entry = tuple[float, float]
 """(log10 probability, log10 backoff)."""
+Ngrams = tuple[dict[tuple[str, ...], Entry], ...]
+"""The n-grams of each order, from 1 on."""
 
 
 def is_arpa(path: Path) -> bool:
     r"""Say whether a file is an ARPA file: its first line that is not empty is ``\data\``, after gzip if need be."""
     try:
-        with open_arpa(path) as file:
+        with _opened(path) as file:
             for line in file:
                 if line.strip():
                     return line.strip() == "\\data\\"
@@ -38,7 +39,7 @@ def is_arpa(path: Path) -> bool:
 
 
 @contextmanager
-def open_arpa(path: Path) -> Iterator[TextIO]:
+def _opened(path: Path) -> Iterator[TextIO]:
     """Open an ARPA file for reading, whether it is gzip or not."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
@@ -120,75 +121,32 @@ class _Reader:
 def read_words(path: Path) -> tuple[str, ...]:
     """Return the words of an ARPA file without ``<s>``, ``</s>`` and ``<unk>``; only its unigrams are read.
 
-    Raises
-    ------
-    DataError
-        A line cannot be read (it is named).
+    Raises DataError, which names the line, when one cannot be read.
     """
-    with open_arpa(path) as file:
+    with _opened(path) as file:
         reader = _Reader(path, file)
         words = [gram[0] for gram, _ in reader.section(1)]
     return tuple(word for word in words if word not in (BEGIN, END, UNKNOWN, "<UNK>"))
 
 
-@dataclass(frozen=True)
-class Arpa:
-    """An n-gram model with backoff (Katz 1987)."""
+def read_arpa(path: Path) -> Ngrams:
+    """Return all n-grams of a file; ``<unk>`` is among them, with the probability `NEVER` where the file has none.
 
-    grams: tuple[Mapping[tuple[str, ...], Entry], ...]
-    """``grams[n - 1]`` holds the n-grams."""
-
-    @classmethod
-    def read(cls, path: Path) -> "Arpa":
-        """Read a whole file.
-
-        Raises
-        ------
-        DataError
-            A line cannot be read (it is named), counts differ from the header, or the file is cut.
-        """
-        with open_arpa(path) as file:
-            reader = _Reader(path, file)
-            grams = tuple(dict(reader.section(order)) for order in range(1, len(reader.counts) + 1))
-            reader.finish()
-        if (UNKNOWN,) not in grams[0]:
-            grams = ({**grams[0], (UNKNOWN,): (NEVER, 0.0)}, *grams[1:])
-        return cls(grams)
-
-    @property
-    def order(self) -> int:
-        """Length of the longest n-grams."""
-        return len(self.grams)
-
-    def probability(self, word: str, context: Sequence[str] = ()) -> float:
-        """Return log10 P(word | context); words that are not known are ``<unk>``."""
-        known = self.grams[0]
-        gram = tuple(part if (part,) in known else UNKNOWN for part in (*context, word))[-self.order :]
-        penalty = 0.0
-        while gram not in self.grams[len(gram) - 1]:  # unigrams are all there
-            penalty += self.grams[len(gram) - 2].get(gram[:-1], (0.0, 0.0))[1]
-            gram = gram[1:]
-        return self.grams[len(gram) - 1][gram][0] + penalty
-
-    def sentence(self, words: Sequence[str]) -> float:
-        """Return log10 P(words, end of sentence | beginning of sentence)."""
-        line = (BEGIN, *words, END)
-        return sum(self.probability(line[i], line[:i]) for i in range(1, len(line)))
-
-    def write(self, path: Path) -> None:
-        """Write the file, gzip if its name ends in ``.gz``; see `write_arpa`."""
-        write_arpa(path, [len(grams) for grams in self.grams], (grams.items() for grams in self.grams))
+    Raises DataError, which names the line, when one cannot be read, counts differ from the header, or the file is cut.
+    """
+    with _opened(path) as file:
+        reader = _Reader(path, file)
+        grams = tuple(dict(reader.section(order)) for order in range(1, len(reader.counts) + 1))
+        reader.finish()
+    grams[0].setdefault((UNKNOWN,), (NEVER, 0.0))
+    return grams
 
 
 def write_arpa(path: Path, counts: Sequence[int], sections: Iterable[Iterable[tuple[tuple[str, ...], Entry]]]) -> None:
     """Write n-grams, order by order, atomically; the same n-grams give the same bytes (also with gzip).
 
-    Parameters
-    ----------
-    counts
-        Number of n-grams of each order.
-    sections
-        For each order, ``(words, (log10 probability, log10 backoff))``; the backoff of the highest order is left out.
+    ``counts`` has the number of n-grams of each order, ``sections`` their ``(words, (log10 probability, log10
+    backoff))``; the backoff of the highest order is left out.
     """
     with atomic_file(path) as raw:
         if path.suffix == ".gz":

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from speechssl.asr.lm.arpa import BEGIN, END, NEVER, UNKNOWN, Arpa, Entry, write_arpa
+from speechssl.asr.lm.arpa import BEGIN, END, NEVER, UNKNOWN, Entry, write_arpa
 from speechssl.core.errors import ConfigError, DataError
 
 __all__ = ["FALLBACK", "Discounts", "Grams", "NgramModel", "estimate"]
@@ -59,10 +59,6 @@ class NgramModel:
         """Write an ARPA file (gzip if the name ends in ``.gz``), atomically."""
         write_arpa(path, [len(grams.ids) for grams in self.orders], (self._entries(grams) for grams in self.orders))
 
-    def arpa(self) -> Arpa:
-        """Return the model as dictionaries, for scoring text in plain Python."""
-        return Arpa(tuple(dict(self._entries(grams)) for grams in self.orders))
-
     def _entries(self, grams: Grams) -> Iterator[tuple[tuple[str, ...], Entry]]:
         for ids, probability, backoff in zip(
             grams.ids.tolist(), grams.probability.tolist(), grams.backoff.tolist(), strict=True
@@ -79,13 +75,12 @@ class NgramModel:
         return "\n".join(lines)
 
 
-def estimate(
-    sentences: Iterable[Sequence[str]], order: int = 3, *, discounts: Sequence[Discounts] | None = None
-) -> NgramModel:
+def estimate(sentences: Iterable[Sequence[str]], order: int) -> NgramModel:
     """Estimate a model.
 
     Counts of the highest order, and of n-grams that begin a sentence, are occurrences; other counts are the number of
-    different words before (Kneser & Ney 1995). Each order is interpolated with the one below, unigrams with the uniform
+    different words before (Kneser & Ney 1995). Discounts have the closed form of Chen & Goodman, equation 17, or are
+    `FALLBACK` where that fails. Each order is interpolated with the one below, unigrams with the uniform
     distribution over all words, ``</s>`` and ``<unk>``, which is all that ``<unk>`` gets.
 
     Parameters
@@ -94,8 +89,6 @@ def estimate(
         Words of each sentence, without marks of beginning and end; empty ones are left out.
     order
         Length of the longest n-grams, 1 to 10.
-    discounts
-        One for each order; None for the closed form of Chen & Goodman, equation 17, or `FALLBACK` where that fails.
 
     Raises
     ------
@@ -112,7 +105,7 @@ def estimate(
     lower = np.full(1, 1.0 / (len(words) - 1))  # the uniform distribution; <s> is never predicted
     for n, table in enumerate(tables, 1):
         counts = table.occurrences if n == len(tables) else _adjusted(table, tables[n])
-        given = discounts[n - 1] if discounts else _closed_form(counts)
+        given = _closed_form(counts)
         taken = np.concatenate([[0.0], given or FALLBACK])[np.minimum(counts, 3)]
         size = len(lower) if n > 1 else 1
         total = np.bincount(table.prefix, counts, size)

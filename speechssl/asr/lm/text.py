@@ -61,10 +61,7 @@ def read_text(source: Path, cfg: LmConfig) -> Iterator[str]:
 
     A folder with ``manifest.jsonl`` is that manifest, another folder holds shards, a ``.jsonl`` file is a manifest.
 
-    Raises
-    ------
-    DataError
-        It cannot be read, or nothing in it is transcribed.
+    Raises DataError when it cannot be read, or nothing in it is transcribed.
     """
     manifest = source / "manifest.jsonl" if source.is_dir() else source
     if manifest.suffix == ".jsonl" and manifest.is_file():

@@ -32,10 +32,7 @@ def captions(words: Iterable[Word], cfg: CaptionConfig) -> list[Caption]:
     its last word ends, longer (to ``min_seconds``) where the next caption leaves room. A word longer than a line is
     broken over lines, and its time is shared out by length.
 
-    Raises
-    ------
-    ConfigError
-        A limit is not positive.
+    Raises ConfigError when a limit is not positive.
     """
     if min(cfg.line_chars, cfg.lines) < 1 or min(cfg.max_seconds, cfg.pause_seconds) <= 0 or cfg.min_seconds < 0:
         raise ConfigError(

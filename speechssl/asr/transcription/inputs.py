@@ -28,22 +28,12 @@ class Input:
 
 
 def find_inputs(paths: Sequence[Path], *, output: Path | None = None) -> tuple[list[Input], list[Entry]]:
-    """Return the recordings that paths name.
+    """Return the recordings that paths name; a file given twice counts once, and ``output``, a folder, is left out.
 
     A single folder's results are laid out like the folder itself; of several arguments, each folder's are in a folder
     of its name. Results have the recording's name without its extension, or with it where two would be the same.
 
-    Parameters
-    ----------
-    paths
-        Files and folders; a file given twice counts once.
-    output
-        A folder to leave out (our own output may lie inside the input).
-
-    Raises
-    ------
-    DataError
-        A folder holds no audio at all.
+    Raises DataError when a folder holds no audio at all.
     """
     found: list[Input] = []
     entries: list[Entry] = []

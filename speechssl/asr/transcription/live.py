@@ -122,10 +122,7 @@ def sliding_log_probs(
     After each ``step_seconds`` the last ``window_seconds`` are recognised; frames of the last ``lookahead_seconds``
     wait for the next step, because what follows them is not known yet.
 
-    Raises
-    ------
-    ConfigError
-        The sizes do not fit into each other.
+    Raises ConfigError when the sizes do not fit into each other.
     """
     hop, receptive = model.encoder.hop, int(model.encoder.frontend.receptive)
     step, window, ahead = (

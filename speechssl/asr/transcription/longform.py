@@ -15,7 +15,7 @@ from torch import Tensor
 from speechssl.asr.ctc import CtcModel
 from speechssl.core.errors import ConfigError
 from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits, mono, resampled
-from speechssl.models.chunked import encode_locally
+from speechssl.models.chunked import encode_locally, least_block
 from speechssl.models.norm import at_least_float32
 
 __all__ = ["block_frames", "local_log_probs", "read_blocks", "regroup"]
@@ -25,16 +25,10 @@ _LIMITS = AudioLimits()
 
 
 def block_frames(model: CtcModel, seconds: float) -> int:
-    """Return a block's length in frames.
-
-    Raises
-    ------
-    ConfigError
-        Shorter than the model's own short context.
-    """
+    """Return a block's length in frames; ConfigError when it is shorter than the model's own short context."""
     encoder = model.encoder
     frames = round(seconds * SAMPLE_RATE / encoder.hop)
-    least = max(encoder.position.kernel // 2, -(-encoder.frontend.receptive // encoder.hop))
+    least = least_block(encoder)
     if frames < least:
         enough = least * encoder.hop / SAMPLE_RATE
         raise ConfigError(f"block_seconds = {seconds:g} is too short: this model needs {enough:.2g} or more")
@@ -44,10 +38,7 @@ def block_frames(model: CtcModel, seconds: float) -> int:
 def read_blocks(path: Path, *, start: float = 0.0, duration: float | None = None) -> Iterator[Samples]:
     """Yield a file, or ``duration`` seconds of it from ``start`` on, as mono float32 blocks at 16 kHz.
 
-    Raises
-    ------
-    AudioError
-        The file is missing, is no audio, is damaged, or breaks a limit; the error names the path.
+    Raises AudioError when the file is missing, is no audio, is damaged, or breaks a limit; the error names the path.
     """
     with AudioFile(path, str(path), _LIMITS) as audio:
         rate = audio.info.sample_rate

@@ -99,25 +99,10 @@ class Outputs:
 def open_outputs(
     folder: Path, *, stage: str, formats: Sequence[str], captions: CaptionConfig, key: Mapping[str, Any]
 ) -> Iterator[Outputs]:
-    """Open a folder for the results of one job; a second job there at the same time is refused.
+    """Open a folder for the results of one job; a second job there at the same time is refused (DataError).
 
-    Parameters
-    ----------
-    folder
-        Made if need be.
-    stage
-        transcribe or align, for the ledger.
-    formats
-        Of ``wordfiles.SUFFIXES``.
-    captions
-        Limits of captions.
-    key
-        All that a transcript depends on beside the audio: model, settings. JSON values.
-
-    Raises
-    ------
-    DataError
-        Another process writes there.
+    The ledger names ``stage`` (transcribe or align); ``formats`` are of ``wordfiles.SUFFIXES``. ``key`` holds, as JSON
+    values, all that a transcript depends on beside the audio: model, settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with exclusive(folder / ".lock"):

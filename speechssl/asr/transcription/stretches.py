@@ -92,14 +92,7 @@ def decode_stream(
 ) -> Iterator[Word]:
     """Yield the words of a recording, in order and without overlap, each as soon as its stretch has ended.
 
-    Parameters
-    ----------
-    blocks
-        ``[F, V]`` log-probabilities on the CPU, in order.
-    decoder
-        Decodes a stretch at a time.
-    rule
-        Where stretches end.
+    ``blocks`` are ``[F, V]`` log-probabilities on the CPU, in order; ``decoder`` decodes a stretch at a time.
     """
     buffer = torch.zeros(0, tokens.size)
     path = np.zeros(0, np.int64)

@@ -117,21 +117,10 @@ def transcribe_blocks(
     name: str,
     heard: Callable[[float], None] | None = None,
 ) -> Transcript:
-    """Transcribe one recording.
+    """Transcribe one recording: float32 samples at 16 kHz, cut anywhere, under the ``path`` ``name``.
 
-    Parameters
-    ----------
-    recogniser
-        Model, labels and decoder.
-    blocks
-        The recording as float32 samples at 16 kHz, cut anywhere. An AudioError raised by it becomes the transcript's
-        ``error``.
-    cfg
-        ``block_seconds``, ``max_stretch_seconds`` and the kind of decoder are used.
-    name
-        The transcript's ``path``.
-    heard
-        Called with the seconds of audio read so far.
+    An AudioError raised by ``blocks`` becomes the transcript's ``error``. ``heard`` is called with the seconds of audio
+    read so far. Of ``cfg``, ``block_seconds``, ``max_stretch_seconds`` and the kind of decoder are used.
     """
     model = recogniser.model
     samples = 0
@@ -175,21 +164,10 @@ def transcribe(
     warn: Callable[[str], object] = print,
     advance: Advance | None = None,
 ) -> Summary:
-    """Transcribe files and folders into ``cfg.output``, or through ``say``.
+    """Transcribe files and folders into ``cfg.output``, or through ``say``; ``warn`` gets the errors of files.
 
     Without an output folder, text is given as path, tab, text. Other formats are given as they are; for more than one
-    file the format must allow files to follow each other.
-
-    Parameters
-    ----------
-    paths
-        Files and folders.
-    cfg
-        The settings.
-    say, warn
-        Called with results when there is no output folder, and with errors of files.
-    advance
-        Called with (seconds of audio done, seconds in all) as they are read.
+    file the format must allow files to follow each other. ``advance`` is called as audio is read.
 
     Raises
     ------

@@ -40,10 +40,7 @@ def to_row(transcript: Transcript) -> dict[str, Any]:
 def from_row(row: Mapping[str, Any]) -> Transcript:
     """Return the transcript that ``to_row`` wrote; other fields are ignored.
 
-    Raises
-    ------
-    KeyError, TypeError
-        The row is not from ``to_row``.
+    Raises KeyError or TypeError when the row is not from ``to_row``.
     """
     words = tuple(
         Word(str(w["word"]), float(w["start"]), float(w["end"]), float(w["score"]), bool(w.get("spelled", True)))

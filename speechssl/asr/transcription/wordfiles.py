@@ -31,10 +31,7 @@ JOINABLE = frozenset({"jsonl", "ctm"})
 def parse_formats(text: str) -> tuple[str, ...]:
     """Return the formats of a list separated by commas, each once.
 
-    Raises
-    ------
-    ConfigError
-        One of them is unknown, or there is none.
+    Raises ConfigError when one of them is unknown, or there is none.
     """
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in SUFFIXES]
@@ -45,18 +42,9 @@ def parse_formats(text: str) -> tuple[str, ...]:
 
 
 def render(transcript: Transcript, kind: str, *, name: str, cfg: CaptionConfig) -> str:
-    """Return the content of a file.
+    """Return the content of a file of a kind of ``SUFFIXES``, for a transcript without error.
 
-    Parameters
-    ----------
-    transcript
-        Without error.
-    kind
-        One of ``SUFFIXES``.
-    name
-        What CTM calls the recording; spaces become ``_``.
-    cfg
-        Limits of captions.
+    CTM calls the recording ``name``; spaces in it become ``_``. ``cfg`` has the limits of captions.
     """
     writers: dict[str, Callable[[], str]] = {
         "text": lambda: transcript.text + "\n",

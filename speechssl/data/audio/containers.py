@@ -58,12 +58,7 @@ _INSIDE = {"wav": 0, "aiff": 8, "w64": 0, "caf": 4}
 def cut_short(file: BinaryIO, kind: str) -> str | None:
     """Return why the end of a container is missing, or None when it is whole (or its format cannot tell).
 
-    Parameters
-    ----------
-    file
-        A seekable binary file, read at its start and its end only.
-    kind
-        What ``sniff`` said.
+    The file is seekable, and is read at its start and its end only; ``kind`` is what ``sniff`` said.
     """
     file.seek(0, os.SEEK_END)
     size = file.tell()

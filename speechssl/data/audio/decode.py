@@ -52,10 +52,7 @@ def probe(source: Path | bytes, item: str = "", limits: AudioLimits = _LIMITS) -
 
     A format without a length in its header (read through ffmpeg) is decoded once to count its frames.
 
-    Raises
-    ------
-    AudioError
-        As ``AudioFile``.
+    Raises AudioError as ``AudioFile``.
     """
     with AudioFile(source, item or (str(source) if isinstance(source, Path) else "<bytes>"), limits) as audio:
         info = audio.info
@@ -168,15 +165,8 @@ def to_int16(wave: np.ndarray) -> np.ndarray:
 def encode_flac(wave: np.ndarray) -> bytes:
     """Encode one channel at 16 kHz as 16-bit FLAC; equal samples give equal bytes.
 
-    Parameters
-    ----------
-    wave
-        float32 [T] with full scale 1 (rounded; clipped at full scale) or int16 [T]; ``decode`` gives int16 / 32768.
-
-    Raises
-    ------
-    ValueError
-        For another type or shape, or no samples.
+    The wave is float32 [T] with full scale 1 (rounded; clipped at full scale) or int16 [T]; ``decode`` gives int16 /
+    32768. Raises ValueError for another type or shape, or no samples.
     """
     import soundfile
 

@@ -31,19 +31,9 @@ _known: dict[tuple[int, ...], list[Part]] = {}
 def parts_of(file: BinaryIO, kind: str, start: int) -> list[Spliced]:
     """Return the parts of a recording, each a file of its own; nothing when ``file`` can be read as it is.
 
-    Parameters
-    ----------
-    file
-        An opened file, or ``io.BytesIO``.
-    kind
-        What ``sniff`` said.
-    start
-        Where the recording begins, behind tags and zeros.
+    ``kind`` is what ``sniff`` said; the recording begins at ``start``, behind tags and zeros.
 
-    Raises
-    ------
-    ValueError
-        The parts cannot be read as one recording.
+    Raises ValueError when the parts cannot be read as one recording.
     """
     parts = _parts(file, kind, start) if kind in _FIND else []
     if not parts and start and kind != "mp3":

@@ -103,19 +103,9 @@ class MpegPart:
 
 
 def find_parts(data: Bytes, start: int = 0) -> list[MpegPart]:
-    """Walk from frame to frame; tags and other bytes between them are skipped.
+    """Walk through a whole file from frame to frame; tags and other bytes between them are skipped.
 
-    Parameters
-    ----------
-    data
-        A whole file.
-    start
-        Where to begin.
-
-    Raises
-    ------
-    ValueError
-        The rate, the layer or the number of channels changes on the way.
+    Raises ValueError when the rate, the layer or the number of channels changes on the way.
     """
     parts: list[MpegPart] = []
     first = b""
@@ -174,24 +164,9 @@ def _table(data: Bytes, position: int) -> int | None:
 
 
 def mpeg_parts(data: Bytes, start: int) -> list[Part]:
-    """Return the parts that a decoder must read one after the other; nothing when it reads all of the file.
+    """Return the parts that a decoder must read one after the other: (bytes to put before, pieces of the file).
 
-    Parameters
-    ----------
-    data
-        All bytes of an MP3 file.
-    start
-        ``after_tags`` of the file.
-
-    Returns
-    -------
-    list[Part]
-        (bytes to put before, pieces of the file).
-
-    Raises
-    ------
-    ValueError
-        As ``find_parts``.
+    Nothing when it reads all of the file at once. ``start`` is ``after_tags`` of the file. Errors as in ``find_parts``.
     """
     if data[start : start + 1] == b"\xff" and _measured(data, start):
         return []

@@ -29,13 +29,7 @@ SPEECH_PROBABILITY = 0.15
 
 
 class LevelMeter:
-    """Level of each frame of about 10 ms, from blocks of any size.
-
-    Parameters
-    ----------
-    sample_rate
-        Of the blocks, in Hz.
-    """
+    """Level of each frame of about 10 ms, from blocks of any size at ``sample_rate`` (Hz)."""
 
     def __init__(self, sample_rate: int) -> None:
         self.size = max(1, round(sample_rate * FRAME_SECONDS))
@@ -112,13 +106,7 @@ def _silero() -> Any:
 
 
 def resolve_segmenter(wanted: Literal["auto", "energy", "silero"]) -> Literal["energy", "silero"]:
-    """Replace ``auto`` by the segmenter that is installed.
-
-    Raises
-    ------
-    ValueError
-        silero is asked for and not installed.
-    """
+    """Replace ``auto`` by the segmenter that is installed; ValueError when silero is asked for and not installed."""
     there = importlib.util.find_spec("silero_vad") is not None
     if wanted == "silero" and not there:
         raise ValueError("segmenter 'silero' needs the silero-vad package: pip install 'speechssl[vad]'")

@@ -7,17 +7,16 @@ summary. Each recording is decoded once, in parallel; the findings do not depend
 from __future__ import annotations
 
 import faulthandler
-import functools
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from speechssl.config.audit import AuditConfig
 from speechssl.core.errors import ConfigError
+from speechssl.core.processes import cores, map_surviving
 from speechssl.data.audio.decode import AudioLimits
 from speechssl.data.audit.checks import CHECKS, Finding
 from speechssl.data.audit.inventory import Inventory, read_inventory, whole_files
@@ -30,7 +29,6 @@ from speechssl.data.ingest.utterance import Utterance
 
 __all__ = ["Audit", "audit"]
 
-_CHUNK = 16
 _THIN_EVERY_HOURS = 200.0
 """The index keeps all keys of this much audio, and one in n of n times as much: its memory does not grow."""
 _GRAVITY = {"error": 0, "warning": 1, "note": 2}
@@ -96,60 +94,26 @@ def audit(source: Path, cfg: AuditConfig, progress: Callable[[int, int], None] |
 def _measure_all(
     jobs: Sequence[Job], cfg: AuditConfig, progress: Callable[[int, int], None] | None
 ) -> Iterator[Measurement]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = cfg.workers or cores
-    chunks = [jobs[i : i + _CHUNK] for i in range(0, len(jobs), _CHUNK)]
-    alone = ([measure(job) for job in chunk] for chunk in chunks)
-    measured = alone if workers == 1 else _in_processes(chunks, workers, 60 * cfg.hang_minutes)
-    done = 0
-    for chunk in measured:
-        done += len(chunk)
+    workers, seconds = cfg.workers or cores(), 60 * cfg.hang_minutes
+    alone = map(measure, jobs)
+    several = map_surviving(partial(_watched, seconds=seconds), jobs, workers, partial(_died, seconds=seconds))
+    for done, measured in enumerate(alone if workers == 1 else several, 1):
         if progress is not None:
             progress(done, len(jobs))
-        yield from chunk
+        yield measured
 
 
-def _measure_chunk(jobs: Sequence[Job], seconds: float) -> list[Measurement]:
+def _watched(job: Job, seconds: float) -> Measurement:
     """Measure in a process that ends itself when one file takes longer: a decoder that hangs cannot be interrupted."""
-    measured = []
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        for job in jobs:
-            faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
-            try:
-                measured.append(measure(job))
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-    return measured
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    import multiprocessing
-
-    from speechssl.core.processes import end_with_main
-
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_main)
-
-
-def _in_processes(chunks: Sequence[Sequence[Job]], workers: int, seconds: float) -> Iterator[list[Measurement]]:
-    """Yield the measurements of each chunk in order; a file that kills its process is named, and the rest goes on."""
-    done, look = 0, functools.partial(_measure_chunk, seconds=seconds)
-    while done < len(chunks):
+        faulthandler.dump_traceback_later(seconds, exit=True, file=nowhere)
         try:
-            with _pool(min(workers, len(chunks) - done)) as pool:
-                for measured in pool.map(look, chunks[done:]):
-                    done += 1
-                    yield measured
-        except BrokenProcessPool:
-            done += 1
-            yield [_measure_apart(job, seconds) for job in chunks[done - 1]]
+            return measure(job)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
-def _measure_apart(job: Job, seconds: float) -> Measurement:
-    try:
-        with _pool(1) as pool:
-            return pool.submit(_measure_chunk, [job], seconds).result()[0]
-    except BrokenProcessPool:
-        detail = f"the process that decoded it died, or took more than {seconds:g} s; is the file damaged?"
-        return Measurement("decoder_crash", detail)
+def _died(job: Job, seconds: float) -> Measurement:
+    del job
+    detail = f"the process that decoded it died, or took more than {seconds:g} s; is the file damaged?"
+    return Measurement("decoder_crash", detail)

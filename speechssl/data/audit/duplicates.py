@@ -55,16 +55,10 @@ def compare(a: Fingerprint, b: Fingerprint, shift: int) -> tuple[float, float]:
 
 
 def near_duplicates(prints: Sequence[Fingerprint], *, most_errors: float, least_overlap: float) -> list[Match]:
-    """Return the pairs of recordings that are one, in order.
+    """Return the pairs of recordings that are one, in order; ``prints`` has one fingerprint a recording.
 
-    Parameters
-    ----------
-    prints
-        One fingerprint a recording.
-    most_errors
-        Share of differing bits up to which a pair is one recording (0.3; unrelated speech: 0.48).
-    least_overlap
-        Share of the shorter recording that must match.
+    A pair is one recording up to ``most_errors``, a share of differing bits (0.3; unrelated speech: 0.48), where at
+    least ``least_overlap`` of the shorter recording matches.
     """
     matches = []
     for a, b, shifts in _candidates(prints):

@@ -49,13 +49,7 @@ class Inventory:
 
 
 def read_inventory(source: Path, cfg: AuditConfig, limits: AudioLimits) -> Inventory:
-    """Return what is to be audited.
-
-    Raises
-    ------
-    DataError
-        Nothing is there, or it holds neither utterances nor audio.
-    """
+    """Return what is to be audited; DataError when nothing is there, or it holds neither utterances nor audio."""
     source = Path(source)
     if source.is_dir():
         own = source / "manifest.jsonl"

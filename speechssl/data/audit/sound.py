@@ -25,12 +25,8 @@ _WIDE_RATE = 12_000
 def check_sound(u: Utterance, m: Measurement, cfg: AuditConfig, *, whole: bool, claimed: bool) -> Iterator[Finding]:
     """Yield what is wrong with one recording.
 
-    Parameters
-    ----------
-    whole
-        The utterance is all of its file, so its duration should be the file's.
-    claimed
-        Duration and rate come from a manifest.
+    The utterance is all of its file where ``whole``: its duration should then be the file's. ``claimed``: its duration
+    and rate come from a manifest.
     """
     if m.reason:
         yield unusable(u.id, u.path, m.reason, m.detail)

@@ -108,13 +108,7 @@ def edge_weights() -> np.ndarray:
 
 
 def edge_hz(power: np.ndarray) -> float | None:
-    """Return the frequency of a sharp upper edge, or None.
-
-    Parameters
-    ----------
-    power
-        float32 [F, 32], power of each frame in bands of 250 Hz.
-    """
+    """Return the frequency of a sharp upper edge, or None; ``power`` is float32 [F, 32], in bands of 250 Hz."""
     if len(power) < 10:
         return None
     high, floor = 10 * np.log10(np.quantile(power, [[0.97], [0.1]], axis=0)[:, 0] + _FLOOR)

@@ -28,15 +28,9 @@ MOST_SHARE = 0.05
 def held_out(corpus: Corpus, cfg: ValidationConfig, *, min_samples: int) -> np.ndarray:
     """Return the rows that are held out, int64, increasing; none of a corpus of fewer than 20 usable utterances.
 
-    Parameters
-    ----------
-    min_samples
-        Shorter utterances are not used, neither here nor in training.
+    Utterances shorter than ``min_samples`` are not used, neither here nor in training.
 
-    Raises
-    ------
-    DataError
-        A list of ids cannot be read, or none of its ids can be used.
+    Raises DataError when a list of ids cannot be read, or none of its ids can be used.
     """
     if cfg.ids:
         return _listed(corpus, cfg, min_samples)

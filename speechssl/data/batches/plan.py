@@ -162,10 +162,7 @@ class Plan:
     def micro(self, k: int) -> PlannedBatch:
         """Return micro-batch ``k`` of the training, counted from 0 over all epochs and ranks.
 
-        Raises
-        ------
-        DataError
-            Of a corpus whose indexes are read as they are needed: one of them is missing or damaged.
+        Raises DataError when an index that is read as it is needed is missing or damaged.
         """
         epoch, place = divmod(k, self.batches_per_epoch)
         if self.kind == "evaluate":

@@ -206,19 +206,10 @@ class Stream(Generic[Item]):
 def evaluation_batches(
     corpus: Corpus, cfg: DataConfig, *, workers: int, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """Yield every utterance of a corpus once, the longest first, in padded batches with texts.
+    """Yield every utterance of a corpus once, the longest first, in padded batches with texts: batches ``rank::world``.
 
-    A row that cannot be read has weight 0 and an entry in ``rejected``: it must be reported, not scored.
-
-    Parameters
-    ----------
-    rank, world
-        Yield batches ``rank::world``.
-
-    Raises
-    ------
-    DataError
-        As ``Stream.step``.
+    A row that cannot be read has weight 0 and an entry in ``rejected``: it must be reported, not scored. Errors as in
+    ``Stream.step``.
     """
     plan = Plan.sequential(corpus, cfg)
     tolerance = Tolerance(cfg.max_bad_fraction, what=f"batches from {corpus.source.name}")

@@ -41,20 +41,10 @@ class Columns:
 def read_columns(
     name: str, lines: Sequence[tuple[int, str]], known: Known, split: str | None, *, certain: bool
 ) -> Columns | None:
-    """Read a table with columns, or return None when the lines are not a table.
+    """Read a table with columns from its numbered lines that are not blank; None when they are not a table.
 
-    Parameters
-    ----------
-    name
-        Path relative to the corpus.
-    lines
-        (number, text) of its lines that are not blank.
-    known
-        Whether a key names a recording; in a table without a header this finds the column of the key.
-    split
-        Split of every row that names none.
-    certain
-        Whether the file's name marks it as a table of recordings.
+    ``known`` says whether a key names a recording: in a table without a header it finds the column of the key. Rows
+    that name no split are of ``split``. ``certain``: the file's name marks it as a table of recordings.
     """
     delimiter, lines = _delimiter(lines, Path(name).suffix.lower(), known)
     if not delimiter:

@@ -21,19 +21,11 @@ _HIDDEN = ("__MACOSX", "__pycache__")
 
 
 def list_files(root: Path, *, skip: Path, follow_links: bool) -> tuple[list[str], list[Entry]]:
-    """Return the regular files below ``root``, sorted by path.
+    """Return the regular files below ``root``, sorted by path, without those in the folder ``skip`` (our own output).
 
     A symbolic link to a file of the corpus gives that file the link's name, unless its own name says more: blobs of a
-    Hugging Face cache, ``train/1.wav`` in a folder of links. Broken links are in the entries.
-
-    Parameters
-    ----------
-    root
-        The corpus.
-    skip
-        A folder to leave out (our own output).
-    follow_links
-        Whether symbolic links that lead out of the corpus count; a folder is never entered twice.
+    Hugging Face cache, ``train/1.wav`` in a folder of links. Broken links are in the entries. ``follow_links``: links
+    that lead out of the corpus count, too; a folder is never entered twice.
     """
     walk = _Walk(root.resolve(), skip.resolve(), follow_links)
     walk.seen.add(_identity(root))

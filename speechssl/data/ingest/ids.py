@@ -17,10 +17,7 @@ _SHOWN = 3
 def read_ids(paths: Sequence[str | Path]) -> set[str]:
     """Return the ids of all lists, in the form that manifests use (``safe_id``); blank and ``#`` lines are skipped.
 
-    Raises
-    ------
-    DataError
-        A list cannot be read or is empty.
+    Raises DataError when a list cannot be read or is empty.
     """
     ids: set[str] = set()
     for path in paths:
@@ -40,10 +37,7 @@ def absent_ids(paths: Sequence[str | Path], there: Iterable[str], *, stage: str,
 
     Without these entries the rate of half a test set would look like that of the whole set.
 
-    Raises
-    ------
-    DataError
-        A list cannot be read or is empty, or none of its ids is there; the message has examples of both.
+    Raises DataError as `read_ids`, and when none of the ids is there; the message has examples of both.
     """
     if not paths:
         return []

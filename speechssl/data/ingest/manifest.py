@@ -81,10 +81,7 @@ class ManifestSummary:
 def read_manifest(path: Path) -> list[Utterance]:
     """Return the utterances of a manifest, in its order.
 
-    Raises
-    ------
-    DataError
-        The file cannot be read, a line is not an utterance, or an id comes twice; the message has the line number.
+    Raises DataError with the line number when it cannot be read, a line is not an utterance, or an id comes twice.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")

@@ -8,24 +8,19 @@ read.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from speechssl.core.errors import AudioError
-from speechssl.core.processes import end_with_main
+from speechssl.core.processes import cores, map_surviving
 from speechssl.data.audio.decode import AudioFile, AudioInfo, AudioLimits, mono
 from speechssl.data.audio.formats import AUDIO_EXTENSIONS, HEAD_BYTES, sniff
 from speechssl.data.audio.pauses import LevelMeter, SpeechMeter, cut, quiet_frames
 
 __all__ = ["Scan", "ScanSettings", "scan_file", "scan_files"]
-
-_CHUNK = 16
 
 
 @dataclass(frozen=True)
@@ -105,55 +100,20 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _scan_chunk(paths: Sequence[Path], settings: ScanSettings) -> list[Scan]:
-    return [scan_file(path, settings) for path in paths]
-
-
 def scan_files(
     paths: Sequence[Path], settings: ScanSettings, workers: int, progress: Callable[[int, int], None] | None = None
 ) -> list[Scan]:
     """Read all files with ``workers`` processes (1: in this one; 0: one per core); scans are in the order of paths."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or cores
-    chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
+    workers = workers or cores()
+    scan = partial(scan_file, settings=settings)
     found: list[Scan] = []
-    scanned = (_scan_chunk(c, settings) for c in chunks) if workers == 1 else _scan_chunks(chunks, settings, workers)
-    for scans in scanned:
-        found += scans
+    for each in map(scan, paths) if workers == 1 else map_surviving(scan, paths, workers, _died):
+        found.append(each)
         if progress is not None:
             progress(len(found), len(paths))
     return found
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_main)
-
-
-def _scan_chunks(chunks: Sequence[Sequence[Path]], settings: ScanSettings, workers: int) -> Iterator[list[Scan]]:
-    """Yield the scans of each chunk in order. When a process dies, the first unfinished chunk is done file by file."""
-    done = 0
-    while done < len(chunks):
-        try:
-            with _pool(min(workers, len(chunks) - done)) as pool:
-                for scans in pool.map(_scan_chunk, chunks[done:], [settings] * (len(chunks) - done)):
-                    done += 1
-                    yield scans
-        except BrokenProcessPool:
-            done += 1
-            yield _scan_singly(chunks[done - 1], settings)
-
-
-def _scan_singly(paths: Sequence[Path], settings: ScanSettings) -> list[Scan]:
-    """Read files one after the other in a process of their own, which is replaced when a file crashes it."""
-    scans: list[Scan] = []
-    while len(scans) < len(paths):
-        try:
-            with _pool(1) as pool:
-                for path in paths[len(scans) :]:
-                    scans.append(pool.submit(scan_file, path, settings).result())  # noqa: PERF401  (kept when one dies)
-        except BrokenProcessPool:
-            detail = "the process that decoded it died; is the file damaged?"
-            scans.append(Scan(str(paths[len(scans)]), reason="decoder_crash", detail=detail))
-    return scans
+def _died(path: Path) -> Scan:
+    detail = "the process that decoded it died; is the file damaged?"
+    return Scan(str(path), reason="decoder_crash", detail=detail)

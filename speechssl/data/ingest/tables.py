@@ -42,14 +42,8 @@ class Table:
 def parse_table(name: str, text: str, known: Callable[[str], bool]) -> tuple[Table | None, list[Entry]]:
     """Recognise a table by its content and return its rows, and entries for lines that cannot be used.
 
-    Parameters
-    ----------
-    name
-        Path relative to the corpus, with ``/``.
-    text
-        Its content.
-    known
-        Whether a key names a recording of this corpus; in a table without a header this finds the column of the key.
+    ``name`` is relative to the corpus, with ``/``. ``known`` says whether a key names a recording of this corpus: in a
+    table without a header it finds the column of the key.
     """
     suffix = Path(name).suffix.lower()
     if suffix in (".jsonl", ".ndjson") and not text.lstrip().startswith("["):

@@ -40,14 +40,9 @@ class Toolkits:
 
 
 def read_toolkits(names: Collection[str], read: Read) -> Toolkits:
-    """Return the tables of every Kaldi folder and fairseq manifest among ``names``.
+    """Return the tables of every Kaldi folder and fairseq manifest among ``names``, files that are not audio.
 
-    Parameters
-    ----------
-    names
-        Files of the corpus that are not audio, relative to it.
-    read
-        Returns the text of one; ValueError or OSError when it is not text (other readers may then try it).
+    ``read`` returns the text of one, or raises ValueError or OSError: other readers may then try it.
     """
     result = Toolkits()
     present = set(names)

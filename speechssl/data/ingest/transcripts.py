@@ -59,23 +59,10 @@ class _Claim:
 def find_transcripts(
     root: Path, texts: Iterable[str], durations: Mapping[str, float | None]
 ) -> tuple[dict[str, list[Said]], list[Entry]]:
-    """Read every transcript of a corpus.
+    """Read every transcript of a corpus: ``texts``, its files that are not audio, relative to ``root``, with ``/``.
 
-    Parameters
-    ----------
-    root
-        The corpus.
-    texts
-        Files that are not audio, relative to ``root``, with ``/``.
-    durations
-        Seconds of each recording, by relative path; None for an unusable one.
-
-    Returns
-    -------
-    said
-        For each recording with a transcript or speaker: once for the whole, or once for each part that a table names.
-    entries
-        For the ledger.
+    ``durations`` has the seconds of each recording by relative path; None for an unusable one. Each recording with a
+    transcript or speaker comes back once for the whole, or once for each part that a table names; and ledger entries.
     """
     index = AudioIndex(durations)
     names = sorted(texts)

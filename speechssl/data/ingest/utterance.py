@@ -52,10 +52,7 @@ def safe_id(raw: str) -> str:
     Accents are dropped (NFKD), and runs of other characters outside [A-Za-z0-9_-] become one ``_``. A name of more than
     120 characters is cut and ends with a hash of the whole name. If no character is left, the id is a hash.
 
-    Raises
-    ------
-    ValueError
-        For the empty string.
+    Raises ValueError for the empty string.
     """
     if not raw:
         raise ValueError("an utterance id cannot be empty")
@@ -87,13 +84,7 @@ def to_row(utterance: Utterance) -> dict[str, Any]:
 
 
 def from_row(row: Any) -> Utterance:
-    """Return the utterance of a JSON object.
-
-    Raises
-    ------
-    ValueError
-        Saying which field is wrong, and what is expected there.
-    """
+    """Return the utterance of a JSON object; ValueError that says which field is wrong, and what is expected there."""
     if not isinstance(row, dict):
         raise ValueError("expected a JSON object")
     known = Utterance.__dataclass_fields__

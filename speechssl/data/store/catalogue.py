@@ -120,10 +120,7 @@ class LazyRows:
     def row(self, i: int) -> IndexRow:
         """Return row ``i``, reading the index of its shard when that is not at hand.
 
-        Raises
-        ------
-        DataError
-            That index is missing, damaged or of other shards.
+        Raises DataError when that index is missing, damaged or of other shards.
         """
         shard = int(np.searchsorted(self.first_rows, i, side="right")) - 1
         return self._rows(shard)[i - int(self.first_rows[shard])]
@@ -173,13 +170,7 @@ class LazyRows:
 
 
 def read_index(source: Source, listing: Listing, shard: int) -> ShardIndex:
-    """Return the index of a shard.
-
-    Raises
-    ------
-    DataError
-        It is missing, damaged, or belongs to other shards.
-    """
+    """Return the index of a shard; DataError when it is missing, damaged, or belongs to other shards."""
     record = listing.shards[shard]
     source.require(f"{record.name}.idx")
     path = source.local(f"{record.name}.idx", size=record.idx_bytes, crc32=record.idx_crc32)

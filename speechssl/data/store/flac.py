@@ -20,10 +20,7 @@ Decode = Callable[[bytes | memoryview, str, int, np.ndarray], None]
 def decode_flac(payload: bytes | memoryview, *, item: str, samples: int, start: int, out: np.ndarray) -> None:
     """Write samples from ``start`` on, as many as ``out`` (int16, contiguous) holds; it should hold ``samples`` in all.
 
-    Raises
-    ------
-    AudioError
-        ``undecodable``, or ``length_mismatch`` with ``samples``.
+    Raises AudioError ``undecodable``, or ``length_mismatch`` with ``samples``.
     """
     # Check first: a header that claims 2^36 samples would make the decoder allocate them.
     claimed = flac_claims(payload)

@@ -21,6 +21,7 @@ from typing import Any
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.files import exclusive, write_atomic
 from speechssl.core.ledger import Entry, Ledger
+from speechssl.core.processes import cores
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.audio.limits import AudioInfo
 from speechssl.data.ingest.foreign.tars import Sample, find_tars, folder_of, read_tars
@@ -150,7 +151,7 @@ def _stop_if_too_bad(source: ForeignTars, usable: int, ledger: Ledger) -> None:
 def _rows(source: ForeignTars, samples: Sequence[Sample], ledger: Ledger) -> Iterator[tuple[IndexRow, Utterance, bool]]:
     """Decode every sample; yield its row, its line of the manifest, and whether shards would hold the same bytes."""
     numbers = {tar: number for number, tar in enumerate(source.tars)}
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for first in range(0, len(samples), 64):  # bounds the audio held in memory
             part = samples[first : first + 64]
             for sample, found in zip(part, pool.map(_measure, part), strict=True):

@@ -74,10 +74,7 @@ class ShardIndex:
 def parse_index(data: bytes, *, where: str, shard: int = 0) -> ShardIndex:
     """Return the index in ``data``; ``where`` names it in messages, ``shard`` is its position in the listing.
 
-    Raises
-    ------
-    DataError
-        When the bytes are not the index that was written (checked by its own checksum).
+    Raises DataError when the bytes are not the index that was written (checked by its own checksum).
     """
     try:
         magic, checksum, rest = data.split(b"\t", 2)

@@ -48,13 +48,7 @@ class LengthTable:
 
     @classmethod
     def of(cls, path: Path, listing: Listing) -> "LengthTable":
-        """Return the table of a listing.
-
-        Raises
-        ------
-        DataError
-            The file is missing, or is not the one that was written.
-        """
+        """Return the table of a listing; DataError when the file is missing, or is not the one that was written."""
         again = "copy it again, or run `speechssl shard` again"
         try:
             checksum = _crc32(path)

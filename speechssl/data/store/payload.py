@@ -43,13 +43,7 @@ WAV_HEADER = 44
 
 
 def encoding_of(settings: dict[str, object], where: str) -> StoredEncoding:
-    """Return the encoding that a folder's ``summary.json`` names.
-
-    Raises
-    ------
-    DataError
-        It names another one.
-    """
+    """Return the encoding that a folder's ``summary.json`` names; DataError when it names an unknown one."""
     name = settings.get("encoding", "flac")
     if name == "flac":
         return "flac"
@@ -79,15 +73,9 @@ def decode_payload(
 ) -> None:
     """Write samples from ``start`` on, as many as ``out`` holds, of a payload that should hold ``samples`` of them.
 
-    Parameters
-    ----------
-    out
-        int16 [n], contiguous; receives the samples. Undefined after an error.
+    ``out`` is int16 [n], contiguous, and undefined after an error.
 
-    Raises
-    ------
-    AudioError
-        ``undecodable``, or ``length_mismatch`` with the index; of a foreign payload also as ``decode``.
+    Raises AudioError ``undecodable``, or ``length_mismatch`` with the index; of a foreign payload also as ``decode``.
     """
     if encoding == "foreign":
         encoding = _kind_of(payload, samples) or "foreign"

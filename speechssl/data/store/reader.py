@@ -91,10 +91,7 @@ def _source(location: str | Path, cache: str) -> Source:
 def open_lazily(source: Source, listing: Listing, splits: Sequence[str]) -> "Corpus":
     """Open shards by their ``lengths.bin`` alone: the same utterances under the same numbers.
 
-    Raises
-    ------
-    DataError
-        The file is missing or damaged, or no utterance is left.
+    Raises DataError when the file is missing or damaged, or no utterance is left.
     """
     path = source.local(FILE_NAME, size=5 * listing.utterances, crc32=listing.lengths_crc32)
     rows = LazyRows(source, listing, LengthTable.of(path, listing), splits)
@@ -184,10 +181,7 @@ class Corpus:
     def read_bytes(self, i: int) -> bytes:
         """Return the stored bytes of utterance ``i`` (FLAC or WAV), after checking its tar header and its checksum.
 
-        Raises
-        ------
-        AudioError
-            ``shard_unreadable``, ``truncated_shard``, ``damaged_header`` or ``damaged_payload``.
+        Raises AudioError ``shard_unreadable``, ``truncated_shard``, ``damaged_header`` or ``damaged_payload``.
         """
         return bytes(self._payload(self.row(i)))
 

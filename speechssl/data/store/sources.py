@@ -57,10 +57,7 @@ class Source(Protocol):
 def source_of(location: str | Path, cache: str = "") -> Source:
     """Return the source for a folder or address; ``cache`` is empty for ``~/.cache/speechssl``.
 
-    Raises
-    ------
-    DataError
-        The location is empty, of an unknown kind (``pipe:`` among them), or holds no finished shards.
+    Raises DataError when the location is empty, of an unknown kind (``pipe:`` among them), or holds no finished shards.
     """
     text = str(location)
     scheme = urlsplit(text).scheme if isinstance(location, str) and ":" in text else ""

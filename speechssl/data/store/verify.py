@@ -8,7 +8,7 @@ checksum. Nothing is ever extracted.
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -39,7 +39,7 @@ class VerifySummary:
     """``item`` is an utterance id for damage to one utterance, else the name of a file, or ``FILE/MEMBER``."""
 
 
-def verify_shards(folder: Path, progress: Callable[[int, int], None] | None = None) -> VerifySummary:
+def verify_shards(folder: Path) -> VerifySummary:
     """Read every shard of a folder and compare it with its index and with the manifest.
 
     Reasons of problems: for utterances ``truncated_shard``, ``damaged_header``, ``damaged_payload``,
@@ -47,10 +47,7 @@ def verify_shards(folder: Path, progress: Callable[[int, int], None] | None = No
     ``device``, ``foreign_member``; for files ``missing_shard``, ``damaged_index``, ``damaged_manifest``,
     ``damaged_lengths``, ``wrong_size``, ``damaged_end``.
 
-    Raises
-    ------
-    DataError
-        The folder holds no finished shards at all.
+    Raises DataError when the folder holds no finished shards at all.
     """
     listing = Listing.from_bytes(LocalFolder(folder).listing(), where=str(folder / "summary.json"))
     problems: list[Entry] = []
@@ -75,8 +72,6 @@ def verify_shards(folder: Path, progress: Callable[[int, int], None] | None = No
         if table is not None:
             problems += _verify_lengths(folder, number, record, table, checked)
         checked += record.utterances
-        if progress is not None:
-            progress(checked, listing.utterances)
     return VerifySummary(not problems, checked, problems)
 
 

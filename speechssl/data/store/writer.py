@@ -6,7 +6,6 @@ and taken up again. A shard counts when its index is there; the folder counts wh
 
 import hashlib
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -23,7 +22,7 @@ from speechssl.config import ShardConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.core.files import atomic_file, exclusive, write_atomic
 from speechssl.core.ledger import Entry, Ledger
-from speechssl.core.processes import end_with_main
+from speechssl.core.processes import cores, end_with_main
 from speechssl.core.randomness import key
 from speechssl.core.tolerance import Tolerance
 from speechssl.data.audio.decode import SAMPLE_RATE, decode, fit_scale
@@ -31,19 +30,9 @@ from speechssl.data.ingest.manifest import Utterance, read_manifest
 from speechssl.data.store.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.store.lengths import FILE_NAME, pack_lengths
 from speechssl.data.store.payload import EXTENSIONS, Encoding, encode_payload
-from speechssl.data.store.reader import Corpus, open_corpus
 from speechssl.data.store.tar import end_of_archive, header, padding, sidecars, utterance_json
-from speechssl.data.store.verify import VerifySummary, verify_shards
 
-__all__ = [
-    "Corpus",
-    "IndexRow",
-    "ShardSummary",
-    "VerifySummary",
-    "open_corpus",
-    "shard_manifest",
-    "verify_shards",
-]
+__all__ = ["ShardSummary", "shard_manifest"]
 
 
 @dataclass(frozen=True)
@@ -108,8 +97,8 @@ def shard_manifest(
     with exclusive(output / "shards.lock"):
         parts = _assign(utterances, cfg)
         _clear(output, cfg.name, len(parts))
-        processes = min(cfg.workers or len(os.sched_getaffinity(0)), len(parts))
-        threads = max(1, (cfg.workers or len(os.sched_getaffinity(0))) // len(parts))
+        workers = cfg.workers or cores()
+        processes, threads = min(workers, len(parts)), max(1, workers // len(parts))
         jobs = [
             _Job(
                 output,

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
-import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -22,7 +19,7 @@ import soundfile
 
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import atomic_folder, remove_leftovers
-from speechssl.core.processes import end_with_main
+from speechssl.core.processes import cores, process_pool
 from speechssl.core.randomness import generator, key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.synth.espeak import Espeak, library_paths
@@ -154,20 +151,9 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
     Writes `audio/SPEAKER/UTTERANCE.wav` (16 kHz, mono, int16), `metadata.jsonl` (`id, audio, text, speaker, split,
     duration`, one line an utterance; `text` is null for unlabelled training speech) and `corpus.json` (the
     configuration). Everything is made beside the folder and renamed into place, so the folder is whole or not there.
+    The bytes do not depend on `workers`, the number of processes (None: one a core).
 
-    Parameters
-    ----------
-    folder
-        Where to put it. Must be absent, empty, or hold a finished corpus of the same configuration.
-    cfg
-        What to make.
-    workers
-        Processes; by default as many as this process may use. The bytes do not depend on it.
-
-    Raises
-    ------
-    DataError
-        espeak-ng is not installed, does not know a voice, or the folder holds something else.
+    Raises DataError when espeak-ng is not installed, does not know a voice, or the folder holds something else.
     """
     done = _finished(folder, cfg)
     if done is not None:
@@ -183,22 +169,11 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
     remove_leftovers(folder.parent, deep=False)
     with atomic_folder(folder) as partial:
         # A fresh process for each speaker: espeak carries noise and flutter state from one utterance to the next.
-        methods = multiprocessing.get_all_start_methods()
-        context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-        if "forkserver" in methods:
-            context.set_forkserver_preload([__name__])
-        with ProcessPoolExecutor(
-            workers or _cores(), mp_context=context, initializer=end_with_main, max_tasks_per_child=1
-        ) as pool:
+        with process_pool(workers or cores(), preload=[__name__], max_tasks_per_child=1) as pool:
             rows = [row for part in pool.map(_speak, drawn, texts, [partial] * len(drawn)) for row in part]
         (partial / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         (partial / "corpus.json").write_text(json.dumps(asdict(cfg), indent=1) + "\n", encoding="utf-8")
     return _summary(folder, cfg, time.monotonic() - began)
-
-
-def _cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _sentences_needed(voice: Voice) -> int:

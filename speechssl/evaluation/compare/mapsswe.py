@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import Literal
 
 from speechssl.evaluation.wer.edit_distance import AlignedPair
 
@@ -39,13 +38,6 @@ class Mapsswe:
     """Two-tailed probability of a |z| at least as large if the systems were equal."""
 
     @property
-    def better(self) -> Literal["a", "b"] | None:
-        """The system with fewer errors if p < 0.05, else None."""
-        if self.p >= 0.05:
-            return None
-        return "a" if self.mean < 0 else "b"
-
-    @property
     def p_sctk(self) -> float:
         """The p of ``sc_stats``: from a table with steps of 0.01 in z that ends at 5.14, |z| rounded down to it.
 
@@ -56,29 +48,16 @@ class Mapsswe:
         return _two_tailed((steps if steps / 100 <= z else steps - 1) / 100)
 
 
-def mapsswe(
-    a: Sequence[Sequence[AlignedPair]], b: Sequence[Sequence[AlignedPair]], *, same_words: bool = True
-) -> Mapsswe:
-    """Compare two systems.
+def mapsswe(a: Sequence[Sequence[AlignedPair]], b: Sequence[Sequence[AlignedPair]]) -> Mapsswe:
+    """Compare two systems by the word alignments of each utterance, in the same order for both.
 
-    Parameters
-    ----------
-    a, b
-        The word alignment of each utterance, in the same order for both systems.
-    same_words
-        Require that both alignments of an utterance have the same reference words. With alternatives in the references
-        they may differ; words are then compared by position.
-
-    Raises
-    ------
-    ValueError
-        The systems have different numbers of utterances, or an utterance has other reference words in each.
+    Raises ValueError when they have different numbers of utterances, or one has other reference words in each.
     """
     if len(a) != len(b):
         raise ValueError(f"the systems have {len(a)} and {len(b)} utterances; score both on the same ones")
     differences = []
     for number, (left, right) in enumerate(zip(a, b, strict=True)):
-        if same_words and _words(left) != _words(right):
+        if _words(left) != _words(right):
             raise ValueError(f"utterance {number} has other reference words in each system")
         differences += [errors_a - errors_b for errors_a, errors_b in segment_errors(left, right)]
     count = len(differences)

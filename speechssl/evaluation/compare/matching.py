@@ -29,26 +29,11 @@ class Matched:
     meta: tuple[Row, ...]
     """Entry k holds what any system records of utterance k, as a row: speaker, duration, fields, N."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether every row of every system is compared."""
-        return not any(self.left_out.values())
-
 
 def match(systems: Mapping[str, Sequence[Row]], *, common: bool = False) -> Matched:
-    """Match rows by utterance id.
+    """Match the scored rows of two systems or more by utterance id; ``common`` leaves out what differs.
 
-    Parameters
-    ----------
-    systems
-        Scored rows of `read_hypotheses` for each name, at least two names.
-    common
-        Leave out what differs instead of refusing it.
-
-    Raises
-    ------
-    DataError
-        The utterances or the references differ (without ``common``), or no utterance is left.
+    Raises DataError when the utterances or the references differ (without ``common``), or no utterance is left.
     """
     tables = {name: {str(row["id"]): row for row in rows} for name, rows in systems.items()}
     names = list(tables)

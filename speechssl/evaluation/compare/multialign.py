@@ -34,10 +34,7 @@ def align_systems(alignments: Sequence[Sequence[AlignedPair]]) -> list[Column]:
     those it was scored with. Insertions between two reference words are aligned with those of the systems before, so
     that as many equal words as possible share a column.
 
-    Raises
-    ------
-    ValueError
-        The alignments have different reference words.
+    Raises ValueError when the alignments have different reference words.
     """
     split = [_slots(pairs) for pairs in alignments]
     references = [[word for word, _ in slots] for _, slots in split]

@@ -76,10 +76,7 @@ def has_markup(items: Sequence[Item]) -> bool:
 def parse_markup(text: str, *, optional: bool = True) -> tuple[Item, ...]:
     """Read words, ``{ a / b }`` and (unless ``optional`` is false: then it is a word like any other) ``(word)``.
 
-    Raises
-    ------
-    ValueError
-        A brace without its partner.
+    Raises ValueError for a brace without its partner.
     """
     items, rest = _sequence(_tokens(text), optional=optional, depth=0)
     assert not rest

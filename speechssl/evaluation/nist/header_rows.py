@@ -16,10 +16,7 @@ __all__ = ["header_of", "table_rows"]
 def header_of(line: str, texts: Collection[str]) -> tuple[list[str], str] | None:
     """Return the columns of a header line and what separates them; None where it names no id or audio, or no text.
 
-    Parameters
-    ----------
-    texts
-        Names of columns that hold a transcript.
+    ``texts`` are the names of columns that hold a transcript.
     """
     separator = next((char for char in "\t;," if char in line), "")
     if not separator:

@@ -7,15 +7,15 @@ may be numbers; a row without an id has the name of its audio file.
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from speechssl.core.errors import DataError
 from speechssl.data.ingest.rows import FIELDS
 from speechssl.evaluation.nist.header_rows import table_rows
+from speechssl.evaluation.nist.transcript import Transcript, read_lines
 
-__all__ = ["TEXTS", "JsonRow", "parse_rows"]
+__all__ = ["TEXTS", "parse_rows"]
 
 _REFERENCES = ("ref_raw", "ref", "reference", "reference_text", "target", "ground_truth")
 _HYPOTHESES = ("hyp_raw", "hyp", "hypothesis", "pred_text", "prediction", "predicted", "pred")
@@ -24,33 +24,16 @@ TEXTS = frozenset({*_REFERENCES, *_HYPOTHESES, *FIELDS["text"]})
 _LISTED = 6
 
 
-@dataclass(frozen=True)
-class JsonRow:
-    """One object of the file."""
-
-    id: str
-    text: str
-    where: str
-    """File and line, for messages."""
-    speaker: str | None
-    duration: float | None
-    language: str | None
-    audio: str = ""
-    """The whole audio file of the row, where it names one."""
-
-
-def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"], *, table: bool = False) -> list[JsonRow]:
-    """Return the rows of a file, which is a ``table`` with a header, or JSON.
+def parse_rows(path: Path, side: Literal["ref", "hyp"], *, table: bool) -> list[Transcript]:
+    """Return the transcripts of a file, which is a ``table`` with a header, or JSON.
 
     The text of a reference is ``ref_raw``, ``ref``, ``reference`` ... or else ``text`` and its other names; that of a
     hypothesis ``hyp_raw``, ``hyp``, ``pred_text`` ... If any row has one of those, ``text`` is ignored in all rows: in
     a manifest of NeMo it is the reference, and would score as a perfect hypothesis.
 
-    Raises
-    ------
-    DataError
-        A line is not an object with an id (or audio file) and a text; the line is named.
+    Raises DataError when a line is not an object with an id (or audio file) and a text; the line is named.
     """
+    lines = read_lines(path)
     rows: Sequence[tuple[str, dict[str, Any]]]
     rows = table_rows(path, lines, TEXTS) if table else _objects(path, lines)
     names = (*_REFERENCES, *FIELDS["text"])
@@ -68,9 +51,9 @@ def parse_rows(path: Path, lines: Sequence[str], side: Literal["ref", "hyp"], *,
         duration = row.get("duration")
         known = isinstance(duration, int | float) and not isinstance(duration, bool)
         found.append(
-            JsonRow(
+            Transcript(
                 id_,
-                values[0],
+                tuple(values[0].split()),
                 where,
                 speaker if isinstance(speaker, str) else None,
                 float(duration) if known and duration is not None else None,

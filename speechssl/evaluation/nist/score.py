@@ -16,10 +16,11 @@ from speechssl.core.ledger import Entry
 from speechssl.data.ingest.text.casing import capitals_fold
 from speechssl.data.ingest.text.corpus_tags import find_tags
 from speechssl.evaluation.nist.alternatives import Item, has_markup, resolve, rewrite
-from speechssl.evaluation.nist.files import Transcript, read_lines, read_transcripts
+from speechssl.evaluation.nist.files import read_transcripts
 from speechssl.evaluation.nist.identity import match_ids, same_name
 from speechssl.evaluation.nist.stm_ctm import Segment, group_words, read_ctm, read_stm
 from speechssl.evaluation.nist.text_formats import Format, guess_formats
+from speechssl.evaluation.nist.transcript import Transcript, read_lines
 from speechssl.evaluation.wer.edit_distance import normal_text
 from speechssl.evaluation.wer.hypotheses import Row, score_row
 from speechssl.evaluation.wer.sclite_weights import WEIGHTS, Cost
@@ -107,7 +108,7 @@ def score_files(
     names = _names(cfg)
     ref_path = Path(cfg.ref)
     kind, kinds = guess_formats(
-        ref_path, [Path(path) for path in cfg.hyp], read_lines, ref_format=cfg.ref_format, hyp_format=cfg.hyp_format
+        ref_path, [Path(path) for path in cfg.hyp], ref_format=cfg.ref_format, hyp_format=cfg.hyp_format
     )
     for path, other in zip(cfg.hyp, kinds, strict=True):
         _fit(cfg.ref, kind, path, other)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from speechssl.core.errors import DataError
 from speechssl.evaluation.nist.alternatives import Alternatives, Item, parse_markup, untagged
-from speechssl.evaluation.nist.files import Transcript, collect, markup, read_lines
+from speechssl.evaluation.nist.files import markup
 from speechssl.evaluation.nist.identity import channel_keys, match_ids
+from speechssl.evaluation.nist.transcript import Transcript, collect, read_lines
 
 __all__ = ["Grouped", "Segment", "group_words", "read_ctm", "read_stm"]
 
@@ -64,10 +65,7 @@ class Grouped:
 def read_stm(path: Path, *, optional: bool = True) -> list[Segment]:
     """Read ``file channel speaker start end [<labels>] words`` lines, in the order of time within each channel.
 
-    Raises
-    ------
-    DataError
-        A line is not of this form; names it.
+    Raises DataError, which names the line, when one is not of this form.
     """
     counted: dict[Channel, int] = {}
     spelled: dict[Hashable, Channel] = {}
@@ -103,10 +101,7 @@ def read_stm(path: Path, *, optional: bool = True) -> list[Segment]:
 def read_ctm(path: Path, *, optional: bool = True) -> list[Word]:
     """Read ``file channel start duration word [confidence]`` lines, with ``<ALT_BEGIN> <ALT> <ALT_END>``.
 
-    Raises
-    ------
-    DataError
-        A line is not of this form, or alternatives are not closed; names the line.
+    Raises DataError, which names the line, when one is not of this form or alternatives are not closed.
     """
     words: list[Word] = []
     branches: list[list[Word]] | None = None

@@ -5,7 +5,7 @@ the other file decides. If it does not, the format has to be given: a wrong gues
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,9 +14,10 @@ from speechssl.core.errors import DataError
 from speechssl.evaluation.nist.header_rows import header_of
 from speechssl.evaluation.nist.identity import match_ids, same_name
 from speechssl.evaluation.nist.json_transcripts import TEXTS, parse_rows
+from speechssl.evaluation.nist.transcript import read_lines
 from speechssl.evaluation.wer.hypotheses import HYPOTHESES
 
-__all__ = ["TRN", "Format", "file_of", "guess_format", "guess_formats", "looks_like_id"]
+__all__ = ["TRN", "Format", "file_of", "guess_formats", "looks_like_id"]
 
 Format = Literal["text", "kaldi", "trn", "stm", "ctm", "jsonl", "table"]
 """text: one line per utterance. kaldi: ``id words``. trn: ``words (id)``. stm, ctm: with times. jsonl; table (csv or
@@ -30,7 +31,6 @@ _COUNTED = re.compile(r"\d+[-'’]?[^\W\d_][^\W\d_-]*(-[^\W\d_]+)*")
 """Words that begin with a number: 3rd, 90s, 5kg, 2-year-old."""
 _FEWEST_SORTED = 3
 """Fewest lines whose order is a sign of ids: fewer may be in order by chance."""
-Lines = Callable[[Path], list[str]]
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,8 @@ def looks_like_id(word: str) -> bool:
     return any(map(str.isdigit, word)) and any(c.isalpha() or c == "-" for c in word) and not _COUNTED.fullmatch(word)
 
 
-def guess_format(path: Path, read_lines: Lines) -> Format:
-    """Detect the format of a single file; as `guess_formats`, and text where it could be that or Kaldi text."""
-    return _guess(Path(path), read_lines).kind or "text"
-
-
 def guess_formats(
-    ref: Path, hyps: Sequence[Path], read_lines: Lines, *, ref_format: str = "auto", hyp_format: str = "auto"
+    ref: Path, hyps: Sequence[Path], *, ref_format: str = "auto", hyp_format: str = "auto"
 ) -> tuple[Format, list[Format]]:
     """Detect the formats of a reference and of the hypotheses that are scored with it.
 
@@ -80,17 +75,17 @@ def guess_formats(
     DataError
         A file cannot be read, or both have the same first words in the same order, which does not decide the format.
     """
-    reference = _guess(ref, read_lines) if ref_format == "auto" else _Guess(ref, _given(ref_format))
+    reference = _guess(ref) if ref_format == "auto" else _Guess(ref, _given(ref_format))
     found: list[Format] = []
     for path in hyps:
-        hypothesis = _guess(path, read_lines) if hyp_format == "auto" else _Guess(path, _given(hyp_format))
+        hypothesis = _guess(path) if hyp_format == "auto" else _Guess(path, _given(hyp_format))
         hypothesis = replace(hypothesis, hypothesis=True)
         if reference.kind is None and hypothesis.kind is None:
             settled = _together(reference, hypothesis)
             reference, hypothesis = replace(reference, kind=settled), replace(hypothesis, kind=settled)
         elif reference.kind is None:
-            reference = replace(reference, kind=_beside(reference, hypothesis, read_lines))
-        found.append(hypothesis.kind or _beside(hypothesis, reference, read_lines))
+            reference = replace(reference, kind=_beside(reference, hypothesis))
+        found.append(hypothesis.kind or _beside(hypothesis, reference))
     return reference.kind or "text", found
 
 
@@ -98,7 +93,7 @@ def _given(name: str) -> Format:
     return next(kind for kind in get_args(Format) if kind == name)
 
 
-def _beside(unsettled: _Guess, known: _Guess, read_lines: Lines) -> Format:
+def _beside(unsettled: _Guess, known: _Guess) -> Format:
     """Decide between text and Kaldi text, by the ids of the file it is scored with."""
     if known.kind in ("text", "stm", "ctm"):
         return "text"
@@ -108,15 +103,14 @@ def _beside(unsettled: _Guess, known: _Guess, read_lines: Lines) -> Format:
     elif known.kind == "trn":
         ids = {match["id"].strip() for line in read_lines(known.path) if (match := TRN.fullmatch(line))}
     elif known.kind in ("jsonl", "table"):
-        path = file_of(known.path)
         side: Literal["ref", "hyp"] = "hyp" if known.hypothesis else "ref"
-        ids = {row.id for row in parse_rows(path, read_lines(path), side, table=known.kind == "table")}
+        ids = {row.id for row in parse_rows(file_of(known.path), side, table=known.kind == "table")}
     mine = dict.fromkeys(unsettled.first)
     shared = ids.intersection(mine) | set(match_ids(ids, mine, same_name))
     return "kaldi" if 2 * len(shared) >= len(mine) else "text"
 
 
-def _guess(path: Path, read_lines: Lines) -> _Guess:
+def _guess(path: Path) -> _Guess:
     if path.is_dir() and file_of(path) != path:
         return _Guess(path, "jsonl")
     if path.suffix.lower() in _SUFFIXES:

@@ -73,10 +73,7 @@ class Calibration:
 def judged_words(row: Row) -> list[tuple[float, bool]]:
     """Return (confidence, right) of each hypothesis word of a row that has ``confidences``.
 
-    Raises
-    ------
-    DataError
-        Not one number from 0 to 1 for each word.
+    Raises DataError when there is not one number from 0 to 1 for each word.
     """
     right = [op == "C" for op, _, hyp in row["alignment"] if hyp is not None]
     given = row["confidences"]
@@ -93,10 +90,7 @@ def judged_words(row: Row) -> list[tuple[float, bool]]:
 def calibration(rows: Sequence[Row], *, n: int, seed: int) -> Calibration | None:
     """Rate the confidences of all rows that have them; None when there are none, or no hypothesis word.
 
-    Raises
-    ------
-    DataError
-        As `judged_words`.
+    Raises DataError as `judged_words`.
     """
     judged = [judged_words(row) for row in rows if row.get("confidences") is not None]
     confidences = np.array([value for part in judged for value, _ in part], dtype=np.float64)

@@ -62,14 +62,8 @@ def count_words(texts: Iterable[str]) -> dict[str, int]:
 def by_frequency(rows: Sequence[Row], train_words: Mapping[str, int], *, n: int, seed: int) -> tuple[WordBand, ...]:
     """Pool the errors of reference words by their number of occurrences in the training text; empty bands are left out.
 
-    Parameters
-    ----------
-    rows
-        Complete rows; the aligned pairs say which reference word was substituted or deleted.
-    train_words
-        Occurrences; a word that is not in it is unseen.
-    n, seed
-        Resamples and seed of the intervals.
+    The aligned pairs of the rows say which reference word was substituted or deleted. A word that is not in
+    ``train_words`` is unseen.
     """
     bands = []
     for name, least, most in _BANDS:
@@ -120,15 +114,7 @@ def write_train_words(folder: Path, rows: Sequence[Row], train_words: Mapping[st
 def read_train_words(path: Path) -> dict[str, int] | None:
     """Return the counts of ``train_words.json``, or of a text file with one training transcript per line.
 
-    Parameters
-    ----------
-    path
-        A ``.json`` file, a text file, or a folder that may hold ``train_words.json`` (None when it does not).
-
-    Raises
-    ------
-    DataError
-        No such file, or its content is neither.
+    None for a folder without ``train_words.json``. Raises DataError when there is no such file, or it is neither.
     """
     path = Path(path)
     if path.is_dir():

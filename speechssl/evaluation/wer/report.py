@@ -83,11 +83,6 @@ class WerReport:
     unspaced: bool = False
     """Whether the references are in scripts without spaces between words: then ``cer`` is the rate to quote."""
 
-    @property
-    def confusions(self) -> tuple[tuple[str, str, int], ...]:
-        """Another name of ``substitutions``."""
-        return self.substitutions
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)

@@ -80,10 +80,7 @@ def compare_systems(
 ) -> PairedBootstrap | None:
     """Paired bootstrap of system b against system a, matching utterances by id (scored rows of `read_hypotheses`).
 
-    Raises
-    ------
-    DataError
-        The systems were not scored on the same utterances and references.
+    Raises DataError when the systems were not scored on the same utterances and references.
     """
     a, b = ({str(row["id"]): dict(row) for row in rows} for rows in (rows_a, rows_b))
     missing = sorted(a.keys() ^ b.keys())

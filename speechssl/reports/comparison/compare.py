@@ -4,7 +4,6 @@ Reads files only. The page is one self-contained file; everything in it is in co
 from the ``hypotheses.jsonl`` of each system.
 """
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from typing import Any
 
 from speechssl.config import CompareConfig
 from speechssl.core.errors import ConfigError
-from speechssl.core.files import write_atomic
+from speechssl.core.files import write_atomic, write_json
 from speechssl.evaluation.compare.comparison import Comparison, compare
 from speechssl.reports.comparison.compare_page import render_comparison
 from speechssl.reports.comparison.compare_text import comparison_text
@@ -68,8 +67,7 @@ def build_comparison(words: Sequence[str], cfg: CompareConfig, *, made: datetime
         **_plain(comparison, systems),
     }  # fmt: skip
     page = folder / "compare.html"
-    text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False, default=str)
-    write_atomic(folder / "compare.json", text + "\n")
+    write_json(folder / "compare.json", document, allow_nan=False, default=str)
     write_atomic(folder / "compare.txt", comparison_text(comparison, said, command, made))
     write_atomic(page, render_comparison(comparison, systems, said, command, made))
     return page

@@ -4,7 +4,6 @@ In: a `Comparison`, what is known of its systems, and notes. Out: the page as te
 escaped. A content security policy also forbids scripts and requests.
 """
 
-import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -18,18 +17,17 @@ from speechssl.reports.comparison.aligned import change_key, change_list
 from speechssl.reports.comparison.differences import difference_chart, difference_mark, reach
 from speechssl.reports.comparison.systems import System
 from speechssl.reports.comparison.verdicts import p_text, pair_sentence, points, verdict
-from speechssl.reports.page.charts import interval_chart
-from speechssl.reports.page.head import document_head
+from speechssl.reports.page.figure import Figure, figure, prose
+from speechssl.reports.page.head import Section, document_head, page
 from speechssl.reports.page.html import Child, Html, el
 from speechssl.reports.run.sentences import probability_text
-from speechssl.reports.run.tables import count, score_table, table
+from speechssl.reports.run.tables import count, score_chart, score_table, table
 
 __all__ = ["render_comparison"]
 
 _GROUPS = 24
 _SENTENCES = 6
 """Number of pairs above which only the table shows their comparison."""
-_Section = tuple[str, str, list[Html | None]]
 
 
 def render_comparison(
@@ -38,43 +36,31 @@ def render_comparison(
     """Return the page; ``made`` is the time it shows, ``command`` the command line that makes it again."""
     names = [item.name for item in comparison.systems]
     title = " against ".join(reversed(names)) if len(names) == 2 else f"{len(names)} systems compared"
-    sections = [section for section in (
-        _result(comparison), _where(comparison), _words(comparison), _utterances(comparison),
+    sections = [
+        _result(comparison),
+        _where(comparison),
+        _words(comparison),
+        _utterances(comparison),
         _systems(comparison, systems, command),
-    ) if any(part is not None for part in section[2])]  # fmt: skip
-    header = el(
-        "header",
+    ]
+    size = f"{count(comparison.utterances)} utterances · {count(comparison.N)} reference words"
+    header = [
         el("p", "speechssl compare", class_="kicker"),
         el("h1", title),
-        el(
-            "p", f"{count(comparison.utterances)} utterances · {count(comparison.N)} reference words", class_="subtitle"
-        ),
+        el("p", size, class_="subtitle"),
         el("p", f"{made:%d %B %Y, %H:%M}", class_="faint date"),
-        el("nav", [el("a", name, href=f"#{anchor}") for anchor, name, _ in sections], aria_label="Contents"),
-    )
+    ]
     loud = "loud" if not comparison.whole else None
     notes = el("aside", el("h2", "Notes"), el("ul", [el("li", c) for c in caveats]), class_=loud) if caveats else None
-    body = [el("section", el("h2", name), parts, id=anchor) for anchor, name, parts in sections]
     head = document_head(f"{title} – speechssl compare", "compare.css", sound=False)
-    main = el("main", header, notes, body, el("footer", f"Made by speechssl {__version__}."))
-    return f"<!DOCTYPE html>\n{el('html', head, el('body', main), lang='en')}\n"
+    return page(head, header, sections, f"Made by speechssl {__version__}.", notes=notes)
 
 
-def _result(comparison: Comparison) -> _Section:
+def _result(comparison: Comparison) -> Section:
     scores = [(item.name, item.score) for item in comparison.systems]
-    drawn = [
-        (
-            name,
-            100 * s.wer,
-            None if s.ci_low is None else 100 * s.ci_low,
-            None if s.ci_high is None else 100 * s.ci_high,
-        )
-        for name, s in scores
-        if s.wer is not None
-    ]
     parts: list[Html | None] = [
-        _prose(verdict(comparison), "lead"),
-        _figure(interval_chart(drawn, x_label="Word error rate (%)"), "Word error rate of each system with its 95 % "
+        prose(verdict(comparison), "lead"),
+        _figure(score_chart(scores), "Word error rate of each system with its 95 % "
                 "interval. The interval of their difference shows whether two systems differ, not the overlap of "
                 "these."),
         score_table(scores),
@@ -94,9 +80,9 @@ def _result(comparison: Comparison) -> _Section:
     ]  # fmt: skip
     if len(comparison.pairs) > 1:
         for pair in comparison.pairs[:_SENTENCES]:
-            parts.append(_prose(pair_sentence(pair, len(comparison.pairs))))
+            parts.append(prose(pair_sentence(pair, len(comparison.pairs))))
     if comparison.oracle is not None:
-        parts.append(_prose(
+        parts.append(prose(
             f"If the best hypothesis of each utterance were known and taken, the word error rate would be "
             f"{percent(comparison.oracle)} %: no choice between these systems can do better."
         ))  # fmt: skip
@@ -137,10 +123,10 @@ def _agreement_table(comparison: Comparison) -> Html:
     return table(caption, header, rows, text=range(2))
 
 
-def _where(comparison: Comparison) -> _Section:
+def _where(comparison: Comparison) -> Section:
     parts = [_group_table(group, comparison) for group in comparison.groups]
     if parts:
-        parts.append(_prose(
+        parts.append(prose(
             "These intervals are not corrected for the number of groups: of twenty groups without any difference, one "
             "is expected to exclude zero."
         ))  # fmt: skip
@@ -185,7 +171,7 @@ def _group_cells(
     return cells
 
 
-def _words(comparison: Comparison) -> _Section:
+def _words(comparison: Comparison) -> Section:
     parts = []
     for name, changes in comparison.changed_words.items():
         fell = [item for item in changes if item.errors < item.errors_baseline]
@@ -207,7 +193,7 @@ def _word_table(caption: str, changes: Sequence[WordChange]) -> Html | None:
     return table(caption, ("Word", "Said", "Wrong before", "Wrong now", "Change"), rows)
 
 
-def _utterances(comparison: Comparison) -> _Section:
+def _utterances(comparison: Comparison) -> Section:
     names = [item.name for item in comparison.systems]
     parts: list[Html | None] = []
     for name, changes in comparison.changed.items():
@@ -219,7 +205,7 @@ def _utterances(comparison: Comparison) -> _Section:
     return "utterances", "Utterances", [change_key(names), *parts] if parts else []
 
 
-def _systems(comparison: Comparison, systems: Sequence[System], command: str) -> _Section:
+def _systems(comparison: Comparison, systems: Sequence[System], command: str) -> Section:
     known = ("split", "decoder", "text", "not_scored")
     rows = [(s.name, *(str(s.info.get(key, "–")) for key in known), count(len(s.rows))) for s in systems]
     header = ("System", "Split", "Decoder", "Text", "Not scored", "Utt.")
@@ -244,9 +230,4 @@ def _speakers(pair: Pair) -> str:
 
 
 def _figure(drawing: Html | None, caption: str) -> Html | None:
-    return el("figure", drawing, el("figcaption", caption), class_="wide") if drawing is not None else None
-
-
-def _prose(text: str, class_: str | None = None) -> Html:
-    """Return a paragraph in which no line begins with a percent sign or a unit."""
-    return el("p", re.sub(r"(?<=\d) (?=%|points|words)", "\N{NO-BREAK SPACE}", text), class_=class_)
+    return figure(Figure(drawing, caption), wide=True) if drawing is not None else None

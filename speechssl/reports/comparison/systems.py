@@ -140,10 +140,7 @@ def _refuse_repeats(places: Sequence[Path]) -> None:
 def _names(found: Sequence[tuple[str, Path]]) -> list[str]:
     """Name each system by the parts of its path that differ from the others, unless it has a name.
 
-    Raises
-    ------
-    ConfigError
-        Two systems have the same name.
+    Raises ConfigError when two systems have the same name.
     """
     paths = [path for name, path in found if not name]
     parts = [_parts(path, paths) for path in paths]

@@ -28,47 +28,21 @@ _HERTZ = (500, 1_000, 2_000, 4_000, 8_000, 16_000)
 
 
 def player(wave: np.ndarray, rate: int = SAMPLE_RATE, *, label: str) -> Html:
-    """Return an ``<audio>`` element that holds the sound.
+    """Return an ``<audio>`` element that holds a waveform, float32 [T] with full scale 1; ``label`` describes it.
 
     The bytes are MP3 at about 32 kbit/s for speech at 16 kHz: every browser plays it, and unlike Ogg Opus it has no
-    random serial number. They are FLAC where the sound library lacks MP3 or the rate.
-
-    Parameters
-    ----------
-    wave
-        float32 [T], full scale 1; louder samples are clipped, samples that are not finite are silent.
-    rate
-        Samples a second.
-    label
-        Description of the sound, for screen readers.
-
-    Raises
-    ------
-    ValueError
-        No samples, or more than one dimension.
+    random serial number. They are FLAC where the sound library lacks MP3 or the rate. Louder samples are clipped,
+    samples that are not finite are silent. Raises ValueError when there are no samples, or more than one dimension.
     """
     kind, data = _encoded(_checked(wave, "player"), rate)
     return el("audio", controls="", preload="none", src=_address(kind, data), aria_label=label)
 
 
 def spectrogram(wave: np.ndarray, rate: int = SAMPLE_RATE, *, label: str, width: int = 640, height: int = 112) -> Html:
-    """Return a log-mel spectrogram as a PNG picture with axes in kHz and seconds.
+    """Return a log-mel spectrogram of a waveform, float32 [T] with full scale 1: a PNG with axes in kHz and seconds.
 
-    Parameters
-    ----------
-    wave
-        float32 [T], full scale 1.
-    rate
-        Samples a second.
-    label
-        The picture's alternative text.
-    width, height
-        Columns of the picture, and its height on the page in pixels; on the page it is as wide as there is room.
-
-    Raises
-    ------
-    ValueError
-        No samples, more than one dimension, or a size below 8.
+    ``label`` is the picture's alternative text. It has ``width`` columns and ``height`` pixels; on the page it is as
+    wide as there is room. Raises ValueError when there are no samples, more than one dimension, or a size is below 8.
     """
     if width < 8 or height < 8:
         raise ValueError(f"a spectrogram of {width} x {height} pixels shows nothing")

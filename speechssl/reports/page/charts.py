@@ -119,10 +119,8 @@ def interval_mark(
 def reliability_chart(points: Sequence[tuple[float, float, float | None, float | None]]) -> Html | None:
     """Draw the share of right words over confidence, both from 0 to 1, with the line on which the two are equal.
 
-    Parameters
-    ----------
-    points
-        (mean confidence, share of right words, low, high) of each bin; low and high bound an interval or are None.
+    Points are (mean confidence, share of right words, low, high) of each bin; low and high bound an interval or are
+    None.
     """
     if not points:
         return None

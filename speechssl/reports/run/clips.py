@@ -40,18 +40,10 @@ class Clips:
 
 
 def clips_of(evaluation: Evaluation, run: Path, rows: Sequence[Row], *, budget: int = TOTAL_BYTES) -> Clips:
-    """Read and draw the audio of some rows, in their order, while there is room.
+    """Read and draw the audio of some rows, in their order, while ``budget`` characters of HTML last.
 
-    Parameters
-    ----------
-    evaluation
-        Its configuration names the shards. For a copied run, its own folder is searched too.
-    run
-        The run folder.
-    rows
-        Rows of the evaluation; one that is there twice is drawn once.
-    budget
-        Characters of HTML to spend.
+    The configuration of the evaluation names the shards; for a copied run, its own folder is searched, too. A row that
+    is there twice is drawn once.
     """
     wanted = {row["id"]: row for row in rows}
     if not wanted:

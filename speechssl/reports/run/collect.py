@@ -94,13 +94,7 @@ class RunRecord:
 
 
 def collect(folder: Path) -> RunRecord:
-    """Read a run folder.
-
-    Raises
-    ------
-    DataError
-        The folder does not exist, or nothing in it comes from a run.
-    """
+    """Read a run folder; DataError when the folder does not exist, or nothing in it comes from a run."""
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; give a run folder, such as runs/NAME")

@@ -47,7 +47,7 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
             _lines(trainings, curve),
             curve.axis,
             _caption(trainings, curve) + (chance if curve.chance == "loss" else "") + (held if curve.held_out else ""),
-            references=references[curve.chance] if curve.level is None else [(f"chance: {curve.level:g}", curve.level)],
+            references=references[curve.chance] if curve.level is None else _named([("", curve.level)], "{:.3g}", 1),
             zero=curve.zero,
         )
         for curve in _curves(trainings)

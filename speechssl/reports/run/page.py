@@ -10,7 +10,7 @@ from datetime import datetime
 
 from speechssl.reports.page.charts import bar_chart
 from speechssl.reports.page.figure import Figure, figure
-from speechssl.reports.page.head import document_head
+from speechssl.reports.page.head import Section, document_head, page
 from speechssl.reports.page.html import Html, el, join
 from speechssl.reports.run.breakdowns import calibration_part, group_tables, rare_words
 from speechssl.reports.run.clips import Clips, clips_of
@@ -39,42 +39,30 @@ _LEGEND = (
     "Spectrograms: power in 80 mel bands in decibels, 25 ms windows; axes in kHz (mel scale) and seconds; white is "
     "70 dB below the loudest point. On a dark page, dark and light are exchanged."
 )
-_Section = tuple[str, str, list[Html | None]]
 
 
 def render_page(record: RunRecord, facts: Facts, made: datetime) -> str:
     """Return the page; ``made`` is the time it shows."""
     sections = [
-        section
-        for section in (
-            ("result", "Result", results(record, facts)),
-            _learning(record, facts),
-            _errors(facts),
-            _utterances(record, facts),
-            _data(record, facts),
-            ("reproduction", "Reproduction", reproduction(record, facts)),
-        )
-        if any(part is not None for part in section[2])
+        ("result", "Result", results(record, facts)),
+        _learning(record, facts),
+        _errors(facts),
+        _utterances(record, facts),
+        _data(record, facts),
+        ("reproduction", "Reproduction", reproduction(record, facts)),
     ]
-    head = document_head(f"{record.title} – speechssl report")
-    contents = el("nav", [el("a", title, href=f"#{anchor}") for anchor, title, _ in sections], aria_label="Contents")
-    header = el(
-        "header",
+    header = [
         el("p", "speechssl report", class_="kicker"),
         el("h1", record.title),
         el("p", model_sentence(record), class_="subtitle"),
         el("p", f"{made:%d %B %Y, %H:%M}", class_="faint date"),
-        contents,
-    )
-    body = [el("section", el("h2", title), parts, id=anchor) for anchor, title, parts in sections]
+    ]
     notes = el("aside", el("h2", "Notes"), el("ul", [el("li", note) for note in facts.notes])) if facts.notes else None
-    main = el(
-        "main", header, notes, body, el("footer", f"Made by speechssl {record.environment.get('speechssl', '')}.")
-    )
-    return f"<!DOCTYPE html>\n{el('html', head, el('body', main), lang='en')}\n"
+    head = document_head(f"{record.title} – speechssl report")
+    return page(head, header, sections, f"Made by speechssl {record.environment.get('speechssl', '')}.", notes=notes)
 
 
-def _learning(record: RunRecord, facts: Facts) -> _Section:
+def _learning(record: RunRecord, facts: Facts) -> Section:
     pretrainings = [t for t in record.trainings if t.phase == "pretrain"]
     phases = (
         ("Pretraining", pretraining_figures(pretrainings), _units(pretrainings)),
@@ -131,7 +119,7 @@ def _health(record: RunRecord) -> Html:
     return join([el("p", "Findings of the health checks:"), el("ul", items, class_="findings"), more])
 
 
-def _errors(facts: Facts) -> _Section:
+def _errors(facts: Facts) -> Section:
     if facts.main is None:
         return "errors", "Errors", []
     wer = facts.main.wer
@@ -145,7 +133,7 @@ def _errors(facts: Facts) -> _Section:
     ]  # fmt: skip
 
 
-def _utterances(record: RunRecord, facts: Facts) -> _Section:
+def _utterances(record: RunRecord, facts: Facts) -> Section:
     if facts.main is None or not (facts.worst or facts.samples):
         return "utterances", "Utterances", []
     clips = clips_of(facts.main, record.folder, [*facts.samples, *facts.worst])
@@ -163,7 +151,7 @@ def _utterances(record: RunRecord, facts: Facts) -> _Section:
     return "utterances", "Utterances", parts
 
 
-def _data(record: RunRecord, facts: Facts) -> _Section:
+def _data(record: RunRecord, facts: Facts) -> Section:
     parts: list[Html | None] = []
     if record.corpus is not None:
         parts.append(corpus_table(record.corpus))

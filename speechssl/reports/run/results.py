@@ -8,13 +8,12 @@ from pathlib import Path
 from speechssl.core.text_table import interval_text, percent
 from speechssl.evaluation.wer.report import WerReport
 from speechssl.evaluation.wer.wer import greedy_score
-from speechssl.reports.page.charts import interval_chart
 from speechssl.reports.page.figure import Figure, figure, prose
 from speechssl.reports.page.html import Html, el
 from speechssl.reports.run.collect import Evaluation, RunRecord
 from speechssl.reports.run.facts import Facts
 from speechssl.reports.run.sentences import comparison_sentence, score_sentences
-from speechssl.reports.run.tables import count, score_table
+from speechssl.reports.run.tables import count, score_chart, score_table
 
 __all__ = ["results"]
 
@@ -53,17 +52,7 @@ def results(record: RunRecord, facts: Facts) -> list[Html | None]:
         parts.append(prose(comparison_sentence(facts.comparison), "lead"))
     names = _names(record)
     named = [(name, e.wer) for name, e in zip(names, record.evaluations, strict=True)]
-    drawn = [
-        (
-            name,
-            100 * w.wer,
-            None if w.ci_low is None else 100 * w.ci_low,
-            None if w.ci_high is None else 100 * w.ci_high,
-        )
-        for name, w in named
-        if w.wer is not None
-    ]
-    chart = interval_chart(drawn, x_label="Word error rate (%)") if len(drawn) > 1 else None
+    chart = score_chart(named) if sum(w.wer is not None for _, w in named) > 1 else None
     if chart is not None:
         parts.append(figure(Figure(chart, "Word error rate of each system with its 95 % interval."), wide=True))
     greedy = [

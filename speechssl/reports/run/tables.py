@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 
 from speechssl.core.text_table import interval_text, percent
 from speechssl.evaluation.wer.report import WerReport
+from speechssl.reports.page.charts import interval_chart
 from speechssl.reports.page.html import Child, Html, el
 from speechssl.reports.run.corpus import Corpus
 from speechssl.reports.run.facts import LedgerLine, TrainingFacts
@@ -19,6 +20,7 @@ __all__ = [
     "duration_text",
     "hours_text",
     "ledger_table",
+    "score_chart",
     "score_table",
     "table",
     "training_table",
@@ -100,6 +102,16 @@ def score_table(scores: Sequence[tuple[str, WerReport]]) -> Html:
         "information lost. SER: share of utterances with an error."
     )
     return table(caption, header, rows)
+
+
+def score_chart(scores: Sequence[tuple[str, WerReport]]) -> Html | None:
+    """Draw the word error rate of each system that has one, with its interval."""
+
+    def points(rate: float | None) -> float | None:
+        return None if rate is None else 100 * rate
+
+    drawn = [(name, 100 * w.wer, points(w.ci_low), points(w.ci_high)) for name, w in scores if w.wer is not None]
+    return interval_chart(drawn, x_label="Word error rate (%)")
 
 
 def confusion_tables(wer: WerReport) -> list[Html]:

@@ -50,14 +50,9 @@ def _write(path: Path, state: State) -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder. Only rank 0 saves; every rank may load.
+    """The checkpoints of one run folder (``RUN/checkpoints``). Only rank 0 saves; every rank may load.
 
-    Parameters
-    ----------
-    folder
-        Usually ``RUN/checkpoints``; made by the first save.
-    keep
-        Valid checkpoints that stay after a save, at least 2. ``best/`` is never removed.
+    After a save the newest ``keep`` valid checkpoints stay, at least 2. ``best/`` is never removed.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
@@ -89,10 +84,7 @@ class Checkpoints:
     def save(self, step: int, state: State, *, best: bool = False) -> Path:
         """Write a checkpoint of ``step`` (or, with ``best``, replace ``best/``), then remove the oldest ones.
 
-        Raises
-        ------
-        CheckpointError
-            It could not be written whole (disk full, most often); everything that was there before still is.
+        Raises CheckpointError when it could not be written whole (mostly: disk full); what was there before still is.
         """
         final = self.folder / "best" if best else self.path(step)
         try:
@@ -124,10 +116,7 @@ class Checkpoints:
     def load(self, path: Path) -> State:
         """Return the state in one checkpoint folder; a damaged one is an error, never a reason to take another.
 
-        Raises
-        ------
-        CheckpointError
-            The folder holds no whole state.
+        Raises CheckpointError when the folder holds no whole state.
         """
         file = path / "state.pt"
         if damage := _damage(file):
@@ -172,10 +161,7 @@ class Checkpoints:
     def best(self) -> tuple[int, State] | None:
         """Return (step, state) of the weights that validated best, or None; ``state["objective"]`` holds them.
 
-        Raises
-        ------
-        CheckpointError
-            ``best/`` is there but damaged.
+        Raises CheckpointError when ``best/`` is there but damaged.
         """
         if not (self.folder / "best").is_dir():
             return None

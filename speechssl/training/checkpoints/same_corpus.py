@@ -30,18 +30,10 @@ def check_corpus(
     """Compare a corpus with the one that the run was started with; remember it when the run is new.
 
     With ``run.allow_changes`` another corpus is accepted: it takes the place of the old one, and the ledger says so.
+    The file in the run folder is ``corpus`` (training) or ``corpus-dev``. ``texts`` are transcripts by id, where the
+    run depends on them.
 
-    Parameters
-    ----------
-    name
-        Of the file in the run folder: ``corpus`` (training) or ``corpus-dev``.
-    texts
-        Transcripts by id, where the run depends on them.
-
-    Raises
-    ------
-    RunError
-        The corpus is another one, or its file cannot be read or written. Every rank raises it.
+    Raises RunError, on every rank, when the corpus is another one, or its file cannot be read or written.
     """
     problem = ""
     if parallel.first:

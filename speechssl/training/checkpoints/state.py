@@ -56,10 +56,7 @@ class TrainingState:
         """Take back a checkpoint. Settings of the optimiser come from the configuration, its moments from the
         checkpoint.
 
-        Raises
-        ------
-        CheckpointError
-            The checkpoint belongs to another model.
+        Raises CheckpointError when the checkpoint belongs to another model.
         """
         try:
             self.objective.load_state_dict(saved["objective"])
@@ -79,10 +76,7 @@ class TrainingState:
     def resume(self, checkpoints: Checkpoints, parallel: Parallel) -> int:
         """Take back the newest whole checkpoint, the same on every rank; return the number of steps done (0: none).
 
-        Raises
-        ------
-        CheckpointError
-            There are checkpoints but none is whole, or the newest belongs to another model.
+        Raises CheckpointError when there are checkpoints but none is whole, or the newest belongs to another model.
         """
         found = checkpoints.newest() if parallel.first else None
         step = int(parallel.gather(found[0] if found else 0)[0])
@@ -95,10 +89,7 @@ class TrainingState:
     def save(self, step: int, checkpoints: Checkpoints, parallel: Parallel, *, must: bool) -> None:
         """Write a checkpoint from rank 0 while the others wait; all ranks learn whether it worked.
 
-        Raises
-        ------
-        CheckpointError
-            It failed, and it was needed (``must``) or it is the ``SAVE_ATTEMPTS``-th in a row.
+        Raises CheckpointError when it failed, and it was needed (``must``) or it is the ``SAVE_ATTEMPTS``-th in a row.
         """
         problem = ""
         if parallel.first:

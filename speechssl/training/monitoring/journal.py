@@ -98,10 +98,7 @@ class Journal:
     def skipped(self, step: int, batches: Sequence[BatchSummary], reason: str, state: TrainingState) -> None:
         """Write down a step without an update, with the ids of all its utterances (a collective).
 
-        Raises
-        ------
-        RunError
-            It is the ``max_skips``-th in a row.
+        Raises RunError when it is the ``max_skips``-th in a row.
         """
         state.skipped += 1
         state.skips_in_row += 1
@@ -127,10 +124,7 @@ class Journal:
     def train(self, step: int, values: dict[str, Any], objective: nn.Module) -> None:
         """Write a line of training metrics (a collective).
 
-        Raises
-        ------
-        RunError
-            Ranks hold different weights, or the run has collapsed and ``on_collapse`` is "stop".
+        Raises RunError when ranks hold different weights, or the run has collapsed and ``on_collapse`` is "stop".
         """
         self.flush()
         self.run.metrics.append(step, "train", values)

@@ -34,12 +34,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 class MetricsLog:
     """Appends to ``metrics.jsonl`` and, where TensorBoard is installed, to ``events/`` beside it.
 
-    Parameters
-    ----------
-    path
-        The JSONL file.
-    active
-        False on ranks other than 0: every method then does nothing.
+    ``active`` is false on ranks other than 0: every method then does nothing.
     """
 
     def __init__(self, path: Path, *, active: bool = True) -> None:
@@ -59,7 +54,7 @@ class MetricsLog:
         self._purge = step + 1
 
     def append(self, step: int, phase: str, values: dict[str, Any]) -> None:
-        """Write one line: ``step``, ``phase`` (chance, train, valid, health), ``time`` and the values."""
+        """Write one line: ``step``, ``phase`` (targets, chance, train, valid, health), ``time`` and the values."""
         if not self.active:
             return
         if self._file is None:
@@ -94,12 +89,8 @@ class MetricsLog:
 class Progress:
     """Steps done and time left: a bar on a terminal, one plain line per log interval otherwise (standard error).
 
-    Parameters
-    ----------
-    total, start
-        Steps of the run, and those done before this process began.
-    active
-        False on ranks other than 0.
+    ``start`` steps of the run's ``total`` were done before this process began. ``active`` is false on ranks other than
+    0.
     """
 
     def __init__(self, total: int, start: int = 0, *, active: bool = True) -> None:

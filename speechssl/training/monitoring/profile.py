@@ -31,6 +31,7 @@ COMPONENTS = {
     "encoder.feature_norm": "projection",
     "encoder.projection": "projection",
     "encoder.position": "position",
+    "encoder.relative_position": "position",
     "encoder.blocks.*": "blocks",
 }
 """Modules by name; everything else inside the objective (quantiser, heads, loss) is ``head``."""
@@ -47,16 +48,10 @@ class Profiler(AbstractContextManager["Profiler"], Protocol):
 
 
 class Profile:
-    """Watches ``steps`` steps of a run, beginning with the third after ``start``.
+    """Watches ``steps`` steps of a run, beginning with the third after ``start``; with 0 every method does nothing.
 
-    Parameters
-    ----------
-    objective
-        The module whose parts are told apart; its encoder is ``objective.encoder`` or ``objective.model.encoder``.
-    folder
-        Receives the files.
-    steps
-        How many; 0 switches the profile off, and then every method does nothing.
+    The parts of ``objective`` are told apart; its encoder is ``objective.encoder`` or ``objective.model.encoder``. The
+    files go to ``folder``.
     """
 
     def __init__(self, objective: nn.Module, folder: Path, *, start: int, steps: int) -> None:

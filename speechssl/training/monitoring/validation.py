@@ -45,12 +45,7 @@ logger = logging.getLogger("speechssl.train")
 def validation_interval(steps: int, step_seconds: float, held_seconds: float) -> int:
     """Return the steps between validations: ``TIMES`` a run, less often where they would cost more than ``COST``.
 
-    Parameters
-    ----------
-    steps
-        Updates of the run.
-    step_seconds, held_seconds
-        Audio of a training step, and of a validation.
+    ``step_seconds`` and ``held_seconds`` are the audio of a training step and of a validation.
     """
     affordable = held_seconds / (COST * BACKWARD * max(step_seconds, 1e-9))
     return max(1, math.ceil(steps / TIMES), math.ceil(affordable))

@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from speechssl.asr.decoding.hotwords import favour, favour_in
-from speechssl.asr.lm.arpa import Arpa
 from speechssl.asr.lm.kneser_ney import estimate
+from tests.support.arpa import Arpa
 
 TEXT = ["the cat sat", "the dog sat on the cat", "a dog", "the cat", "on and on"]
 

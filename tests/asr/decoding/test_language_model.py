@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from speechssl.asr.decoding.language_model import find_lm, open_graph, search_with
-from speechssl.asr.lm.arpa import Arpa
 from speechssl.asr.lm.kneser_ney import estimate
 from speechssl.config import DecoderConfig
 from speechssl.core.errors import ConfigError, DataError
 from tests.oracles import ctc
+from tests.support.arpa import Arpa
 from tests.support.spelled import peaky, random_log_probs, tokens_of
 
 pytest.importorskip("flashlight.lib.text", reason="flashlight-text is missing: pip install 'speechssl[decode]'")

@@ -198,5 +198,9 @@ def test_what_cannot_be_packed() -> None:
     assert can_pack(model())
     assert not can_pack(model().double())
     assert not can_pack(model().to("meta"))
+    cfg = model().encoder.cfg
+    for changes in ({"relative_position": "alibi"}, {"pos_depth": 2}, {"block": "conformer"}):
+        other = replace(cfg, encoder=replace(cfg.encoder, **changes))
+        assert not can_pack(CtcModel(SpeechEncoder(other), TOKENS))
     with plain_paths():
         assert not can_pack(model())

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from speechssl.asr.lm.arpa import Arpa, is_arpa, read_words
+from speechssl.asr.lm.arpa import is_arpa, read_words
 from speechssl.core.errors import DataError
+from tests.support.arpa import Arpa
 
 SMALL = """\
 

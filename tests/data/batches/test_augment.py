@@ -7,7 +7,18 @@ import pytest
 
 from speechssl.config import AugmentConfig
 from speechssl.core.errors import ConfigError
-from speechssl.data.batches.augment import augmenter, band_limited, coloured_noise, with_noise, with_pitch, with_speed
+from speechssl.core.randomness import generator
+from speechssl.data.batches.augment import (
+    Sounds,
+    augmenter,
+    band_limited,
+    coloured_noise,
+    simulated_room,
+    with_noise,
+    with_pitch,
+    with_reverb,
+    with_speed,
+)
 from tests.oracles import reconstruction as oracle
 from tests.support.chirps import chirp
 
@@ -19,6 +30,7 @@ def test_nothing_asked_for_is_none():
     assert augmenter(AugmentConfig(), 1) is None
     assert augmenter(AugmentConfig(speeds=(1.0,)), 1) is None
     assert augmenter(AugmentConfig(noise_snr_db=(0.0, 1.0), noise_prob=0.0), 1) is None
+    assert augmenter(AugmentConfig(reverb_prob=0.1), 1) is not None
 
 
 def test_equal_keys_give_equal_audio_and_each_part_of_the_key_matters():
@@ -115,8 +127,65 @@ def test_silence_and_single_samples_stay_finite():
         AugmentConfig(gain_db=-1.0),
         AugmentConfig(noise_snr_db=(9.0, 1.0)),
         AugmentConfig(noise_snr_db=(0.0, 1.0), noise_prob=2.0),
+        AugmentConfig(reverb_prob=-0.1),
     ],
 )
 def test_impossible_settings_are_refused(cfg):
     with pytest.raises(ConfigError, match="augment"):
         augmenter(cfg, 1)
+
+
+def test_a_room_delays_nothing_keeps_the_power_and_blurs():
+    augment = augmenter(AugmentConfig(reverb_prob=0.5), 1)
+    heard = [augment(WAVE, epoch, "a") for epoch in range(60)]
+    changed = [wave for wave in heard if not np.array_equal(wave, WAVE)]
+    assert 15 < len(changed) < 45
+    for wave in changed:
+        assert wave.dtype == np.float32 and len(wave) == len(WAVE)
+        assert np.mean(wave**2) == pytest.approx(np.mean(WAVE**2), rel=1e-4)
+        assert np.corrcoef(wave, WAVE)[0, 1] > 0.6  # the direct sound is half of the power or more
+    assert not augmenter(AugmentConfig(reverb_prob=1.0), 1)(np.zeros(100, np.float32), 0, "a").any()
+
+
+@pytest.mark.parametrize("samples", [1, 2, 50, 300])
+def test_a_room_is_a_convolution_from_the_direct_sound_on(samples):
+    random = np.random.default_rng(0)
+    wave, response = random.normal(size=samples).astype(np.float32), random.normal(size=40).astype(np.float32)
+    response[7] = -5.0
+    expected = np.convolve(wave, response[7:])[:samples]
+    expected *= np.sqrt(np.mean(wave**2) / np.mean(expected**2))
+    np.testing.assert_allclose(with_reverb(wave, response), expected, atol=1e-5)
+
+
+def test_simulated_rooms_decay_by_60_decibels_in_their_reverberation_time():
+    """The energy decay curve (Schroeder 1965) of a response falls in a straight line."""
+    times, levels = [], []
+    for seed in range(60):
+        response = simulated_room(np.random.default_rng(seed)).astype(float)
+        levels.append(-10 * np.log10(np.sum(response[1:] ** 2)))
+        decay = 10 * np.log10(np.cumsum(response[:0:-1] ** 2)[::-1] / np.sum(response[1:] ** 2))
+        fifth, fifteenth, last = (int(np.argmax(decay < level)) for level in (-5, -15, -25))
+        assert fifteenth - fifth == pytest.approx(last - fifteenth, rel=0.25)
+        times.append(3 * (last - fifth) / 16_000)
+        assert times[-1] == pytest.approx(len(response) / 16_000, rel=0.15)
+    assert 0.08 < min(times) < 0.2 and 0.7 < max(times) < 0.9
+    assert 0 < min(levels) < 2 and 10 < max(levels) < 12.01
+
+
+@pytest.mark.parametrize("samples", [1, 1023, 1025, 12_301])
+def test_quick_noise_has_unit_power_and_the_same_colour(samples):
+    noise = Sounds(quick=True).noise(samples, 1.0, np.random.default_rng(0))
+    assert noise.shape == (samples,) and noise.dtype == np.float32
+    assert np.mean(noise.astype(float) ** 2) == pytest.approx(1, rel=1e-6)
+    if samples > 10_000:
+        power = np.abs(np.fft.rfft(noise)) ** 2
+        octaves = [10 * np.log10(power[1 << i : 2 << i].mean()) for i in range(6, 12)]
+        np.testing.assert_allclose(np.diff(octaves), -3.01, atol=1)
+
+
+def test_the_made_noise_is_what_it_was_before_there_were_folders():
+    augment = augmenter(AugmentConfig(noise_snr_db=(0.0, 0.0), noise_prob=1.0), 1)
+    random = generator("noise", 1, 3, "a")
+    random.random(), random.uniform(0.0, 0.0)
+    expected = with_noise(WAVE, coloured_noise(len(WAVE), random.random(), random), 0.0)
+    np.testing.assert_array_equal(augment(WAVE, 3, "a"), expected)

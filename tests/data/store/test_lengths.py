@@ -9,7 +9,8 @@ import pytest
 from speechssl.core.errors import DataError
 from speechssl.data.store.index import IndexRow, Listing
 from speechssl.data.store.lengths import LengthTable, pack_lengths
-from speechssl.data.store.writer import open_corpus, verify_shards
+from speechssl.data.store.reader import open_corpus
+from speechssl.data.store.verify import verify_shards
 from tests.support.chirps import chirp_shards
 
 

@@ -14,7 +14,9 @@ from speechssl.config import ShardConfig
 from speechssl.core.errors import AudioError, DataError
 from speechssl.data.store import flac
 from speechssl.data.store.payload import crc32, decode_payload, encode_payload, encoding_of
-from speechssl.data.store.writer import open_corpus, shard_manifest, verify_shards
+from speechssl.data.store.reader import open_corpus
+from speechssl.data.store.verify import verify_shards
+from speechssl.data.store.writer import shard_manifest
 from tests.support.chirps import chirp_manifest
 
 WAVE = (np.random.default_rng(0).normal(0, 0.2, 5000)).astype(np.float32)

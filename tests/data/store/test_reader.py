@@ -265,7 +265,7 @@ except AudioError as error:
 def test_reading_needs_no_torch(shards):
     code = f"""
 import sys
-from speechssl.data.store.writer import open_corpus
+from speechssl.data.store.reader import open_corpus
 open_corpus({str(shards)!r}).read(0)
 print('torch' in sys.modules)
 """

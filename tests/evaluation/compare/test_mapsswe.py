@@ -41,7 +41,6 @@ def test_everything_equals_a_state_machine_and_exact_sums(texts):
 def test_the_other_way_round_changes_only_the_sign(texts):
     forth, back = mapsswe(aligned(texts, 1), aligned(texts, 2)), mapsswe(aligned(texts, 2), aligned(texts, 1))
     assert (forth.segments, forth.mean, forth.p) == (back.segments, -back.mean, back.p)
-    assert {forth.better, back.better} in ({None}, {"a", "b"})
 
 
 @pytest.mark.parametrize(
@@ -74,9 +73,9 @@ def test_a_difference_without_variance_cannot_be_tested():
 def test_the_better_system_is_found():
     worse = [align_words("u v w", "u v x"), align_words("u v w", "u x y")] * 15
     right = [align_words("u v w", "u v w")] * 30
-    assert mapsswe(right, worse).better == "a"
-    assert mapsswe(worse, right).better == "b"
-    assert mapsswe(worse, worse).better is None
+    assert mapsswe(right, worse).mean < 0 < mapsswe(worse, right).mean
+    assert mapsswe(right, worse).p == mapsswe(worse, right).p < 0.05
+    assert mapsswe(worse, worse).p == 1.0
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,6 @@ def test_other_utterances_are_refused():
     other = [align_words("u w x", "u")]
     with pytest.raises(ValueError, match="utterance 0 has other reference words"):
         mapsswe(one, other)
-    assert mapsswe(one, other, same_words=False).segments == 1
 
 
 def holm_by_definition(p_values):

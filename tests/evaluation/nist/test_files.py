@@ -4,8 +4,9 @@ import pytest
 
 from speechssl.core.errors import DataError
 from speechssl.evaluation.nist.alternatives import Optional
-from speechssl.evaluation.nist.files import read_lines, read_transcripts
-from speechssl.evaluation.nist.text_formats import guess_format
+from speechssl.evaluation.nist.files import read_transcripts
+from speechssl.evaluation.nist.text_formats import guess_formats
+from speechssl.evaluation.nist.transcript import read_lines
 
 
 def write(path, text):
@@ -65,12 +66,12 @@ def test_rows_and_manifests(tmp_path):
     ],
 )
 def test_the_format_is_told(name, text, kind, tmp_path):
-    assert guess_format(write(tmp_path / name, text), read_lines) == kind
+    assert guess_formats(write(tmp_path / name, text), [])[0] == kind
 
 
 def test_a_folder_of_an_evaluation(tmp_path):
     write(tmp_path / "hypotheses.jsonl", "")
-    assert guess_format(tmp_path, read_lines) == "jsonl"
+    assert guess_formats(tmp_path, [])[0] == "jsonl"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import pytest
 
 from speechssl.core.errors import DataError
-from speechssl.evaluation.nist.files import read_lines
 from speechssl.evaluation.nist.text_formats import guess_formats, looks_like_id
 
 
@@ -11,7 +10,7 @@ def formats(tmp_path, ref, hyp, *, names=("r", "h"), **given):
     paths = [tmp_path / name for name in names]
     for path, text in zip(paths, (ref, hyp), strict=True):
         path.write_text(text, encoding="utf-8")
-    kind, (other,) = guess_formats(paths[0], paths[1:], read_lines, **given)
+    kind, (other,) = guess_formats(paths[0], paths[1:], **given)
     return kind, other
 
 

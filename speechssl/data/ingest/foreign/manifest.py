@@ -36,10 +36,7 @@ def manifest_of(
 ) -> ManifestSummary:
     """Write the manifest of a folder of audio, or of webdataset tars; arguments and errors as in ``build_manifest``.
 
-    Raises
-    ------
-    DataError
-        Also when a tar is missing or compressed, or when no tar holds audio.
+    Raises DataError also when a tar is missing or compressed, or when no tar holds audio.
     """
     tars = find_tars(location)
     if not tars:

@@ -72,15 +72,10 @@ class Sample:
 def find_tars(location: str | Path) -> list[Path]:
     """Return the tars that a location names, sorted; none for a folder without tars or a file that is not a tar.
 
-    Parameters
-    ----------
-    location
-        A tar; a folder that holds tars and no other audio; a pattern such as ``data/train-{000000..000099}.tar``.
+    A location is a tar, a folder that holds tars and no other audio, or a pattern such as
+    ``data/train-{000000..000099}.tar``.
 
-    Raises
-    ------
-    DataError
-        A pattern names a tar that is not there, or more than ``MOST_TARS``, or a tar is compressed.
+    Raises DataError when a pattern names a tar that is not there, or more than ``MOST_TARS``, or a tar is compressed.
     """
     path = Path(location)
     if path.is_dir():
@@ -123,14 +118,10 @@ def folder_of(tars: Sequence[Path]) -> Path:
 
 
 def read_tars(tars: Sequence[Path]) -> tuple[list[Sample], list[Entry]]:
-    """Return the samples of all tars, and an entry for each member, sample or tar that cannot be used.
+    """Return the samples of uncompressed tars, and an entry for each member, sample or tar that cannot be used.
 
-    Ids are the keys; where a key comes in several tars, every id starts with the name of its tar.
-
-    Parameters
-    ----------
-    tars
-        Uncompressed tars; entries and splits name them from the folder that holds them all.
+    Ids are the keys; where a key comes in several tars, every id starts with the name of its tar. Entries and splits
+    name tars from the folder that holds them all.
     """
     root = folder_of(tars)
     samples: list[Sample] = []

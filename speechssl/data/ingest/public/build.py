@@ -50,18 +50,10 @@ READERS: dict[str, Callable[[Tree, Recipe], Reading]] = {
 def make_corpus(
     name: str, folder: Path, cfg: CorpusConfig, progress: Callable[[int, int], None] | None = None
 ) -> ManifestSummary:
-    """Download on request, then write the manifest of a public corpus.
+    """Download on request, then write the manifest of a public corpus, named as its recipe (recipes.py).
 
-    Parameters
-    ----------
-    name
-        Of a recipe (recipes.py).
-    folder
-        Where the corpus lies, at any depth, or where it is downloaded to.
-    cfg
-        Parts, download, output (empty: ``FOLDER/manifest``), and limits of the manifest.
-    progress
-        Called with (files read, files).
+    ``folder`` is where the corpus lies, at any depth, or where it is downloaded to. ``progress`` is called with (files
+    read, files).
 
     Raises
     ------
@@ -114,15 +106,9 @@ def make_corpus(
 def read_corpus(recipe: Recipe, root: Path, files: list[str], subsets: tuple[str, ...], *, named: bool) -> Reading:
     """Return transcripts, speakers and splits of a corpus's recordings; no audio is read.
 
-    Parameters
-    ----------
-    subsets
-        Parts to read; with ``named`` each of them must be present, otherwise absent parts are listed in the ledger.
+    With ``named``, each of the parts ``subsets`` must be present; otherwise absent parts are listed in the ledger.
 
-    Raises
-    ------
-    DataError
-        No recording of the wanted parts, or of one that was named, is in the folder.
+    Raises DataError when no recording of the wanted parts, or of one that was named, is in the folder.
     """
     reading = READERS[recipe.name](Tree(root, tuple(files), frozenset(subsets)), recipe)
     missing = [] if "" in reading.seen else [name for name in subsets if name not in reading.seen]

@@ -30,10 +30,7 @@ TIMEOUT = 60.0
 def checksum(archive: Archive) -> str:
     """Return the SHA-256 that torchaudio lists for an archive.
 
-    Raises
-    ------
-    DataError
-        The installed torchaudio has none for this address.
+    Raises DataError when the installed torchaudio has none for this address.
     """
     module = importlib.import_module(f"torchaudio.datasets.{archive.module}")
     found: str | None = getattr(module, "_CHECKSUMS", {}).get(archive.url)

@@ -79,10 +79,7 @@ class Recipe:
     def choose(self, names: tuple[str, ...]) -> tuple[Part, ...]:
         """Return the named parts; ``all`` for every one, nothing for the usual ones.
 
-        Raises
-        ------
-        ConfigError
-            There is no part of this name.
+        Raises ConfigError when there is no part of this name.
         """
         wanted = names or self.default or ("all",)
         known = {part.name: part for part in self.parts}
@@ -225,13 +222,7 @@ RECIPES: tuple[Recipe, ...] = (
 
 
 def find_recipe(name: str) -> Recipe:
-    """Return the corpus of this name.
-
-    Raises
-    ------
-    ConfigError
-        There is none; the message has the nearest name, or all.
-    """
+    """Return the corpus of this name; ConfigError when there is none; the message has the nearest name, or all."""
     known = {recipe.name: recipe for recipe in RECIPES}
     plain = name.lower().replace("_", "-")
     if plain in known:

@@ -22,28 +22,17 @@ __all__ = ["unpack"]
 
 
 def unpack(archive: Path, folder: Path, *, creates: str, into: str = "") -> list[str]:
-    """Unpack ``archive`` below ``folder``.
+    """Unpack ``archive`` below ``folder / into``; return what was left out: devices, links to what is not in it.
 
-    Everything goes into a hidden folder first and is moved from there, ``creates`` last.
-
-    Parameters
-    ----------
-    creates
-        The folder, relative, whose presence shows that the archive is unpacked.
-    into
-        Where members go, relative to ``folder``.
-
-    Returns
-    -------
-    list of str
-        Members that were left out: devices, and links to what is not in the archive.
+    Everything goes into a hidden folder first and is moved from there, last ``creates``: the relative folder whose
+    presence shows that the archive is unpacked. After an error nothing is left.
 
     Raises
     ------
     DataError
-        The archive is incomplete or damaged, a name leaves the folder, or ``creates`` is not in it. Nothing is left.
+        The archive is incomplete or damaged, a name leaves the folder, or ``creates`` is not in it.
     OSError
-        The disk is full, or the folder cannot be written. Nothing is left.
+        The disk is full, or the folder cannot be written.
     """
     remove_leftovers(folder, deep=False)
     with temporary_path(folder / f".unpacking-{archive.name}") as stage:

@@ -19,7 +19,8 @@ from speechssl.data.ingest.foreign.manifest import manifest_of
 from speechssl.data.ingest.foreign.tars import find_tars, read_tars
 from speechssl.data.ingest.manifest import read_manifest
 from speechssl.data.store.reader import open_corpus
-from speechssl.data.store.writer import shard_manifest, verify_shards
+from speechssl.data.store.verify import verify_shards
+from speechssl.data.store.writer import shard_manifest
 
 FORMATS = {
     # extension: soundfile's format and subtype, rate, channels

@@ -6,7 +6,7 @@ utterance by its own key, so that neither batch neighbours nor ranks nor workers
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from speechssl.config import MaskConfig
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch
-from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.encoder import EncoderOutput, SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.models.masking import mask_batch
 from speechssl.models.norm import at_least_float32, frame_mask
-from speechssl.objectives.base import Curve, Loss, Prepared, Rule
-from speechssl.objectives.frames import FrameSelection
+from speechssl.objectives.base import Curve, Loss, Objective, Prepared, Rule
+from speechssl.objectives.shared.frames import FrameSelection
 
 __all__ = [
     "ACCURACY",
     "MASKED_LOSS",
     "MASKED_SHARE",
     "MaskPreparer",
+    "MaskedObjective",
     "MaskedPrepared",
     "cosine_rows",
     "draw_masks",
@@ -104,6 +105,11 @@ class MaskedPrepared(Prepared):
             **{"n_targets": int(masked.sum())} | own,
         )
 
+    @property
+    def heard(self) -> Tensor:
+        """[B, T] what the encoder hears."""
+        return self.batch.wave
+
     def masked_fraction(self) -> Tensor:
         """Return the share of valid frames that are masked, as a scalar on the device."""
         frames = self.mask.numel() if self.frame_lengths is None else self.frame_lengths.sum()
@@ -133,20 +139,62 @@ def draw_masks(batch: Batch, rows: list[int], frames: int, cfg: MaskConfig, seed
     return mask_batch(counted, frames, cfg, (generator("mask", seed, batch.epoch, item) for item in batch.ids))
 
 
+MaskedT = TypeVar("MaskedT", bound=MaskedPrepared)
+
+
 @dataclass(frozen=True)
-class MaskPreparer:
-    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and nothing else: targets are computed on
-    the device.
+class MaskPreparer(Generic[MaskedT]):
+    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id). A row of weight 0 has none.
+
+    Here it draws nothing else: targets are computed on the device.
     """
 
     grid: FrameGrid
     mask: MaskConfig
     seed: int
 
-    def __call__(self, batch: Batch) -> MaskedPrepared:
-        """Return the batch with its masks; a row of weight 0 has none."""
+    def __call__(self, batch: Batch) -> MaskedT:
+        """Return the batch with its masks."""
         rows, width = frame_counts(self.grid, batch)
-        return MaskedPrepared.of(batch, rows, draw_masks(batch, rows, width, self.mask, self.seed))
+        return self.prepared(batch, rows, draw_masks(batch, rows, width, self.mask, self.seed))
+
+    def predictable(self, batch: Batch, rows: list[int], mask: np.ndarray) -> np.ndarray:
+        """Return the masked frames [B, F] that have a target here."""
+        del batch, rows
+        return mask
+
+    def prepared(self, batch: Batch, rows: list[int], mask: np.ndarray) -> MaskedT:
+        """Return the batch with its masks [B, F] and what else the objective needs; ``rows`` are valid frames."""
+        return cast(MaskedT, MaskedPrepared.of(batch, rows, mask))
+
+
+class MaskedObjective(Objective[MaskedT]):
+    """A pretext task whose loss is a function of the encoder's output on masked audio."""
+
+    encoder: SpeechEncoder
+    cfg: Any
+    alone: str = ""
+    """Setting for which the loss needs another input or output of the encoder than masked audio and its frames; empty:
+    none."""
+
+    def preparer(self, seed: int | None = None) -> MaskPreparer[MaskedT]:
+        """Return what draws masks."""
+        raise AssertionError(f"{type(self).__name__} does not define preparer (seed {seed})")
+
+    def encode(self, prepared: MaskedT, **changes: Any) -> EncoderOutput:
+        """Return the encoder's output at the masked frames; ``changes`` are other arguments of the encoder."""
+        options = {"mask": prepared.mask, "positions": prepared.masked.positions} | changes
+        return cast(EncoderOutput, self.encoder(prepared.heard, prepared.lengths, **options))
+
+    def loss(self, output: EncoderOutput, prepared: MaskedT) -> Loss:
+        """Return the loss of what ``encode`` gave; there are targets."""
+        raise AssertionError(f"{type(self).__name__} does not define loss ({prepared.n_targets} targets, {output})")
+
+    def forward(self, prepared: MaskedT) -> Loss:
+        """Return the loss of one prepared micro-batch."""
+        if prepared.n_targets == 0:
+            return empty_loss(self.parameters())
+        return self.loss(self.encode(prepared), prepared)
 
 
 def penalty_weight(encoder: SpeechEncoder, weight: float) -> float:
