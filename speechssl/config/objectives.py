@@ -28,6 +28,7 @@ __all__ = [
     "NextSampleConfig",
     "ObjectiveConfig",
     "PartConfig",
+    "SegmentOrderConfig",
     "SimClrConfig",
     "SumConfig",
     "TransformationConfig",
@@ -158,6 +159,19 @@ class TransformationConfig:
     """Range of the frequency above which ``band_limited`` leaves nothing, in hertz."""
 
 
+@dataclass(frozen=True)
+class SegmentOrderConfig:
+    """Telling the order in which the segments of an utterance were shuffled (in the manner of arXiv 1603.09246)."""
+
+    kind: Literal["segment_order"] = "segment_order"
+    segments: int = 4
+    """Segments of an utterance."""
+    permutations: int = 12
+    """Orders that are told apart, chosen to differ in many places."""
+    share: float = 0.9
+    """Part of an equal share of the utterance that a segment fills; the rest is the gap to the next."""
+
+
 PartConfig = (
     Wav2Vec2Config
     | HubertConfig
@@ -173,6 +187,7 @@ PartConfig = (
     | SimClrConfig
     | MocoConfig
     | TransformationConfig
+    | SegmentOrderConfig
 )
 """The settings of one objective."""
 

@@ -22,6 +22,7 @@ from speechssl.config.objectives import (
     MocoConfig,
     NextSampleConfig,
     ObjectiveConfig,
+    SegmentOrderConfig,
     SimClrConfig,
     SumConfig,
     TransformationConfig,
@@ -40,6 +41,7 @@ from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
 from speechssl.objectives.moco import Moco
 from speechssl.objectives.next_sample import NextSample
+from speechssl.objectives.segment_order import SegmentOrder
 from speechssl.objectives.shared.reconstruction import variational
 from speechssl.objectives.simclr import SimClr
 from speechssl.objectives.sum import sum_of
@@ -83,6 +85,8 @@ def objective_class(cfg: ObjectiveConfig) -> type[Objective[Any]]:
             return sum_of(cfg, (objective_class(first), objective_class(second)))
         case TransformationConfig():
             return Transformation
+        case SegmentOrderConfig():
+            return SegmentOrder
 
 
 def build_objective(

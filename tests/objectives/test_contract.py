@@ -30,7 +30,7 @@ settings.
 """
 NOTHING_DRAWN = {"apc", "next_sample"}
 """Objectives whose targets follow from the audio alone."""
-ONE_TARGET_EACH = {"transformation"}
+ONE_TARGET_EACH = {"transformation", "segment_order"}
 """Objectives whose target is a class of the whole utterance."""
 
 pytestmark = pytest.mark.parametrize("kind", sorted(KINDS))
