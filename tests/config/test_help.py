@@ -101,7 +101,7 @@ def test_what_is_named_rare_exists():
 def test_of_the_objectives_the_chosen_one_is_listed_and_the_others_are_named():
     for kind, cfg in ALL.items():
         if kind in KINDS:
-            lines = settings_lines(cfg, 200, everything=True)
+            lines = settings_lines(cfg, 400, everything=True)
             assert f"  --objective.kind {{{', '.join(KINDS)}}} [{kind}]" in lines
     assert "--objective.targets.clusters" in "\n".join(settings_lines(ALL["hubert"], 80, everything=True))
     assert "--objective.targets.clusters" not in "\n".join(settings_lines(ALL["wav2vec2"], 80, everything=True))
