@@ -158,8 +158,10 @@ class BestRqConfig:
     entries: int = 8192
     """Codes of each codebook."""
     code_dim: int = 16
+    """Dimensions in which speech and codes are compared."""
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(prob=0.4, length=20, min_spans=1))
-    """400 ms of a waveform stem, begun at one in a hundred frames of 10 ms (section 4)."""
+    """Section 4: a span of 400 ms begins at each frame of 10 ms with probability 0.01. At 20 ms a frame that is a share
+    of 0.4 (if spans never overlapped), in spans of 20 frames."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,10 @@ class OnlineCodebooks(nn.Module):
         self.register_buffer("seen_counts", torch.zeros_like(self.counts), persistent=False)
 
     def codes(self, x: Tensor) -> Tensor:
-        """Return the codes [N, G] of vectors [N, G, D]: the entry at the least Euclidean distance."""
+        """Return the codes [N, G] of vectors x [N, G, D]: the entry e at the least Euclidean distance.
+
+        That is where ``x e - e^2 / 2`` is largest: x^2 is the same for all entries.
+        """
         entries = self.sums / self.counts[..., None]
         return (torch.einsum("ngd,gvd->ngv", x, entries) - entries.square().sum(dim=2) / 2).argmax(dim=2)
 

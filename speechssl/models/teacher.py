@@ -62,7 +62,8 @@ class Teacher(nn.Module):
         """Move the weights towards the student's; once after each update. Those of ``copied`` parts become equal."""
         follow(self.encoder, student, decay)
         for name in copied:
-            follow(getattr(self.encoder, name), getattr(student, name), 0.0)
+            if (part := getattr(self.encoder, name)) is not None:
+                follow(part, getattr(student, name), 0.0)
 
     def moved(self) -> Tensor:
         """Return the share of its tensors of weights that have changed since it was made: 0 for a frozen teacher.

@@ -54,7 +54,7 @@ class RandomQuantiser(nn.Module):
         self.register_buffer("codebooks", functional.normalize(codebooks, dim=-1))
         self.predict = Linear(dim, cfg.codebooks * cfg.entries)
 
-    def speech(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
+    def mel_frames(self, wave: Tensor, lengths: Tensor | None) -> Tensor:
         """Return what is quantised, [B, F, I]: stacked, standardised log-mel of every encoder frame of [B, T]."""
         speech: Tensor = self.mel(wave, lengths)
         return speech
@@ -132,7 +132,7 @@ class BestRq(MaskedObjective[MaskedPrepared]):
         wave, masked, n = prepared.batch.wave, prepared.masked, prepared.n_targets
         logits = self.quantiser.logits(masked.gather(output.x))
         with torch.autocast(wave.device.type, enabled=False):
-            codes = self.quantiser.codes(masked.pick(self.quantiser.speech(wave, prepared.lengths)))
+            codes = self.quantiser.codes(masked.pick(self.quantiser.mel_frames(wave, prepared.lengths)))
             losses = functional.cross_entropy(logits.flatten(0, 1), codes.flatten(), reduction="sum")
         total = losses / self.cfg.codebooks
         shares = self.quantiser.shares(codes)

@@ -1,8 +1,9 @@
 """DinoSR (Liu et al. 2023, arXiv 2305.10005): predict the clusters that a teacher's layers form while it learns.
 
 In: batches of waveforms. Out: the cross-entropy of the codes of the masked frames, summed. The teacher, a moving
-average of the student, reads the utterance unmasked. Codebooks of its last K layers follow its outputs at the masked
-frames (`models/codebooks.py`). The student reads the masked utterance, and linear heads predict the code of each layer:
+average of the student, reads the utterance unmasked. Each of its last K blocks has a codebook, which follows the
+normalised feed-forward branch of that block at the masked frames (`models/codebooks.py`). The student reads the masked
+utterance, and linear heads predict the code of each layer:
 
 ``loss = - sum over masked frames t of mean over layers k of log p_k(code of teacher layer k at t | student at t)``
 
@@ -136,7 +137,7 @@ class DinoSr(MaskedObjective[MaskedPrepared]):
         self.encoder = encoder
         self.cfg = cfg
         self.seed = seed
-        self.alone = "student_layer" if cfg.student_layer == "same" else ""
+        self.refused_in_sum = "student_layer" if cfg.student_layer == "same" else ""
         self.layers = min(cfg.top_layers, len(encoder.blocks))
         """K."""
         self.teacher = Teacher(encoder, without=INPUT_PARTS)
@@ -159,7 +160,7 @@ class DinoSr(MaskedObjective[MaskedPrepared]):
 
     def begin_step(self, step: int) -> bool:
         """Freeze what teacher and student share once the teacher is frozen; return whether that was now."""
-        self.codes.forget()  # of an update that was skipped
+        self.codes.forget()  # what the last step collected, whether it was followed or the update was skipped
         encoder = self.encoder
         shared = nn.ModuleList([encoder.frontend, encoder.feature_norm, encoder.projection])
         if not self.frozen(step) or not any(value.requires_grad for value in shared.parameters()):
@@ -168,9 +169,9 @@ class DinoSr(MaskedObjective[MaskedPrepared]):
         return True
 
     def after_update(self, step: int, parallel: Ranks) -> None:
-        """Move the codebooks by sums over ranks, and the teacher, whose positional convolution is the student's."""
+        """Move the codebooks by sums over ranks, and the teacher; its positional convolution is copied, as published."""
         self.codes.follow(parallel.sum)
-        if self.frozen(step - 1):
+        if self.frozen(step - 1):  # ``step`` counts the update that has just been made
             return
         cfg = self.cfg
         exponential = cfg.ema_schedule == "exponential"
@@ -194,7 +195,7 @@ class DinoSr(MaskedObjective[MaskedPrepared]):
 
     @torch.no_grad()
     def targets(self, x: Tensor, prepared: MaskedPrepared) -> Tensor:
-        """Return the teacher's last layers at the masked frames, [N, K, D], from projected features x [B, F, D]."""
+        """Return the teacher's last K branches at the masked frames, [N, K, D], from projected features x [B, F, D]."""
         branches = normalised_branches(self.teacher, x, prepared.frame_lengths, self.layers)
         return torch.stack([prepared.masked.pick(y) for y in branches], dim=1)
 

@@ -147,7 +147,7 @@ class Hubert(MaskedObjective[HubertPrepared]):
         self.cfg = cfg
         self.units = units
         self.seed = seed
-        self.alone = "unmasked_weight" if cfg.unmasked_weight > 0 else ""
+        self.refused_in_sum = "unmasked_weight" if cfg.unmasked_weight > 0 else ""
         self.penalty_weight = penalty_weight(encoder, cfg.penalty_weight)
         self.projection = Linear(encoder.dim, cfg.final_dim)
         self.embeddings = nn.Parameter(torch.empty(units.n_units, cfg.final_dim).uniform_())

@@ -121,7 +121,7 @@ class MaskedReconstruction(MaskedObjective[ReconstructionPrepared]):
         self.encoder = encoder
         self.cfg = cfg
         self.seed = seed
-        self.alone = "channels" if cfg.channels else ""
+        self.refused_in_sum = "channels" if cfg.channels else ""
         self.bottleneck = Bottleneck(encoder.dim, cfg.bottleneck)
         self.head = LogMelHead(cfg.n_mels, encoder.frontend.grid, encoder.dim)
         self.chance = dict(CHANCE)

@@ -102,10 +102,10 @@ class Sum(Objective[SumPrepared]):
                 f"objective.second.mask must say the same, not {masks[0]} and {masks[1]}"
             )
         for place, part in zip(("first", "second"), parts, strict=True):
-            if part.alone:
+            if part.refused_in_sum:
                 raise ConfigError(
-                    f"objective.{place}.{part.alone} changes what the encoder hears or for which frames its output is "
-                    "needed, and the parts of a sum share one pass: leave it out"
+                    f"objective.{place}.{part.refused_in_sum} changes what the encoder hears or for which frames its "
+                    "output is needed, and the parts of a sum share one pass: leave it out"
                 )
             # A plain attribute: one encoder, of this module, in state_dict and checkpoints.
             del part._modules["encoder"]

@@ -210,7 +210,7 @@ class WavLm(Hubert):
                 f"{ranges}: give the lower bound first"
             )
         self.mixing = cfg
-        self.alone = self.alone or ("mix_prob" if cfg.mix_prob > 0 else "")
+        self.refused_in_sum = self.refused_in_sum or ("mix_prob" if cfg.mix_prob > 0 else "")
 
     def preparer(self, seed: int | None = None) -> WavLmPreparer:
         """Return what draws masks and mixtures, and looks units up."""

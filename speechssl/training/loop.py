@@ -149,6 +149,7 @@ def train(
             total = parallel.sum(n_targets)
             lr = lr_at(step, training.steps, optim)
             with profile.part("optimiser"):
+                # DDP has divided the sum of gradients by the number of ranks; it is to be divided by that of targets.
                 norm = clip_gradients(parameters, optim.clip, scale=parallel.world / max(1, total))
                 updated = total > 0 and parallel.all_finite(norm)  # every rank takes the same decision
                 if updated:

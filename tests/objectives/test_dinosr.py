@@ -192,7 +192,7 @@ def test_it_sums_with_another_objective_and_exports_no_teacher():
     assert {name.removeprefix("second.") for name in objective.exported() if name.startswith("second.")} == set(
         alone.exported()
     )
-    with pytest.raises(ConfigError, match=r"objective.second.student_layer needs more"):
+    with pytest.raises(ConfigError, match=r"objective.second.student_layer changes what"):
         build("sum", first=first, second=replace(second, student_layer="same"))
 
 

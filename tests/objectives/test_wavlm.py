@@ -151,9 +151,9 @@ def test_noise_is_that_of_the_run():
 
 
 def test_a_sum_is_told_that_mixed_speech_is_another_input():
-    assert build("wavlm").alone == "mix_prob"
-    assert build("wavlm", mix_prob=0.0).alone == ""
-    assert build("wavlm", mix_prob=0.0, unmasked_weight=1.0).alone == "unmasked_weight"
+    assert build("wavlm").refused_in_sum == "mix_prob"
+    assert build("wavlm", mix_prob=0.0).refused_in_sum == ""
+    assert build("wavlm", mix_prob=0.0, unmasked_weight=1.0).refused_in_sum == "unmasked_weight"
 
 
 @pytest.mark.parametrize("changes", [{"mix_prob": 1.5}, {"noise_share": -0.1}, {"noise_db": (20.0, -5.0)}])

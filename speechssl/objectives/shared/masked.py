@@ -173,9 +173,9 @@ class MaskedObjective(Objective[MaskedT]):
 
     encoder: SpeechEncoder
     cfg: Any
-    alone: str = ""
-    """Setting for which the loss needs another input or output of the encoder than masked audio and its frames; empty:
-    none."""
+    refused_in_sum: str = ""
+    """Setting with which it cannot be a part of ``kind = "sum"``: the loss then needs another input of the encoder than
+    masked audio, or another output than that at masked frames. Empty: none."""
 
     def preparer(self, seed: int | None = None) -> MaskPreparer[MaskedT]:
         """Return what draws masks."""
