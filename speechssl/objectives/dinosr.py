@@ -169,7 +169,7 @@ class DinoSr(MaskedObjective[MaskedPrepared]):
         return True
 
     def after_update(self, step: int, parallel: Ranks) -> None:
-        """Move the codebooks by sums over ranks, and the teacher; its positional convolution is copied, as published."""
+        """Move the codebooks by sums over ranks, and the teacher; its positional convolution is copied, as there."""
         self.codes.follow(parallel.sum)
         if self.frozen(step - 1):  # ``step`` counts the update that has just been made
             return
