@@ -8,6 +8,7 @@ fails does not stop the others.
 
 import hashlib
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -162,9 +163,11 @@ def _train(
     seconds = expected_seconds([costs[arm.name].seconds for arm, _ in left], len(slots))
     said = f"; {len(runs) - len(left)} are done already" if len(left) < len(runs) else ""
     print(
-        f"{len(left)} arms, {len(slots)} at a time: about {duration(seconds)} on this machine, as it is now{said}",
+        f"{len(left)} arms, {len(slots)} at a time: about {duration(seconds)}, as long as this machine is as fast as "
+        f"when updates were measured{said}",
         flush=True,
     )
+    began = time.monotonic()
     output = Path(cfg.output)
     failed: list[RunError] = []
 
@@ -183,6 +186,8 @@ def _train(
         print(f"  {name}: {f'failed (exit code {code})' if code else 'done'}", flush=True)
 
     run_all(left, begin, end, jobs=len(slots))
+    if left:
+        print(f"{len(left)} arms took {duration(time.monotonic() - began)}", flush=True)
     return failed
 
 

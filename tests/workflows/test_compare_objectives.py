@@ -254,7 +254,12 @@ def test_the_page_and_the_text_have_every_arm_and_escape_its_name(compared):
 def test_again_nothing_is_trained_and_a_changed_setting_is_refused_by_name(compared, capsys):
     cfg, output = compared
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*.safetensors")}
+    with (output / "arms" / "apc-seed-1" / "pretrain" / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        print(json.dumps({"step": 4, "phase": "health", "name": "planted_finding"}), file=file)
     compare_objectives(cfg)
+    found = {arm["name"]: arm["learnt"] for arm in json.loads((output / "objectives.json").read_text())["arms"]}
+    assert "planted_finding" in found["apc"][0]["findings"]
+    assert "planted_finding" in (output / "objectives.txt").read_text(encoding="utf-8")
     said = capsys.readouterr().out
     assert "0 arms, 2 at a time" in said and "4 are done already" in said
     assert "measuring" not in said

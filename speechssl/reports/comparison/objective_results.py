@@ -204,7 +204,7 @@ def _learnt(folder: Path, labels: str) -> Learnt:
         metric=metric,
         value=value,
         chance=level,
-        findings=tuple(dict.fromkeys(str(row.get("finding")) for t in trainings for row in t.health)),
+        findings=tuple(dict.fromkeys(str(row.get("name")) for t in trainings for row in t.health)),
     )
 
 

@@ -87,10 +87,10 @@ def _facts(cfg: CompareObjectivesConfig, results: Sequence[ObjectiveResult]) -> 
     hours = sorted((f"{each.hours:.2f}" for result in results for each in result.learnt), key=float)
     seen = " to ".join(dict.fromkeys([*hours[:1], *hours[-1:]])) or "0"
     budget = len(cfg.learning_rates) * max(1, len(cfg.pretrain_rates))
+    chosen = f" with {budget} candidates, of which dev chose one" if budget > 1 else ""
     told = [
         f"Each objective saw {seen} hours of audio in {cfg.pretrain.training.steps:,} updates of pretraining. Each arm "
-        f"then made {cfg.finetune.training.steps:,} updates of fine-tuning, with {budget} candidates of which dev "
-        "chose one."
+        f"then made {cfg.finetune.training.steps:,} updates of fine-tuning{chosen}."
     ]
     for name in _label_names(results):
         worse = [
