@@ -82,13 +82,7 @@ class Contrast:
 
 
 def contrast(
-    context: Tensor,
-    targets: Tensor,
-    *,
-    codes: Tensor,
-    negatives: Tensor,
-    masked: FrameSelection,
-    temperature: float,
+    context: Tensor, targets: Tensor, *, codes: Tensor, negatives: Tensor, masked: FrameSelection, temperature: float
 ) -> Contrast:
     """Contrastive loss (wav2vec 2.0, equation 3) of all masked frames of a batch.
 
@@ -130,17 +124,7 @@ def contrast(
 
 
 class Wav2Vec2(MaskedObjective[Wav2Vec2Prepared]):
-    """The wav2vec 2.0 objective around an encoder.
-
-    Parameters
-    ----------
-    encoder
-        Stem and context network.
-    cfg
-        Codebook, negatives, masks, temperatures and weights.
-    seed
-        Key of masks and negatives.
-    """
+    """The wav2vec 2.0 objective around an encoder; ``seed`` is the key of masks and negatives."""
 
     title = "wav2vec 2.0"
     curves = (
