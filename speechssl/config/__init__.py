@@ -22,7 +22,7 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.validation import ValidationConfig
-from speechssl.config.verbs import EvaluateConfig, RunConfig
+from speechssl.config.verbs import EvaluateConfig, RelabelConfig, RunConfig
 
 __all__ = [
     "AlignConfig",
@@ -48,6 +48,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "PretrainConfig",
+    "RelabelConfig",
     "RunConfig",
     "ScoreConfig",
     "ShardConfig",

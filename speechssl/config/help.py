@@ -47,11 +47,12 @@ RARE = {
         finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.augment.noise_* finetune.augment.gain_db
         finetune.training.validate_every finetune.training.precision evaluate.model evaluate.data evaluate.bootstrap
         evaluate.seed evaluate.precision evaluate.decoder.beam_* evaluate.decoder.hotword* evaluate.decoder.n_best""",
+    "RelabelConfig": "steps carry_over",
     "CompareObjectivesConfig": """
         manifest shard pretrain.[!dt]* pretrain.data.[!is]* pretrain.training.[!s]* pretrain.training.save_every
         finetune.[!dt]* finetune.dev finetune.tokens finetune.data.[!is]* finetune.training.[!s]*
         finetune.training.save_every evaluate""",
-    "DemoConfig": "synth run.manifest run.shard run.pretrain run.finetune run.evaluate",
+    "DemoConfig": "synth run.rounds run.relabel run.manifest run.shard run.pretrain run.finetune run.evaluate",
 }
 """Dataclass -> its settings that ``--help`` leaves out and ``--help-all`` shows, as paths from it. ``*`` is that of a
 shell; a table stands for all of its settings.

@@ -7,7 +7,7 @@ from speechssl.config.data import DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
 
-__all__ = ["EvaluateConfig", "RunConfig"]
+__all__ = ["EvaluateConfig", "RelabelConfig", "RunConfig"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,24 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class RelabelConfig:
+    """The units of each round after the first: clusters of a layer of the fine-tuned model of the round before.
+
+    GigaAM (arXiv 2506.01192) and VietASR (arXiv 2505.21527) pretrain on such units.
+    """
+
+    layer: int = 0
+    """Layer of that model's encoder whose output is clustered, from 1; 0: the last."""
+    clusters: int = 500
+    """Clusters of the k-means, which are the units to predict."""
+    steps: int = 0
+    """Updates of each further pretraining; 0: as many as in the last iteration of the first."""
+    carry_over: bool = False
+    """Start each further pretraining from the encoder that was pretrained in the round before (VietASR starts afresh).
+    Fine-tuned weights are never pretrained further."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """From a folder of audio to a report, stage by stage."""
 
@@ -49,6 +67,9 @@ class RunConfig:
     are trained to their end."""
     jobs: int = 1
     """Fine-tunings at a time, each in a process of its own."""
+    rounds: int = 1
+    """Rounds of pretraining and fine-tuning. Each after the first pretrains on the units of ``relabel``."""
+    relabel: RelabelConfig = field(default_factory=RelabelConfig)
     manifest: ManifestConfig = field(default_factory=ManifestConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

@@ -8,6 +8,7 @@ and scaled by how fast the updates are here.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from speechssl.config import FinetuneConfig, PretrainConfig, RunConfig
@@ -16,6 +17,7 @@ from speechssl.core.errors import RunError
 from speechssl.core.processes import cores
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.workflows.estimate import run_probes
+from speechssl.workflows.rounds import of_round, pretraining_of
 
 __all__ = ["Hours", "Speed", "expected_seconds", "measure_speed", "tuning_updates"]
 
@@ -122,14 +124,7 @@ def expected_seconds(cfg: RunConfig, hours: Hours, speed: Speed, *, corpus: bool
     """
     there = cores()
     other = speed.slower
-    targets = offline_targets(cfg.pretrain.objective)
-    if targets is None:
-        pretraining = START + cfg.pretrain.training.steps * speed.pretrain
-    else:
-        pretraining = START + sum(
-            steps * speed.pretrain + other * (UNITS[0] * hours.train + UNITS[1] * clusters / 100)
-            for steps, clusters in zip(targets.steps, targets.clusters, strict=True)
-        )
+    pretraining = _pretraining_seconds(cfg.pretrain, hours, speed)
     arm = _arm_seconds(cfg, hours, speed)
     jobs = min(cfg.jobs, len(cfg.learning_rates) or 1)
     score = 1.0 + other * EVALUATION * hours.test
@@ -141,14 +136,33 @@ def expected_seconds(cfg: RunConfig, hours: Hours, speed: Speed, *, corpus: bool
         "shard": 1.0 + other * SHARD * hours.all / there,
         "pretrain": pretraining,
         "finetune": pretrained,
+        **{
+            of_round(name, number): seconds
+            for number in range(2, cfg.rounds + 1)
+            for name, seconds in (
+                ("pretrain", _pretraining_seconds(pretraining_of(cfg, Path(), number), hours, speed)),
+                ("finetune", _tuning_seconds(arm, 0.0, min(jobs, there), there, ahead=False)[0]),
+            )
+        },
         "finetune-scratch": scratch,
-        "evaluate": score,
+        **{of_round("evaluate", number): score for number in range(1, cfg.rounds + 1)},
         "evaluate-scratch": score,
         "report": other * REPORT,
     }
     left_out: set[str] = set() if corpus else {"corpus"}
     left_out |= set() if cfg.scratch else {"finetune-scratch", "evaluate-scratch"}
     return {name: seconds for name, seconds in expected.items() if name not in left_out}
+
+
+def _pretraining_seconds(cfg: PretrainConfig, hours: Hours, speed: Speed) -> float:
+    """Return the seconds of a pretraining with its units."""
+    targets = offline_targets(cfg.objective)
+    if targets is None:
+        return START + cfg.training.steps * speed.pretrain
+    return START + sum(
+        steps * speed.pretrain + speed.slower * (UNITS[0] * hours.train + UNITS[1] * clusters / 100)
+        for steps, clusters in zip(targets.steps, targets.clusters, strict=True)
+    )
 
 
 def tuning_updates(rates: int, steps: int, halve_at: Sequence[float]) -> list[int]:

@@ -1,5 +1,7 @@
 """``speechssl run``: folder of audio -> manifest -> shards -> pretraining -> fine-tuning -> evaluation -> report.
 
+With ``rounds`` above 1 pretraining and fine-tuning are repeated (workflows/rounds.py).
+
 In: a folder and a configuration. Out: the run's folder, with one folder a stage. workflows/stages.py skips what is
 complete; a training stage resumes from its checkpoints.
 """
@@ -32,6 +34,7 @@ from speechssl.reports.run.build import build_report
 from speechssl.training.precision import settled_run
 from speechssl.training.pretrain import pretrain
 from speechssl.training.run_folder import decisive
+from speechssl.workflows.rounds import check_rounds, of_round, pretraining_of
 from speechssl.workflows.stages import Stage, check_stages, run_stages
 from speechssl.workflows.sweep import Ahead, tune
 
@@ -70,7 +73,7 @@ def _labels(shards: Path, cfg: RunConfig) -> dict[str, int]:
 
 
 def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
-    """Return the fine-tuning of each arm: from the pretrained model and, on request, from random weights."""
+    """Return the fine-tuning of each arm: from the model of each round and, on request, from random weights."""
     shards = str(output / "shards")
     base = replace(
         cfg.finetune,
@@ -78,7 +81,11 @@ def _arms(cfg: RunConfig, output: Path) -> dict[str, FinetuneConfig]:
         dev=replace(cfg.finetune.dev, shards=shards),
         model=cfg.pretrain.model,
     )
-    arms = {"finetune": replace(base, init=str(output / "pretrain" / "model"), output=str(output / "finetune"))}
+    arms = {
+        name: replace(base, init=str(output / of_round("pretrain", number) / "model"), output=str(output / name))
+        for number in range(1, cfg.rounds + 1)
+        for name in [of_round("finetune", number)]
+    }
     if cfg.scratch:
         arms["finetune-scratch"] = replace(base, init="", output=str(output / "finetune-scratch"))
     return arms
@@ -109,28 +116,33 @@ def corpus_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
 
 
 def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
-    pretraining = replace(
-        cfg.pretrain, output=str(output / "pretrain"), data=replace(cfg.pretrain.data, shards=str(output / "shards"))
+    return [*corpus_stages(folder, cfg, output), _pretrain_stage(cfg, output, 1)]
+
+
+def _pretrain_stage(cfg: RunConfig, output: Path, number: int) -> Stage:
+    """Return the pretraining of a round."""
+    name, pretraining = of_round("pretrain", number), pretraining_of(cfg, output, number)
+    return Stage(
+        name,
+        decisive(pretraining),
+        output / name / "model" / "config.json",
+        lambda: print(pretrain(pretraining), flush=True),
     )
-    return [
-        *corpus_stages(folder, cfg, output),
-        Stage(
-            "pretrain",
-            decisive(pretraining),
-            output / "pretrain" / "model" / "config.json",
-            lambda: print(pretrain(pretraining), flush=True),
-        ),
-    ]
 
 
 def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: Ahead | None) -> list[Stage]:
-    """Return fine-tuning and evaluation of every arm; ``ahead`` is already fine-tuning the scratch arm."""
+    """Return fine-tuning and evaluation of every arm, and the pretraining of each round after the first.
+
+    ``ahead`` is already fine-tuning the scratch arm.
+    """
     split = "test" if labels["test"] else "dev"
     if split == "dev":
         print("no transcribed test utterances: the score below is on dev, where the model was selected", flush=True)
     scored = cfg.evaluate.data if split == "test" else cfg.finetune.dev
     tuning, scoring = [], []
-    for name, arm in _arms(cfg, output).items():
+    for number, (name, arm) in enumerate(_arms(cfg, output).items(), 1):
+        if 1 < number <= cfg.rounds:
+            tuning.append(_pretrain_stage(cfg, output, number))
 
         def make(name: str = name, arm: FinetuneConfig = arm) -> None:
             if ahead is not None and not arm.init:
@@ -178,7 +190,8 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     Raises
     ------
     ConfigError
-        The folder does not exist, or a finished stage was made with other settings.
+        The folder does not exist, the rounds contradict the objective, or a finished stage was made with other
+        settings.
     DataError, RunError, InterruptedRun
         From the stages.
     """
@@ -189,6 +202,7 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     output = Path(cfg.output or f"runs/{name}").resolve()
     if output == folder or output in folder.parents:
         raise ConfigError(f"the output {output} must not hold the audio folder {folder}; give another --output")
+    check_rounds(cfg)
     output.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
     cfg = settled_run(cfg, output / "config.toml")

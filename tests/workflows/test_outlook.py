@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from speechssl.config import RelabelConfig
 from speechssl.config.load import load_config
 from speechssl.core import progress as progress_module
 from speechssl.core.progress import Whole, bars
@@ -43,6 +44,19 @@ def test_the_stages_that_are_expected_are_those_that_run():
     alone = replace(run_of(), scratch=False)
     assert "corpus" not in expected_seconds(run_of(), HOURS, SPEED, corpus=False)
     assert not [name for name in expected_seconds(alone, HOURS, SPEED, corpus=True) if "scratch" in name]
+
+
+def test_every_round_is_expected(monkeypatch):
+    monkeypatch.setattr(outlook, "cores", lambda: 1)
+    cfg = replace(run_of(), rounds=2, relabel=RelabelConfig(clusters=200, steps=50), jobs=1)
+    once = expected_seconds(replace(cfg, rounds=1), HOURS, SPEED, corpus=True)
+    found = expected_seconds(cfg, HOURS, SPEED, corpus=True)
+    arms = ["finetune", "pretrain-2", "finetune-2", "finetune-scratch", "evaluate", "evaluate-2", "evaluate-scratch"]
+    assert list(found) == ["corpus", "manifest", "shard", "pretrain", *arms, "report"]
+    units = outlook.UNITS[0] * HOURS.train + outlook.UNITS[1] * 2
+    assert found["pretrain-2"] == pytest.approx(outlook.START + 50 * SPEED.pretrain + units)
+    assert found["finetune-2"] == found["finetune"] and found["evaluate-2"] == found["evaluate"]
+    assert {name: found[name] for name in once} == once
 
 
 def test_updates_that_take_twice_as_long_double_the_training(monkeypatch):

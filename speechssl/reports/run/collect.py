@@ -7,6 +7,7 @@ a `RunRecord`. A run that is in progress, or was killed, has incomplete last lin
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -47,6 +48,11 @@ class Training:
     units: UnitUse | None = None
     """The discrete targets of an iteration."""
 
+    @property
+    def round(self) -> int:
+        """Which pretraining, or which fine-tuning, of a run with several rounds."""
+        return _round(self.name)
+
     @cached_property
     def objective(self) -> Trained:
         """What this version knows of the objective."""
@@ -65,6 +71,17 @@ class Evaluation:
     info: dict[str, Any]
     config: dict[str, Any]
     """Its resolved configuration; empty when there is none."""
+
+    @property
+    def round(self) -> int:
+        """Which round of a run it scores."""
+        return _round(self.name)
+
+
+def _round(name: str) -> int:
+    """Return the number at the end of a stage's folder: 2 of ``evaluate-2``, 1 of ``evaluate``."""
+    found = re.fullmatch(r"(?:pretrain|finetune|evaluate)-(\d+)", name.partition("/")[0])
+    return int(found[1]) if found else 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +125,7 @@ def collect(folder: Path) -> RunRecord:
     corpus, problem = read_corpus(_corpus_files(record, folder, places), folder)
     if problem:
         record.notes.append(problem)
-    record.trainings.sort(key=lambda t: (t.phase != "pretrain", t.scratch, len(t.name), t.name))
+    record.trainings.sort(key=lambda t: (t.round, t.phase != "pretrain", t.scratch, len(t.name), t.name))
     record.evaluations.sort(key=lambda e: (e.scratch, e.name))
     record.environment.update(_environment(folder, record))
     if not (record.trainings or record.evaluations or corpus or record.ledger):

@@ -30,9 +30,15 @@ _FEW = 60
 
 def training_label(training: Training, phase: Sequence[Training]) -> str:
     """Return the name that distinguishes a training from the others of its phase."""
+    rounds = any(other.round > 1 for other in phase)
+    if training.phase == "finetune" and training.scratch:
+        return "from scratch"
+    if training.phase == "finetune" and rounds:
+        return f"round {training.round}"
     if training.phase == "finetune" and any(other.scratch for other in phase):
-        return "from scratch" if training.scratch else "pretrained"
-    return training.name.rsplit("/", 1)[-1].replace("iteration-", "iteration ") or "this run"
+        return "pretrained"
+    label = training.name.rsplit("/", 1)[-1].replace("iteration-", "iteration ") or "this run"
+    return f"round {training.round}, {label}" if rounds else label
 
 
 def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:

@@ -71,7 +71,7 @@ class Facts:
     """The results of a report."""
 
     main: Evaluation | None
-    """The headline: the pretrained arm on the test split, where there is one."""
+    """The headline: the pretrained arm (of the last round) on the test split, where there is one."""
     scratch: Evaluation | None
     comparison: PairedBootstrap | None
     """The pretrained arm (b) against the scratch arm (a)."""
@@ -86,7 +86,9 @@ class Facts:
 def facts_of(record: RunRecord) -> Facts:
     """Compute the results of a report."""
     notes = list(record.notes)
-    main = _preferred([e for e in record.evaluations if not e.scratch]) or _preferred(record.evaluations)
+    last = max((e.round for e in record.evaluations), default=1)
+    main = _preferred([e for e in record.evaluations if not e.scratch and e.round == last])
+    main = main or _preferred(record.evaluations)
     scratch = comparison = None
     if main is not None and not main.scratch:
         others = [e for e in record.evaluations if e.scratch]

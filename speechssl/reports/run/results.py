@@ -81,8 +81,10 @@ def _names(record: RunRecord) -> list[str]:
 
 
 def _arm(evaluation: Evaluation, record: RunRecord) -> str:
-    if any(other.scratch for other in record.evaluations):
-        arm = "From scratch" if evaluation.scratch else "Pretrained"
+    rounds = any(other.round > 1 for other in record.evaluations)
+    if rounds or any(other.scratch for other in record.evaluations):
+        pretrained = f"Round {evaluation.round}" if rounds else "Pretrained"
+        arm = "From scratch" if evaluation.scratch else pretrained
         splits = {other.split for other in record.evaluations}
         return f"{arm}, {_split(evaluation)}" if len(splits) > 1 else arm
     return _split(evaluation) or evaluation.name or record.title

@@ -269,6 +269,22 @@ def test_several_splits(tmp_path):
     assert "Pretrained, dev" in page.text and "From scratch, test" in page.text
 
 
+def test_rounds_are_named_side_by_side_and_the_last_is_the_headline(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    for name in ("pretrain", "finetune"):
+        shutil.copytree(folder / name, folder / f"{name}-2")
+    write_wer(folder / "evaluate-2", hypotheses(0.1), {"split": "test"})
+    page, document, _ = read(folder)
+    assert document["headline"] == "evaluate-2"
+    assert [score["name"] for score in document["evaluations"]] == ["evaluate", "evaluate-2", "evaluate-scratch"]
+    names = ["pretrain", "finetune", "finetune-scratch", "pretrain-2", "finetune-2"]
+    assert [training["name"] for training in document["trainings"]] == names
+    for label in ("Round 1", "Round 2", "From scratch", "round 2, pretrain-2"):
+        assert label in page.text
+    assert "Pretrained" not in page.text
+
+
 def test_damage_is_said_and_does_no_harm(whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
