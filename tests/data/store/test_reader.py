@@ -111,6 +111,7 @@ def test_many_threads_with_few_open_files(shards, monkeypatch):
     monkeypatch.setattr(open_files, "MOST", 1)
     corpus = open_corpus(shards)
     failures = []
+    before = len(list(Path("/proc/self/fd").iterdir()))
 
     def work():
         try:
@@ -126,7 +127,7 @@ def test_many_threads_with_few_open_files(shards, monkeypatch):
         thread.join()
     assert not failures
     assert len(corpus._files._open) == 1
-    assert len(list(Path("/proc/self/fd").iterdir())) < 40
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
