@@ -33,19 +33,19 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.apc import Apc
 from speechssl.objectives.base import Objective, OfflineTargets
 from speechssl.objectives.best_rq import BestRq
+from speechssl.objectives.classification.segment_order import SegmentOrder
+from speechssl.objectives.classification.transformation import Transformation
 from speechssl.objectives.cpc import Cpc
 from speechssl.objectives.data2vec import Data2Vec
 from speechssl.objectives.denoise import Denoise
 from speechssl.objectives.dinosr import DinoSr
 from speechssl.objectives.hubert import Hubert
 from speechssl.objectives.masked_reconstruction import MaskedReconstruction
-from speechssl.objectives.moco import Moco
 from speechssl.objectives.next_sample import NextSample
-from speechssl.objectives.segment_order import SegmentOrder
 from speechssl.objectives.shared.reconstruction import variational
-from speechssl.objectives.simclr import SimClr
 from speechssl.objectives.sum import sum_of
-from speechssl.objectives.transformation import Transformation
+from speechssl.objectives.two_views.moco import Moco
+from speechssl.objectives.two_views.simclr import SimClr
 from speechssl.objectives.wav2vec2 import Wav2Vec2
 from speechssl.objectives.wavlm import WavLm
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from speechssl.core.errors import ConfigError
-from speechssl.objectives.segment_order import SegmentOrderPreparer, distant_permutations
+from speechssl.objectives.classification.segment_order import SegmentOrderPreparer, distant_permutations
 from tests.oracles import classes as oracle
 from tests.support.objectives import MODEL, STEMS, build, findings, fit, make_batch
 
@@ -149,7 +149,7 @@ def test_a_sound_version_learns_and_is_not_named():
 def test_what_is_not_shuffled_cannot_be_learnt(monkeypatch):
     """All orders are the same, and only the class differs."""
     monkeypatch.setattr(
-        "speechssl.objectives.segment_order.distant_permutations",
+        "speechssl.objectives.classification.segment_order.distant_permutations",
         lambda segments, count: (tuple(range(segments)),) * count,
     )
     assert trained() == {"not_learning"}
@@ -157,7 +157,7 @@ def test_what_is_not_shuffled_cannot_be_learnt(monkeypatch):
 
 def test_one_class_for_all_utterances_is_named(monkeypatch):
     one = lambda *parts: np.random.default_rng(0)  # noqa: E731
-    monkeypatch.setattr("speechssl.objectives.segment_order.generator", one)
+    monkeypatch.setattr("speechssl.objectives.classification.segment_order.generator", one)
     assert "class_not_drawn" in trained()
 
 

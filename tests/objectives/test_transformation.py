@@ -9,7 +9,7 @@ import torch
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.augment import band_limited
-from speechssl.objectives.transformation import TransformationPreparer
+from speechssl.objectives.classification.transformation import TransformationPreparer
 from tests.oracles import classes as oracle
 from tests.support.chirps import chirp
 from tests.support.objectives import MODEL, STEMS, build, findings, fit, make_batch
@@ -152,7 +152,7 @@ def test_what_is_never_applied_cannot_be_learnt(monkeypatch):
 
 def test_one_class_for_all_utterances_is_named(monkeypatch):
     one = lambda *parts: np.random.default_rng(0)  # noqa: E731
-    monkeypatch.setattr("speechssl.objectives.transformation.generator", one)
+    monkeypatch.setattr("speechssl.objectives.classification.transformation.generator", one)
     assert "class_not_drawn" in trained()
 
 

@@ -11,7 +11,7 @@ from speechssl.config import AugmentConfig, MaskConfig
 from speechssl.core.errors import ConfigError
 from speechssl.core.randomness import key
 from speechssl.data.batches.augment import Sounds, augmenter
-from speechssl.objectives.shared import views
+from speechssl.objectives.two_views import views
 from speechssl.training.parallel import start_parallel
 from tests.oracles import views as oracle
 from tests.oracles.data2vec import moving_average

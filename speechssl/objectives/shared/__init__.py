@@ -1,1 +1,1 @@
-"""What several objectives share: masked frames, two views, log-mel targets, teachers, classes of utterances."""
+"""What several objectives share: masked frames, log-mel targets, teachers."""

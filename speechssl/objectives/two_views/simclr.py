@@ -24,7 +24,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import frame_mask
 from speechssl.objectives.base import Loss
 from speechssl.objectives.shared.masked import empty_loss
-from speechssl.objectives.shared.views import TwoViews, ViewsPrepared, compared, summed
+from speechssl.objectives.two_views.views import TwoViews, ViewsPrepared, compared, summed
 
 __all__ = ["SimClr", "nt_xent_logits"]
 

@@ -27,7 +27,7 @@ from speechssl.models.teacher import Teacher, follow
 from speechssl.objectives.base import Loss, Ranks
 from speechssl.objectives.shared.distillation import FROZEN_TEACHER
 from speechssl.objectives.shared.masked import empty_loss
-from speechssl.objectives.shared.views import TwoViews, ViewsPrepared, compared, summed
+from speechssl.objectives.two_views.views import TwoViews, ViewsPrepared, compared, summed
 
 __all__ = ["Moco"]
 

@@ -28,7 +28,15 @@ from speechssl.data.batches.batch import Batch
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import FrameGrid
 from speechssl.objectives.base import Loss, Objective
-from speechssl.objectives.shared.classes import CURVES, RULES, ClassHead, ClassPrepared, chance, class_loss, utterances
+from speechssl.objectives.classification.classes import (
+    CURVES,
+    RULES,
+    ClassHead,
+    ClassPrepared,
+    chance,
+    class_loss,
+    utterances,
+)
 from speechssl.objectives.shared.masked import empty_loss
 
 __all__ = ["Transformation", "TransformationPreparer", "common_limit"]

@@ -1,0 +1,1 @@
+"""Which class a whole utterance was made to belong to: a transformation, an order of its segments."""

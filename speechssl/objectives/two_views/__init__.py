@@ -1,0 +1,1 @@
+"""Two augmented views of one utterance, of which one predicts the other."""
