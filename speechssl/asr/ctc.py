@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
+from speechssl.asr.spec_augment import spec_augment
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
 from speechssl.core.errors import DataError
 from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.logmel import MelAugmentation
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective, Plateau, Rule
 
@@ -45,6 +47,7 @@ class CtcModel(nn.Module):
         *,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        augmentation: MelAugmentation | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probabilities ``[B, F, V]`` (float32, also under autocast) and frame counts ``[B]``.
 
@@ -58,8 +61,10 @@ class CtcModel(nn.Module):
             ``[B, F]`` bool, frames whose projected features become the mask embedding.
         channel_mask
             ``[B, D]`` bool, channels of the projected features set to zero.
+        augmentation
+            Changes the log-mel of the log-mel stem.
         """
-        output = self.encoder(wave, lengths, mask=mask, channel_mask=channel_mask)
+        output = self.encoder(wave, lengths, mask=mask, channel_mask=channel_mask, augmentation=augmentation)
         with torch.autocast(wave.device.type, enabled=False):
             logits = self.head(self.dropout(at_least_float32(output.x)))
             return nn.functional.log_softmax(logits, dim=-1), output.frame_lengths
@@ -131,6 +136,7 @@ class CtcObjective(Objective[CtcPrepared]):
     def preparer(self, seed: int | None = None) -> CtcPreparer:
         """Return the preparer, which finds rows whose labels do not fit and draws masks in training mode."""
         encoder, cfg = self.model.encoder, self.cfg
+        seed = self.seed if seed is None else seed
         return CtcPreparer(
             encoder.frontend.grid,
             n_tokens=self.model.head.out_features,
@@ -138,7 +144,8 @@ class CtcObjective(Objective[CtcPrepared]):
             time=MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2),
             channel=MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0),
             masked=self.training,
-            seed=self.seed if seed is None else seed,
+            seed=seed,
+            spec_augment=spec_augment(cfg.spec_augment, encoder.cfg.frontend, seed),
         )
 
     def forward(self, prepared: CtcPrepared) -> Loss:
@@ -150,6 +157,7 @@ class CtcObjective(Objective[CtcPrepared]):
             batch.lengths if prepared.padded else None,
             mask=prepared.mask,
             channel_mask=prepared.channel_mask,
+            augmentation=prepared.augmentation,
         )
         losses = _losses(log_probs, batch.targets, prepared.frame_counts, prepared.label_counts)
         total = (losses * prepared.weights).sum()

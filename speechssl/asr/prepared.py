@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechssl.asr.spec_augment import SpecAugment
 from speechssl.config import MaskConfig
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch, Prepared
 from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.logmel import MelAugmentation
 from speechssl.models.masking import span_mask
 
 __all__ = ["CtcPrepared", "CtcPreparer"]
@@ -40,6 +42,7 @@ class CtcPrepared(Prepared):
     """[B, F] bool."""
     channel_mask: Tensor | None = None
     """[B, D] bool."""
+    augmentation: MelAugmentation | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class CtcPreparer:
     channel: MaskConfig
     masked: bool
     seed: int
+    spec_augment: SpecAugment | None = None
 
     def __call__(self, batch: Batch) -> CtcPrepared:
         """Return the batch with its masks; DataError when the batch has no targets, or one beyond the vocabulary."""
@@ -86,6 +90,7 @@ class CtcPreparer:
             infeasible=int((counted & ~feasible).sum()),
             mask=mask,
             channel_mask=channel_mask,
+            augmentation=self.spec_augment(batch) if self.masked and self.spec_augment else None,
         )
 
     def _masks(self, batch: Batch, frame_lengths: list[int], frames: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,7 @@ from speechssl.config.training import (
     FinetuneConfig,
     OptimConfig,
     PretrainConfig,
+    SpecAugmentConfig,
     TokensConfig,
     TrainingConfig,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "RunConfig",
     "ScoreConfig",
     "ShardConfig",
+    "SpecAugmentConfig",
     "TargetsConfig",
     "TeacherConfig",
     "TokensConfig",

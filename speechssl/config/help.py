@@ -20,7 +20,9 @@ __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 
 RARE = {
     "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
-    "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
+    "ModelConfig": """
+        normalize frontend.conv_layers frontend.norm frontend.bias frontend.conv2d frontend.statistics
+        frontend.grad_scale""",
     "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",
     "MaskedReconstructionConfig": "bottleneck",
@@ -36,7 +38,7 @@ RARE = {
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
-        ctc.final_dropout dev.shards dev.*_seconds dev.batches_per_step dev.workers""",
+        ctc.final_dropout ctc.spec_augment dev.shards dev.*_seconds dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
     "TuneConfig": "data.batches_per_step",
     "RunConfig": """

@@ -9,8 +9,17 @@ from speechssl.config.model import ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
 from speechssl.config.old_form import refuse_old_form, refuse_old_overrides
 from speechssl.config.validation import ValidationConfig
+from speechssl.core.errors import ConfigError
 
-__all__ = ["CtcConfig", "FinetuneConfig", "OptimConfig", "PretrainConfig", "TokensConfig", "TrainingConfig"]
+__all__ = [
+    "CtcConfig",
+    "FinetuneConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "SpecAugmentConfig",
+    "TokensConfig",
+    "TrainingConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,35 @@ class TokensConfig:
 
 
 @dataclass(frozen=True)
+class SpecAugmentConfig:
+    """SpecAugment on log-mel (Park et al. 2019), keyed by (seed, epoch, id); for the log-mel stem."""
+
+    time_masks: float = 0.0
+    """Time masks for each second of an utterance, on average."""
+    time_mask_frames: int = 40
+    """Largest length of a time mask in frames of 10 ms; lengths are uniform from 0 up to it."""
+    time_mask_share: float = 0.2
+    """Largest share of an utterance that one time mask hides."""
+    mel_masks: int = 0
+    """Masks of neighbouring mel channels."""
+    mel_mask_channels: int = 27
+    """Largest width of a mel mask; widths are uniform from 0 up to it."""
+    time_warp: int = 0
+    """Largest distance, in frames of 10 ms, by which a point of the utterance moves in time; 0 for no warp."""
+
+    def __post_init__(self) -> None:
+        if min(self.time_masks, self.time_mask_frames, self.mel_masks, self.mel_mask_channels, self.time_warp) < 0:
+            raise ConfigError("ctc.spec_augment: numbers and lengths are 0 or more")
+        if not 0 <= self.time_mask_share <= 1:
+            raise ConfigError(f"ctc.spec_augment.time_mask_share = {self.time_mask_share} lies between 0 and 1")
+
+    @property
+    def used(self) -> bool:
+        """Whether anything is changed."""
+        return self.time_masks > 0 or self.mel_masks > 0 or self.time_warp > 0
+
+
+@dataclass(frozen=True)
 class CtcConfig:
     """CTC fine-tuning (wav2vec 2.0, section 4.3; fairseq's published settings)."""
 
@@ -146,6 +184,7 @@ class CtcConfig:
     """Probability that a block is skipped in a step; replaces that of ``[model]``."""
     head_lr_scale: float = 1.0
     """Learning rate of the head, relative to that of the encoder."""
+    spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
 
 
 @dataclass(frozen=True)

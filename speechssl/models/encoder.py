@@ -21,6 +21,7 @@ from speechssl.models.conformer import ConformerBlock
 from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout
+from speechssl.models.logmel import LogMelStem, MelAugmentation
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
 from speechssl.models.position import build_position
 from speechssl.models.relative_position import Relative, build_relative_position
@@ -112,14 +113,20 @@ class SpeechEncoder(nn.Module):
         """Return the number of encoder frames of ``samples`` samples."""
         return self.frontend.frames(samples)
 
-    def features(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def features(
+        self, wave: Tensor, lengths: Tensor | None = None, augmentation: MelAugmentation | None = None
+    ) -> Tensor:
         """Return the stem's output [B, F, C] before layer norm, zero on padding.
 
         The gradient that flows back through it, the feature penalty's included, is scaled by ``frontend.grad_scale``.
+        ``augmentation`` is for the log-mel stem alone.
         """
         if self.cfg.normalize:
             wave = normalise_waveform(wave, lengths)
-        features = self.frontend(wave, lengths)
+        if augmentation is None:
+            features = self.frontend(wave, lengths)
+        else:
+            features = cast(LogMelStem, self.frontend)(wave, lengths, augmentation)
         scale = self.cfg.frontend.grad_scale
         if scale == 1 or not features.requires_grad:
             return features
@@ -247,6 +254,7 @@ class SpeechEncoder(nn.Module):
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
         feature_mask: Tensor | None = None,
+        augmentation: MelAugmentation | None = None,
         layers: bool = False,
         stop_at: int | None = None,
         positions: Tensor | None = None,
@@ -265,6 +273,8 @@ class SpeechEncoder(nn.Module):
             [B, D] bool: channels set to 0 in every frame (fine-tuning).
         feature_mask
             [B, C] bool: outputs of the stem set to 0 in every frame, before layer norm. ``features`` keeps them.
+        augmentation
+            Changes the log-mel of the log-mel stem (SpecAugment).
         layers, stop_at, positions
             As in :meth:`context`.
 
@@ -273,7 +283,7 @@ class SpeechEncoder(nn.Module):
         ValueError
             The wave is not two-dimensional, or shorter than one frame.
         """
-        features = self.features(wave, lengths)
+        features = self.features(wave, lengths, augmentation)
         frame_lengths = None if lengths is None else self.frames(lengths)
         shown = features if feature_mask is None else features.masked_fill(feature_mask[:, None, :], 0.0)
         x = self.input_dropout(self.project(shown))

@@ -27,6 +27,7 @@ STEMS = {
     "group": GROUP,
     "layer": replace(GROUP, norm="layer"),
     "logmel": FrontendConfig(kind="logmel", n_mels=16, stack=1),
+    "conv2d": FrontendConfig(kind="logmel", n_mels=16, stack=2, conv2d=4),
 }
 PLAIN = CtcConfig(freeze_steps=0, freeze_frontend=False, time_mask_prob=0, channel_mask_prob=0)
 
