@@ -19,7 +19,7 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective, Plateau, Rule
 
-__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser", "recogniser_of"]
+__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "consistency", "load_recogniser", "recogniser_of"]
 
 LASTING_BLANKS = (
     "All-blank output is normal for the first part of a run. If it lasts: check the transcripts and the vocabulary in "
@@ -71,6 +71,10 @@ class CtcObjective(Objective[CtcPrepared]):
     Time and channel masks take the place of SpecAugment; each is keyed by (seed, epoch, utterance id). During the first
     ``cfg.freeze_steps`` updates only the head is trained; the masks and dropouts of the frozen encoder stay on, as in
     fairseq. With ``cfg.freeze_frontend`` the waveform stem is never trained.
+
+    With ``cfg.cr_weight`` an utterance is recognised in two views, whose masks are drawn independently. Its loss is the
+    mean of both CTC losses, plus the weighted `consistency` of the two (CR-CTC: Yao et al. 2024, section 3.2). Speed,
+    noise and layer drop are the same in both views, dropout is not.
     """
 
     rules = (
@@ -135,30 +139,62 @@ class CtcObjective(Objective[CtcPrepared]):
             encoder.frontend.grid,
             n_tokens=self.model.head.out_features,
             channels=encoder.dim,
-            time=MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2),
+            time=MaskConfig(prob=cfg.view_mask_prob, length=cfg.time_mask_length, min_spans=2),
             channel=MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0),
             masked=self.training,
             seed=self.seed if seed is None else seed,
+            views=2 if cfg.cr_weight else 1,
         )
 
     def forward(self, prepared: CtcPrepared) -> Loss:
         """Return the summed CTC loss of one prepared micro-batch."""
-        batch = prepared.batch
+        batch, views = prepared.batch, prepared.views
         assert batch.targets is not None
         log_probs, _ = self.model(
-            batch.wave,
-            batch.lengths if prepared.padded else None,
+            _repeated(batch.wave, views),
+            _repeated(batch.lengths, views) if prepared.padded else None,
             mask=prepared.mask,
             channel_mask=prepared.channel_mask,
         )
-        losses = _losses(log_probs, batch.targets, prepared.frame_counts, prepared.label_counts)
-        total = (losses * prepared.weights).sum()
+        valid = _repeated(prepared.valid, views)
+        frames, labels = prepared.frame_counts * views, prepared.label_counts * views
+        losses = _losses(log_probs, _repeated(batch.targets, views), frames, labels)
+        terms = {"ctc": (losses * _repeated(prepared.weights, views)).sum() / views}
+        total = terms["ctc"]
+        if views > 1:
+            terms["cr"] = consistency(log_probs, valid)
+            total = total + self.cfg.cr_weight * terms["cr"]
         with torch.no_grad():
             best = log_probs.argmax(dim=-1)
-            blanks = ((best == BLANK) & prepared.valid).sum() / prepared.valid.sum().clamp(min=1)
+            blanks = ((best == BLANK) & valid).sum() / valid.sum().clamp(min=1)
+            targets = max(1, prepared.n_targets)
+            shown = {f"loss_{name}": term.detach() / targets for name, term in terms.items()} if len(terms) > 1 else {}
         rows = max(1, prepared.n_targets + prepared.infeasible)
         infeasible = torch.tensor(prepared.infeasible / rows, device=total.device)
-        return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible})
+        return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible, **shown})
+
+
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """Return all rows [B, ...] several times [times * B, ...], themselves for once."""
+    return rows if times == 1 else torch.cat([rows] * times)
+
+
+def consistency(log_probs: Tensor, valid: Tensor) -> Tensor:
+    """Return the consistency loss of CR-CTC, a sum over the valid frames of all utterances.
+
+    At each frame it is the mean of KL(b || a) and KL(a || b) in nats (Yao et al. 2024, section 3.2). Each first
+    distribution is a target that gets no gradient.
+
+    Parameters
+    ----------
+    log_probs
+        ``[2 * B, F, V]``: views a of all utterances, then views b.
+    valid
+        ``[2 * B, F]`` bool: frames that count.
+    """
+    others = log_probs.detach().roll(len(log_probs) // 2, dims=0)
+    divergence = nn.functional.kl_div(log_probs, others, reduction="none", log_target=True).sum(dim=-1)
+    return 0.5 * divergence.masked_fill(~valid, 0.0).sum()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes depend on the values of the lengths

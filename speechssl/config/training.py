@@ -9,6 +9,7 @@ from speechssl.config.model import ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
 from speechssl.config.old_form import refuse_old_form, refuse_old_overrides
 from speechssl.config.validation import ValidationConfig
+from speechssl.core.errors import ConfigError
 
 __all__ = ["CtcConfig", "FinetuneConfig", "OptimConfig", "PretrainConfig", "TokensConfig", "TrainingConfig"]
 
@@ -146,6 +147,26 @@ class CtcConfig:
     """Probability that a block is skipped in a step; replaces that of ``[model]``."""
     head_lr_scale: float = 1.0
     """Learning rate of the head, relative to that of the encoder."""
+    cr_weight: float = 0.0
+    """CR-CTC (Yao et al. 2024): weight of the divergence between the posteriors of two views of an utterance, whose
+    masks are drawn independently. An update takes twice the time and memory. The paper has 0.2; 0: one view."""
+    cr_mask_scale: float = 2.5
+    """CR-CTC: factor of ``time_mask_prob`` in both views; that of the paper."""
+
+    def __post_init__(self) -> None:
+        if self.cr_weight < 0:
+            raise ConfigError(f"ctc.cr_weight = {self.cr_weight:g}: use 0 (one view) or more, such as 0.2")
+        if self.cr_weight and not 0 < self.view_mask_prob <= 1:
+            raise ConfigError(
+                "ctc.cr_weight needs views with different masks that leave enough to recognise: ctc.time_mask_prob x "
+                f"ctc.cr_mask_scale = {self.time_mask_prob:g} x {self.cr_mask_scale:g} must be above 0 and at most 1 "
+                "(the paper masks up to 0.375 of the frames); change one of them"
+            )
+
+    @property
+    def view_mask_prob(self) -> float:
+        """``time_mask_prob`` of each view."""
+        return self.time_mask_prob * (self.cr_mask_scale if self.cr_weight else 1)
 
 
 @dataclass(frozen=True)

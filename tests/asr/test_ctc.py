@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.asr.ctc import CtcModel, CtcObjective, CtcPrepared, load_recogniser
+from speechssl.asr.ctc import CtcModel, CtcObjective, CtcPrepared, consistency, load_recogniser
 from speechssl.asr.decoding.decode import greedy
 from speechssl.asr.recognise import frame_log_probs, recognise
 from speechssl.asr.tokens import Tokens
 from speechssl.config import CtcConfig, EncoderConfig, FrontendConfig, ModelConfig, TokensConfig
-from speechssl.core.errors import DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.batches.batch import Batch
 from speechssl.interop.model_folder import save_model
@@ -29,6 +29,8 @@ STEMS = {
     "logmel": FrontendConfig(kind="logmel", n_mels=16, stack=1),
 }
 PLAIN = CtcConfig(freeze_steps=0, freeze_frontend=False, time_mask_prob=0, channel_mask_prob=0)
+MASKED = replace(PLAIN, time_mask_prob=0.65, time_mask_length=4, channel_mask_prob=0.5, channel_mask_length=4)
+TWO_VIEWS = replace(MASKED, time_mask_prob=0.2, cr_weight=0.3)
 
 
 def tiny(stem: str = "group", *, dropout: float = 0.0, normalize: bool = False) -> ModelConfig:
@@ -113,11 +115,11 @@ def test_padding_and_neighbours_change_neither_hypothesis_nor_log_probs(
         assert greedy(log_probs, TOKENS) == greedy(alone, TOKENS)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_gradient_does_not_depend_on_the_split_into_batches(stem: str) -> None:
+@pytest.mark.parametrize(("stem", "cfg"), [*((stem, PLAIN) for stem in STEMS), ("layer", TWO_VIEWS)])
+def test_gradient_does_not_depend_on_the_split_into_batches(stem: str, cfg: CtcConfig) -> None:
     data = batch([6000, 8000, 3300], ["ab a", "dacc", "d"])
     data = replace(data, wave=data.wave.double())
-    whole, parts = objective(model(stem).double()), objective(model(stem).double())
+    whole, parts = objective(model(stem).double(), cfg), objective(model(stem).double(), cfg)
     whole(whole.prepare(data)).sum.backward()
     for row in range(3):
         parts(parts.prepare(row_of(data, row))).sum.backward()
@@ -243,9 +245,6 @@ def test_head_may_have_its_own_rate() -> None:
     assert {id(p) for group in (encoder, head) for p in group["params"]} == {id(p) for p in made.parameters()}
 
 
-MASKED = replace(PLAIN, time_mask_prob=0.65, time_mask_length=4, channel_mask_prob=0.5, channel_mask_length=4)
-
-
 def test_masks_are_keyed_by_seed_epoch_and_utterance() -> None:
     data = batch([8000, 6000], ["ab", "cd"])
     made = objective(SHARED, MASKED)
@@ -281,6 +280,68 @@ def test_masks_change_the_loss_only_in_training() -> None:
     assert made.prepare(data).mask is None
     assert made(made.prepare(data)).sum.item() == pytest.approx(plain(plain.prepare(data)).sum.item(), rel=1e-6)
     SHARED.train()
+
+
+def test_two_views_have_the_loss_of_the_oracle_and_do_not_see_padding_or_neighbours() -> None:
+    made = objective(model("layer"), TWO_VIEWS)
+    # The third has too few frames for its labels, the fourth could not be read.
+    data = batch([6000, 8000, 700, 5000], ["ab a", "dacc", "abcdabcd", "a"], weights=[1, 1, 1, 0])
+    prepared = made.prepare(data)
+    loss = made(prepared)
+    ctc, cr = [], []
+    for row in range(2):
+        single, frames = row_of(data, row), prepared.frame_counts[row]
+        views = []
+        for view in (row, 4 + row):
+            masks = {"mask": prepared.mask[view, None, :frames], "channel_mask": prepared.channel_mask[view, None]}  # type: ignore[index]
+            views.append(made.model(single.wave, **masks)[0][0].detach().double().tolist())
+        labels = TOKENS.encode(data.texts[row] or "")
+        ctc += [oracle.loss(view, labels) / 2 for view in views]
+        cr.append(oracle.consistency(*views))
+    assert (prepared.views, loss.n_targets, prepared.infeasible) == (2, 2, 1)
+    assert loss.sum.item() == pytest.approx(math.fsum(ctc) + 0.3 * math.fsum(cr), rel=1e-4)
+    assert float(loss.metrics["loss_ctc"]) == pytest.approx(math.fsum(ctc) / 2, rel=1e-4)
+    assert float(loss.metrics["loss_cr"]) == pytest.approx(math.fsum(cr) / 2, rel=1e-4)
+    assert math.fsum(cr) > 0.1
+
+
+def test_consistency_draws_each_view_to_the_other_alone() -> None:
+    logits = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
+    valid = torch.arange(5) < torch.tensor([5, 3, 5, 3])[:, None]
+    consistency(logits.log_softmax(-1), valid).backward()
+    # The gradient of KL(q || softmax(z)) for z is softmax(z) - q; nothing flows through the target q.
+    p = logits.detach().softmax(-1)
+    expected = 0.5 * (p - torch.cat([p[2:], p[:2]])) * valid[..., None]
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_views_have_masks_of_their_own() -> None:
+    data = batch([32_000, 24_000], ["ab", "cd"])
+    first = objective(SHARED, replace(TWO_VIEWS, cr_weight=0, time_mask_prob=0.5)).prepare(data)
+    both, alone = objective(SHARED, TWO_VIEWS).prepare(data), objective(SHARED, TWO_VIEWS).prepare(row_of(data, 1))
+    frames = int(SHARED.encoder.frames(24_000))
+    for wide, one, single, length in (
+        (both.mask, first.mask, alone.mask, frames), (both.channel_mask, first.channel_mask, alone.channel_mask, 32),
+    ):  # fmt: skip
+        assert torch.equal(wide[:2], one)  # type: ignore[index, arg-type]
+        assert torch.equal(wide[1::2, :length], single)  # type: ignore[index, arg-type]
+        assert not torch.equal(wide[2:], one)  # type: ignore[index, arg-type]
+    made = objective(SHARED, TWO_VIEWS).eval()
+    assert (made.prepare(data).views, set(made(made.prepare(data)).metrics)) == (1, {"blank_fraction", "infeasible"})
+    SHARED.train()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cr_weight": -0.1}, "ctc.cr_weight = -0.1"),
+        ({"cr_weight": 0.2, "time_mask_prob": 0.0}, "masks"),
+        ({"cr_weight": 0.2, "time_mask_prob": 0.5}, r"0.5 x 2.5 must be above 0 and at most 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        CtcConfig(**changes)  # type: ignore[arg-type]
 
 
 def test_prepared_travels_between_devices() -> None:

@@ -37,6 +37,15 @@ def loss(log_probs, targets, blank=0):
     return -final
 
 
+def consistency(one, other):
+    """Half the sum over frames of KL(other || one) + KL(one || other) of log probabilities [T][V] (CR-CTC)."""
+    total = 0.0
+    for a, b in zip(one, other, strict=True):
+        for x, y in zip(a, b, strict=True):
+            total += (math.exp(y) * (y - x) + math.exp(x) * (x - y)) / 2
+    return total
+
+
 def collapse(path, blank=0):
     """B(path): merge repeats, then remove blanks."""
     return tuple(label for label, _ in itertools.groupby(path) if label != blank)
