@@ -152,6 +152,14 @@ class CtcConfig:
     masks are drawn independently. An update takes twice the time and memory. The paper has 0.2; 0: one view."""
     cr_mask_scale: float = 2.5
     """CR-CTC: factor of ``time_mask_prob`` in both views; that of the paper."""
+    intermediate_layers: tuple[int, ...] = ()
+    """Blocks, from 1, whose outputs get a CTC loss of their own through the same head (intermediate CTC: Lee & Watanabe
+    2021). They say half the depth, or a third and two thirds."""
+    intermediate_weight: float = 0.3
+    """Share of the intermediate losses, which are averaged, in the CTC loss; the last layer has the rest."""
+    self_conditioned: bool = False
+    """Project the posteriors of the intermediate layers back into the input of the next block, also in recognition
+    (self-conditioned CTC: Nozaki & Komatsu 2021)."""
 
     def __post_init__(self) -> None:
         if self.cr_weight < 0:
@@ -162,6 +170,11 @@ class CtcConfig:
                 f"ctc.cr_mask_scale = {self.time_mask_prob:g} x {self.cr_mask_scale:g} must be above 0 and at most 1 "
                 "(the paper masks up to 0.375 of the frames); change one of them"
             )
+
+        if not 0 <= self.intermediate_weight < 1:
+            raise ConfigError(f"ctc.intermediate_weight = {self.intermediate_weight:g}: use 0 or more, and less than 1")
+        if self.self_conditioned and not self.intermediate_layers:
+            raise ConfigError("ctc.self_conditioned needs the layers to condition on: set ctc.intermediate_layers")
 
     @property
     def view_mask_prob(self) -> float:

@@ -46,6 +46,15 @@ def consistency(one, other):
     return total
 
 
+def conditioned(frame, log_probs, weight, bias):
+    """A frame [D] plus the projection (weight [D][V], bias [D]) of its posteriors (Nozaki & Komatsu 2021)."""
+    posteriors = [math.exp(value) for value in log_probs]
+    return [
+        value + sum(w * p for w, p in zip(row, posteriors, strict=True)) + b
+        for value, row, b in zip(frame, weight, bias, strict=True)
+    ]
+
+
 def collapse(path, blank=0):
     """B(path): merge repeats, then remove blanks."""
     return tuple(label for label, _ in itertools.groupby(path) if label != blank)
