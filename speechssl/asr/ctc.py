@@ -4,8 +4,9 @@ In: waves, and for training label ids. Out: frame-wise log-probabilities in floa
 utterances (wav2vec 2.0, section 4.3; Graves et al. 2006).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +15,14 @@ from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.spec_augment import spec_augment
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
-from speechssl.core.errors import DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.logmel import MelAugmentation
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective, Plateau, Rule
 
-__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser", "recogniser_of"]
+__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "consistency", "load_recogniser", "recogniser_of"]
 
 LASTING_BLANKS = (
     "All-blank output is normal for the first part of a run. If it lasts: check the transcripts and the vocabulary in "
@@ -29,16 +30,67 @@ LASTING_BLANKS = (
 )
 
 
-class CtcModel(nn.Module):
-    """An encoder and a linear layer that scores ``n_tokens`` tokens (blank first) at every encoder frame."""
+class Conditioning(nn.Module):
+    """Adds a projection of intermediate posteriors to the stream of an encoder (Nozaki & Komatsu 2021)."""
 
-    def __init__(self, encoder: SpeechEncoder, n_tokens: int, *, final_dropout: float = 0.0) -> None:
+    layers: Tensor
+    """[K] int64: blocks, from 1, whose outputs are changed. Saved with the weights."""
+
+    def __init__(self, layers: Sequence[int], n_tokens: int, dim: int) -> None:
         super().__init__()
+        self.register_buffer("layers", torch.tensor(layers))
+        self.numbers = frozenset(layers)
+        self.projection = nn.Linear(n_tokens, dim)
+        for value in self.projection.parameters():  # training begins with the encoder as it is
+            nn.init.zeros_(value)
+
+    def forward(self, x: Tensor, log_probs: Tensor) -> Tensor:
+        """Return x [..., D] and the projection of the posteriors [..., V], added up."""
+        with torch.autocast(x.device.type, enabled=False):
+            return x + self.projection(log_probs.exp())
+
+
+class CtcModel(nn.Module):
+    """An encoder and a linear layer that scores ``n_tokens`` tokens (blank first) at every encoder frame.
+
+    Parameters
+    ----------
+    intermediate
+        Blocks, from 1, whose outputs the same head scores, too (intermediate CTC).
+    self_conditioned
+        Condition the blocks after them on these scores.
+
+    Raises
+    ------
+    ConfigError
+        The encoder has no such block before its last one.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        n_tokens: int,
+        *,
+        final_dropout: float = 0.0,
+        intermediate: Sequence[int] = (),
+        self_conditioned: bool = False,
+    ) -> None:
+        super().__init__()
+        blocks = len(encoder.blocks)
+        if list(intermediate) != sorted({number for number in intermediate if 1 <= number < blocks}):
+            raise ConfigError(
+                f"ctc.intermediate_layers = {list(intermediate)}: give blocks before the last of the {blocks}, in "
+                f"order: 1 to {blocks - 1}"
+            )
         self.encoder = encoder
         self.dropout = nn.Dropout(final_dropout)
         self.head = nn.Linear(encoder.dim, n_tokens)
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.intermediate = tuple(intermediate)
+        self.conditioning = Conditioning(intermediate, n_tokens, encoder.dim) if self_conditioned else None
+        if self_conditioned:
+            encoder.after_block = self._conditioned
 
     def forward(
         self,
@@ -48,6 +100,7 @@ class CtcModel(nn.Module):
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
         augmentation: MelAugmentation | None = None,
+        inner: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probabilities ``[B, F, V]`` (float32, also under autocast) and frame counts ``[B]``.
 
@@ -63,11 +116,30 @@ class CtcModel(nn.Module):
             ``[B, D]`` bool, channels of the projected features set to zero.
         augmentation
             Changes the log-mel of the log-mel stem.
+        inner
+            Gets the log-probabilities ``[B, F, V]`` of each intermediate layer.
         """
-        output = self.encoder(wave, lengths, mask=mask, channel_mask=channel_mask, augmentation=augmentation)
-        with torch.autocast(wave.device.type, enabled=False):
-            logits = self.head(self.dropout(at_least_float32(output.x)))
-            return nn.functional.log_softmax(logits, dim=-1), output.frame_lengths
+        layers = bool(self.intermediate) and inner is not None
+        output = self.encoder(
+            wave, lengths, mask=mask, channel_mask=channel_mask, layers=layers, augmentation=augmentation
+        )
+        if layers and inner is not None:
+            inner += [self.scored(output.layers[number]) for number in self.intermediate]
+        return self._log_probs(self.dropout(at_least_float32(output.x))), output.frame_lengths
+
+    def scored(self, x: Tensor) -> Tensor:
+        """Return log-probabilities of the output of a block, [..., D] to [..., V]."""
+        return self._log_probs(self.encoder.norm(x) if self.encoder.cfg.encoder.norm == "pre" else x)
+
+    def _log_probs(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.log_softmax(self.head(at_least_float32(x)), dim=-1)
+
+    def _conditioned(self, number: int, x: Tensor) -> Tensor:
+        """Return the input of the block after ``number``, from the output of that (`SpeechEncoder.after_block`)."""
+        if self.conditioning is None or number not in self.conditioning.numbers:
+            return x
+        return cast(Tensor, self.conditioning(x, self.scored(x)))
 
 
 class CtcObjective(Objective[CtcPrepared]):
@@ -76,6 +148,13 @@ class CtcObjective(Objective[CtcPrepared]):
     Time and channel masks take the place of SpecAugment; each is keyed by (seed, epoch, utterance id). During the first
     ``cfg.freeze_steps`` updates only the head is trained; the masks and dropouts of the frozen encoder stay on, as in
     fairseq. With ``cfg.freeze_frontend`` the waveform stem is never trained.
+
+    With ``cfg.cr_weight`` an utterance is recognised in two views, whose masks are drawn independently. Its loss is the
+    mean of both CTC losses, plus the weighted `consistency` of the two (CR-CTC: Yao et al. 2024, section 3.2). Speed,
+    noise and layer drop are the same in both views, dropout is not.
+
+    With ``cfg.intermediate_layers`` the CTC loss is ``(1 - w)`` times that of the last layer, plus ``w`` times the mean
+    of theirs (Lee & Watanabe 2021).
     """
 
     rules = (
@@ -127,10 +206,11 @@ class CtcObjective(Objective[CtcPrepared]):
         return before != [parameter.requires_grad for parameter in encoder.parameters()]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: the encoder (frozen parts included), and the head with its own rate."""
+        """Return the optimiser's groups: the encoder (frozen parts included), and what is new, with its own rate."""
+        new = [value for name, value in self.model.named_parameters() if not name.startswith("encoder.")]
         return [
             {"params": list(self.model.encoder.parameters()), "lr_scale": 1.0},
-            {"params": list(self.model.head.parameters()), "lr_scale": self.cfg.head_lr_scale},
+            {"params": new, "lr_scale": self.cfg.head_lr_scale},
         ]
 
     def preparer(self, seed: int | None = None) -> CtcPreparer:
@@ -141,32 +221,70 @@ class CtcObjective(Objective[CtcPrepared]):
             encoder.frontend.grid,
             n_tokens=self.model.head.out_features,
             channels=encoder.dim,
-            time=MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2),
+            time=MaskConfig(prob=cfg.view_mask_prob, length=cfg.time_mask_length, min_spans=2),
             channel=MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0),
             masked=self.training,
             seed=seed,
-            spec_augment=spec_augment(cfg.spec_augment, encoder.cfg.frontend, seed),
+            spec_augment=spec_augment(cfg.view_spec_augment, encoder.cfg.frontend, seed),
+            views=2 if cfg.cr_weight else 1,
         )
 
     def forward(self, prepared: CtcPrepared) -> Loss:
         """Return the summed CTC loss of one prepared micro-batch."""
-        batch = prepared.batch
+        batch, views = prepared.batch, prepared.views
         assert batch.targets is not None
+        inner: list[Tensor] = []
         log_probs, _ = self.model(
-            batch.wave,
-            batch.lengths if prepared.padded else None,
+            _repeated(batch.wave, views),
+            _repeated(batch.lengths, views) if prepared.padded else None,
             mask=prepared.mask,
             channel_mask=prepared.channel_mask,
             augmentation=prepared.augmentation,
+            inner=inner if self.cfg.intermediate_weight else None,
         )
-        losses = _losses(log_probs, batch.targets, prepared.frame_counts, prepared.label_counts)
-        total = (losses * prepared.weights).sum()
+        valid = _repeated(prepared.valid, views)
+        frames, labels = prepared.frame_counts * views, prepared.label_counts * views
+        targets, weights = _repeated(batch.targets, views), _repeated(prepared.weights, views) / views
+        ctc = [(_losses(each, targets, frames, labels) * weights).sum() for each in (log_probs, *inner)]
+        terms = {"ctc": ctc[0]}
+        total = ctc[0]
+        if inner:
+            terms["intermediate"] = torch.stack(ctc[1:]).mean()
+            total = torch.lerp(ctc[0], terms["intermediate"], self.cfg.intermediate_weight)
+        if views > 1:
+            terms["cr"] = consistency(log_probs, valid)
+            total = total + self.cfg.cr_weight * terms["cr"]
         with torch.no_grad():
             best = log_probs.argmax(dim=-1)
-            blanks = ((best == BLANK) & prepared.valid).sum() / prepared.valid.sum().clamp(min=1)
+            blanks = ((best == BLANK) & valid).sum() / valid.sum().clamp(min=1)
+            count = max(1, prepared.n_targets)
+            shown = {f"loss_{name}": term.detach() / count for name, term in terms.items()} if len(terms) > 1 else {}
         rows = max(1, prepared.n_targets + prepared.infeasible)
         infeasible = torch.tensor(prepared.infeasible / rows, device=total.device)
-        return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible})
+        return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible, **shown})
+
+
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """Return all rows [B, ...] several times [times * B, ...], themselves for once."""
+    return rows if times == 1 else torch.cat([rows] * times)
+
+
+def consistency(log_probs: Tensor, valid: Tensor) -> Tensor:
+    """Return the consistency loss of CR-CTC, a sum over the valid frames of all utterances.
+
+    At each frame it is the mean of KL(b || a) and KL(a || b) in nats (Yao et al. 2024, section 3.2). Each first
+    distribution is a target that gets no gradient.
+
+    Parameters
+    ----------
+    log_probs
+        ``[2 * B, F, V]``: views a of all utterances, then views b.
+    valid
+        ``[2 * B, F]`` bool: frames that count.
+    """
+    others = log_probs.detach().roll(len(log_probs) // 2, dims=0)
+    divergence = nn.functional.kl_div(log_probs, others, reduction="none", log_target=True).sum(dim=-1)
+    return 0.5 * divergence.masked_fill(~valid, 0.0).sum()
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes depend on the values of the lengths
@@ -208,10 +326,12 @@ def recogniser_of(model: ModelFolder, folder: Path) -> tuple[CtcModel, Tokens]:
             f"speechssl finetune --init {folder}"
         )
     tokens = Tokens.from_dict(model.tokens)
-    state = {name: value for name, value in model.state.items() if name.startswith(("encoder.", "head."))}
+    parts = ("encoder.", "head.", "conditioning.")
+    state = {name: value for name, value in model.state.items() if name.startswith(parts)}
     rows = state["head.weight"].shape[0]
     if rows != tokens.size:
         raise DataError(f"{folder}: the head scores {rows} tokens, the vocabulary has {tokens.size}; export it again")
-    recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size)
+    layers = state["conditioning.layers"].tolist() if "conditioning.layers" in state else []
+    recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size, intermediate=layers, self_conditioned=bool(layers))
     recogniser.load_state_dict(state)
     return recogniser.eval(), tokens

@@ -97,7 +97,13 @@ def build_recogniser(cfg: FinetuneConfig, pretrained: ModelFolder | None, n_toke
     """
     torch.manual_seed(key("finetune-init", cfg.seed))
     encoder = SpeechEncoder(model_settings(cfg, pretrained.cfg if pretrained else None))
-    model = CtcModel(encoder, n_tokens, final_dropout=cfg.ctc.final_dropout)
+    model = CtcModel(
+        encoder,
+        n_tokens,
+        final_dropout=cfg.ctc.final_dropout,
+        intermediate=cfg.ctc.intermediate_layers,
+        self_conditioned=cfg.ctc.self_conditioned,
+    )
     if pretrained is not None:
         try:
             encoder.load_state_dict(pretrained.part("encoder"))
@@ -253,8 +259,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     }
     target = run.path / "model"
     if parallel.first:
-        head = {f"head.{name}": value for name, value in model.head.state_dict().items()}
-        save_model(target, encoder=model.encoder, extra=head, tokens=tokens, info=info)
+        heads = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
+        save_model(target, encoder=model.encoder, extra=heads, tokens=tokens, info=info)
     parallel.barrier()
     return target
 

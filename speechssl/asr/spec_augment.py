@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from speechssl.config import FrontendConfig, SpecAugmentConfig
 from speechssl.core.errors import ConfigError
@@ -35,21 +36,25 @@ class SpecAugment:
     n_mels: int
     seed: int
 
-    def __call__(self, batch: Batch) -> MelAugmentation:
-        """Return the masks and warps of all rows."""
+    def __call__(self, batch: Batch, views: int = 1) -> MelAugmentation:
+        """Return the masks and warps of all rows, view after view; a row has the same warp in all of them."""
+        drawn = [self._draw(batch, (view,) if view else ()) for view in range(views)]
+        frames, mels, places = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        return MelAugmentation(frames, mels, places if self.cfg.time_warp else None)
+
+    def _draw(self, batch: Batch, view: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
         cfg, shape = self.cfg, (len(batch.ids), mel_frames(batch.wave.shape[1]))
         frames, mels = np.zeros(shape, dtype=np.bool_), np.zeros((shape[0], self.n_mels), dtype=np.bool_)
         source = np.tile(np.arange(shape[1], dtype=np.float32), (shape[0], 1))
         for row, (name, length) in enumerate(zip(batch.ids, mel_frames(batch.lengths).tolist(), strict=True)):
             key = (self.seed, batch.epoch, name)
-            frames[row, :length] = self.time_mask(length, generator("spec-time", *key))
-            rng = generator("spec-mel", *key)
+            frames[row, :length] = self.time_mask(length, generator("spec-time", *key, *view))
+            rng = generator("spec-mel", *key, *view)
             for _ in range(cfg.mel_masks):
                 mels[row] |= channel_block(self.n_mels, cfg.mel_mask_channels, rng)
             if cfg.time_warp:
                 source[row, :length] = warped(length, cfg.time_warp, generator("spec-warp", *key))
-        places = torch.from_numpy(source) if cfg.time_warp else None
-        return MelAugmentation(torch.from_numpy(frames), torch.from_numpy(mels), places)
+        return torch.from_numpy(frames), torch.from_numpy(mels), torch.from_numpy(source)
 
     def time_mask(self, length: int, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Return the time masks of an utterance, [length]; their number is rounded up or down at random."""

@@ -1,6 +1,6 @@
 """Settings of the optimiser, the loop, pretraining and fine-tuning."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from speechssl.config.data import AugmentConfig, DataConfig
@@ -185,6 +185,48 @@ class CtcConfig:
     head_lr_scale: float = 1.0
     """Learning rate of the head, relative to that of the encoder."""
     spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    cr_weight: float = 0.0
+    """CR-CTC (Yao et al. 2024): weight of the divergence between the posteriors of two views of an utterance, whose
+    masks are drawn independently. An update takes twice the time and memory. The paper has 0.2; 0: one view."""
+    cr_mask_scale: float = 2.5
+    """CR-CTC: factor of ``time_mask_prob`` and ``spec_augment.time_masks`` in both views; that of the paper."""
+    intermediate_layers: tuple[int, ...] = ()
+    """Blocks, from 1, whose outputs get a CTC loss of their own through the same head (intermediate CTC: Lee & Watanabe
+    2021). They say half the depth, or a third and two thirds."""
+    intermediate_weight: float = 0.3
+    """Share of the intermediate losses, which are averaged, in the CTC loss; the last layer has the rest."""
+    self_conditioned: bool = False
+    """Project the posteriors of the intermediate layers back into the input of the next block, also in recognition
+    (self-conditioned CTC: Nozaki & Komatsu 2021)."""
+
+    def __post_init__(self) -> None:
+        if self.cr_weight < 0:
+            raise ConfigError(f"ctc.cr_weight = {self.cr_weight:g}: use 0 (one view) or more, such as 0.2")
+        differ = self.view_mask_prob or self.spec_augment.time_masks
+        if self.cr_weight and (self.view_mask_prob > 1 or not differ):
+            raise ConfigError(
+                "ctc.cr_weight needs views with different masks that leave enough to recognise: ctc.time_mask_prob x "
+                f"ctc.cr_mask_scale = {self.time_mask_prob:g} x {self.cr_mask_scale:g} must be above 0 and at most 1 "
+                "(the paper masks up to 0.375 of the frames), or ctc.spec_augment.time_masks above 0"
+            )
+        if not 0 <= self.intermediate_weight < 1:
+            raise ConfigError(f"ctc.intermediate_weight = {self.intermediate_weight:g}: use 0 or more, and less than 1")
+        if self.self_conditioned and not self.intermediate_layers:
+            raise ConfigError("ctc.self_conditioned needs the layers to condition on: set ctc.intermediate_layers")
+
+    @property
+    def view_mask_prob(self) -> float:
+        """``time_mask_prob`` of each view."""
+        return self.time_mask_prob * self._scale
+
+    @property
+    def _scale(self) -> float:
+        return self.cr_mask_scale if self.cr_weight else 1.0
+
+    @property
+    def view_spec_augment(self) -> SpecAugmentConfig:
+        """``spec_augment`` of each view."""
+        return replace(self.spec_augment, time_masks=self.spec_augment.time_masks * self._scale)
 
 
 @dataclass(frozen=True)

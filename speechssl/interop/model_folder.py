@@ -52,7 +52,16 @@ class ModelFolder:
     """Where the model came from: objective, step, scores."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the weights under ``prefix.``, without the prefix."""
+        """Return the weights under ``prefix.``, without the prefix.
+
+        Raises CheckpointError for the encoder of a self-conditioned recogniser: its blocks take the recogniser's own
+        output as input, so that it is not an encoder by itself.
+        """
+        if prefix == "encoder" and any(name.startswith("conditioning.") for name in self.state):
+            raise CheckpointError(
+                "the model is a self-conditioned recogniser (ctc.self_conditioned), whose encoder cannot be used "
+                "without it; give a model that was trained without self-conditioning"
+            )
         start = prefix + "."
         return {name[len(start) :]: value for name, value in self.state.items() if name.startswith(start)}
 

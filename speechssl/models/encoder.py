@@ -8,6 +8,7 @@ not applied. This is ``hidden_states`` of transformers 5 and, shifted by one, ``
 fairseq's layer results differ.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -106,6 +107,9 @@ class SpeechEncoder(nn.Module):
         self.recompute = False
         """Keep only the input of each block in training, and run the block again in the backward pass: less memory, a
         third more time, the same numbers."""
+        self.after_block: Callable[[int, Tensor], Tensor] | None = None
+        """Maps the number of a block, from 1, and its output [..., D] to the input of the next block. A recogniser that
+        conditions the encoder on its own output sets it."""
         if cfg.frontend.grad_scale == 0:
             self.frontend.requires_grad_(requires_grad=False)
 
@@ -212,6 +216,8 @@ class SpeechEncoder(nn.Module):
                 x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None, relative)
             if layers:
                 outputs.append(x)
+            if self.after_block is not None:
+                x = self.after_block(number, x)
         if last is None or not blocks:
             x = take_frames(x, positions)
         if pre and stop_at is None:

@@ -158,12 +158,19 @@ def test_without_a_dev_set_the_last_weights_are_kept_and_it_says_so(tmp_path: Pa
     assert "the last weights will be kept, unselected" in capfd.readouterr().err
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(shards: Path, tmp_path: Path, monkeypatch) -> None:
-    ctc = CtcConfig(freeze_steps=0, time_mask_prob=0.3, time_mask_length=2, channel_mask_length=4, layer_drop=0.2)
+@pytest.mark.parametrize(
+    ("layers", "options"), [(1, {}), (2, {"cr_weight": 0.2, "intermediate_layers": (1,), "self_conditioned": True})]
+)
+def test_an_interrupted_run_ends_with_the_same_bits(
+    shards: Path, tmp_path: Path, monkeypatch, layers: int, options: dict[str, object]
+) -> None:
+    masks = CtcConfig(freeze_steps=0, time_mask_prob=0.3, time_mask_length=2, channel_mask_length=4, layer_drop=0.2)
+    ctc = replace(masks, **options)  # type: ignore[arg-type]
     noise = AugmentConfig(speeds=(0.9, 1.0, 1.1), gain_db=3.0, noise_snr_db=(5.0, 20.0))
+    model = replace(MODEL, encoder=replace(MODEL.encoder, layers=layers))
 
     def run(name: str):
-        cfg = short(shards, tmp_path / name, steps=8, ctc=ctc, augment=noise)
+        cfg = short(shards, tmp_path / name, steps=8, ctc=ctc, augment=noise, model=model)
         return replace(cfg, training=replace(cfg.training, validate_every=2))
 
     finetune(run("whole"))

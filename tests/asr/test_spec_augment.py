@@ -39,6 +39,15 @@ def test_what_is_drawn_depends_on_seed_epoch_and_utterance_alone():
         assert not any(torch.equal(a, b) for a, b in zip(values(together), values(other), strict=True))
 
 
+def test_two_views_have_the_same_warp_and_masks_of_their_own():
+    data = batch([16_000, 9_000], ["ab", "cd"])
+    one, two = DRAW(data), DRAW(data, views=2)
+    assert all(torch.equal(first, both[:2]) for first, both in zip(values(one), values(two), strict=True))
+    assert torch.equal(two.source[:2], two.source[2:])
+    assert not torch.equal(two.hidden_frames[:2], two.hidden_frames[2:])
+    assert not torch.equal(two.hidden_mels[:2], two.hidden_mels[2:])
+
+
 def test_values_that_resumed_runs_rely_on():
     """The draws of one utterance; another version of numpy must not change them."""
     drawn = DRAW(batch([8_000], ["a"]))

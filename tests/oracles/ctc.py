@@ -37,6 +37,24 @@ def loss(log_probs, targets, blank=0):
     return -final
 
 
+def consistency(one, other):
+    """Half the sum over frames of KL(other || one) + KL(one || other) of log probabilities [T][V] (CR-CTC)."""
+    total = 0.0
+    for a, b in zip(one, other, strict=True):
+        for x, y in zip(a, b, strict=True):
+            total += (math.exp(y) * (y - x) + math.exp(x) * (x - y)) / 2
+    return total
+
+
+def conditioned(frame, log_probs, weight, bias):
+    """A frame [D] plus the projection (weight [D][V], bias [D]) of its posteriors (Nozaki & Komatsu 2021)."""
+    posteriors = [math.exp(value) for value in log_probs]
+    return [
+        value + sum(w * p for w, p in zip(row, posteriors, strict=True)) + b
+        for value, row, b in zip(frame, weight, bias, strict=True)
+    ]
+
+
 def collapse(path, blank=0):
     """B(path): merge repeats, then remove blanks."""
     return tuple(label for label, _ in itertools.groupby(path) if label != blank)
