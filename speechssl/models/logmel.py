@@ -192,10 +192,12 @@ class FrameLogMel(LogMelStem):
         super().__init__(FrontendConfig(kind="logmel", n_mels=n_mels, stack=encoder.hop // MEL_STRIDE))
         self.encoder_grid = encoder
 
-    def forward(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self, wave: Tensor, lengths: Tensor | None = None, augmentation: MelAugmentation | None = None
+    ) -> Tensor:
         """Return [B, F, n_mels * stack] for the F frames that the encoder has of wave [B, T]."""
         frames = self.encoder_grid.frames
         # The mel windows of the last frame may end after the audio, or audio be left over: fill with zeros, or cut.
         missing = (frames(wave.shape[1]) - 1) * self.hop + self.receptive - wave.shape[1]
         valid = None if lengths is None else (frames(lengths) - 1) * self.hop + self.receptive
-        return super().forward(functional.pad(wave, (0, missing)), valid)
+        return super().forward(functional.pad(wave, (0, missing)), valid, augmentation)
