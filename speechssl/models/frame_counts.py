@@ -88,6 +88,10 @@ def frame_grid(cfg: FrontendConfig) -> FrameGrid:
                 f"whose product is one of {', '.join(map(str, CONV2D_STRIDES))}"
             )
         return FrameGrid(((MEL_WINDOW, MEL_STRIDE), *((CONV2D_KERNEL, stride) for stride in CONV2D_STRIDES[cfg.stack])))
+    if cfg.conv2d:
+        raise ConfigError(
+            f"model.frontend.conv2d = {cfg.conv2d} convolves log-mel: write 0, or model.frontend.kind = 'logmel'"
+        )
     if not cfg.conv_layers or min(min(layer) for layer in cfg.conv_layers) < 1:
         raise ConfigError(
             f"model.frontend.conv_layers needs (channels, kernel, stride) of 1 or more: {cfg.conv_layers}"

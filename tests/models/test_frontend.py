@@ -285,6 +285,7 @@ def test_log_mel_stays_in_float32_under_autocast():
         (FrontendConfig(kind="logmel", conv2d=8, stack=5), "stack = 5"),
         (FrontendConfig(kind="logmel", conv2d=8, n_mels=6), "n_mels = 6"),
         (FrontendConfig(kind="logmel", conv2d=-1), "conv2d = -1"),
+        (FrontendConfig(kind="waveform", conv2d=8), "conv2d = 8 convolves log-mel"),
     ],
 )
 def test_configurations_that_cannot_work(cfg, message):
