@@ -32,13 +32,8 @@ LASTING_BLANKS = (
 class Conditioning(nn.Module):
     """Adds a projection of intermediate posteriors to the stream of an encoder (Nozaki & Komatsu 2021)."""
 
-    layers: Tensor
-    """[K] int64: blocks, from 1, whose outputs are changed. Saved with the weights."""
-
-    def __init__(self, layers: Sequence[int], n_tokens: int, dim: int) -> None:
+    def __init__(self, n_tokens: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("layers", torch.tensor(layers))
-        self.numbers = frozenset(layers)
         self.projection = nn.Linear(n_tokens, dim)
         for value in self.projection.parameters():  # training begins with the encoder as it is
             nn.init.zeros_(value)
@@ -87,7 +82,7 @@ class CtcModel(nn.Module):
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.intermediate = tuple(intermediate)
-        self.conditioning = Conditioning(intermediate, n_tokens, encoder.dim) if self_conditioned else None
+        self.conditioning = Conditioning(n_tokens, encoder.dim) if self_conditioned else None
         if self_conditioned:
             encoder.after_block = self._conditioned
 
@@ -131,9 +126,14 @@ class CtcModel(nn.Module):
 
     def _conditioned(self, number: int, x: Tensor) -> Tensor:
         """Return the input of the block after ``number``, from the output of that (`SpeechEncoder.after_block`)."""
-        if self.conditioning is None or number not in self.conditioning.numbers:
+        if self.conditioning is None or number not in self.intermediate:
             return x
         return cast(Tensor, self.conditioning(x, self.scored(x)))
+
+    def heads(self) -> dict[str, Tensor]:
+        """Return what a model folder holds beside the encoder: the head, the conditioning and its layers."""
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+        return state | ({"conditioning.layers": torch.tensor(self.intermediate)} if self.conditioning else {})
 
 
 class CtcObjective(Objective[CtcPrepared]):
@@ -289,7 +289,7 @@ def recogniser_of(model: ModelFolder, folder: Path) -> tuple[CtcModel, Tokens]:
     rows = state["head.weight"].shape[0]
     if rows != tokens.size:
         raise DataError(f"{folder}: the head scores {rows} tokens, the vocabulary has {tokens.size}; export it again")
-    layers = state["conditioning.layers"].tolist() if "conditioning.layers" in state else []
+    layers = state.pop("conditioning.layers", torch.tensor([])).tolist()
     recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size, intermediate=layers, self_conditioned=bool(layers))
     recogniser.load_state_dict(state)
     return recogniser.eval(), tokens
