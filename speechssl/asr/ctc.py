@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from speechssl.asr.ctc_loss import alignment_entropies, consistency, ctc_losses
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.spec_augment import spec_augment
 from speechssl.asr.tokens import BLANK, Tokens
@@ -22,7 +23,7 @@ from speechssl.models.logmel import MelAugmentation
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective, Plateau, Rule
 
-__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "consistency", "load_recogniser", "recogniser_of"]
+__all__ = ["CtcModel", "CtcObjective", "CtcPrepared", "CtcPreparer", "load_recogniser", "recogniser_of"]
 
 LASTING_BLANKS = (
     "All-blank output is normal for the first part of a run. If it lasts: check the transcripts and the vocabulary in "
@@ -33,13 +34,8 @@ LASTING_BLANKS = (
 class Conditioning(nn.Module):
     """Adds a projection of intermediate posteriors to the stream of an encoder (Nozaki & Komatsu 2021)."""
 
-    layers: Tensor
-    """[K] int64: blocks, from 1, whose outputs are changed. Saved with the weights."""
-
-    def __init__(self, layers: Sequence[int], n_tokens: int, dim: int) -> None:
+    def __init__(self, n_tokens: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("layers", torch.tensor(layers))
-        self.numbers = frozenset(layers)
         self.projection = nn.Linear(n_tokens, dim)
         for value in self.projection.parameters():  # training begins with the encoder as it is
             nn.init.zeros_(value)
@@ -88,7 +84,7 @@ class CtcModel(nn.Module):
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.intermediate = tuple(intermediate)
-        self.conditioning = Conditioning(intermediate, n_tokens, encoder.dim) if self_conditioned else None
+        self.conditioning = Conditioning(n_tokens, encoder.dim) if self_conditioned else None
         if self_conditioned:
             encoder.after_block = self._conditioned
 
@@ -137,9 +133,14 @@ class CtcModel(nn.Module):
 
     def _conditioned(self, number: int, x: Tensor) -> Tensor:
         """Return the input of the block after ``number``, from the output of that (`SpeechEncoder.after_block`)."""
-        if self.conditioning is None or number not in self.conditioning.numbers:
+        if self.conditioning is None or number not in self.intermediate:
             return x
         return cast(Tensor, self.conditioning(x, self.scored(x)))
+
+    def heads(self) -> dict[str, Tensor]:
+        """Return what a model folder holds beside the encoder: the head, the conditioning and its layers."""
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+        return state | ({"conditioning.layers": torch.tensor(self.intermediate)} if self.conditioning else {})
 
 
 class CtcObjective(Objective[CtcPrepared]):
@@ -154,7 +155,8 @@ class CtcObjective(Objective[CtcPrepared]):
     noise and layer drop are the same in both views, dropout is not.
 
     With ``cfg.intermediate_layers`` the CTC loss is ``(1 - w)`` times that of the last layer, plus ``w`` times the mean
-    of theirs (Lee & Watanabe 2021).
+    of theirs (Lee & Watanabe 2021). With ``cfg.entropy_weight`` the entropy of the alignments is subtracted
+    (`alignment_entropies`). A loss of several terms is also logged term by term, per utterance and without weights.
     """
 
     rules = (
@@ -245,20 +247,23 @@ class CtcObjective(Objective[CtcPrepared]):
         valid = _repeated(prepared.valid, views)
         frames, labels = prepared.frame_counts * views, prepared.label_counts * views
         targets, weights = _repeated(batch.targets, views), _repeated(prepared.weights, views) / views
-        ctc = [(_losses(each, targets, frames, labels) * weights).sum() for each in (log_probs, *inner)]
-        terms = {"ctc": ctc[0]}
+        ctc = [(ctc_losses(each, targets, frames, labels) * weights).sum() for each in (log_probs, *inner)]
+        terms = {"loss_ctc": ctc[0]}
         total = ctc[0]
         if inner:
-            terms["intermediate"] = torch.stack(ctc[1:]).mean()
-            total = torch.lerp(ctc[0], terms["intermediate"], self.cfg.intermediate_weight)
+            terms["loss_intermediate"] = torch.stack(ctc[1:]).mean()
+            total = torch.lerp(ctc[0], terms["loss_intermediate"], self.cfg.intermediate_weight)
         if views > 1:
-            terms["cr"] = consistency(log_probs, valid)
-            total = total + self.cfg.cr_weight * terms["cr"]
+            terms["loss_cr"] = consistency(log_probs, valid)
+            total = total + self.cfg.cr_weight * terms["loss_cr"]
+        if self.cfg.entropy_weight:
+            terms["alignment_entropy"] = (alignment_entropies(log_probs, targets, frames, labels) * weights).sum()
+            total = total - self.cfg.entropy_weight * terms["alignment_entropy"]
         with torch.no_grad():
             best = log_probs.argmax(dim=-1)
             blanks = ((best == BLANK) & valid).sum() / valid.sum().clamp(min=1)
             count = max(1, prepared.n_targets)
-            shown = {f"loss_{name}": term.detach() / count for name, term in terms.items()} if len(terms) > 1 else {}
+            shown = {name: term.detach() / count for name, term in terms.items()} if len(terms) > 1 else {}
         rows = max(1, prepared.n_targets + prepared.infeasible)
         infeasible = torch.tensor(prepared.infeasible / rows, device=total.device)
         return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible, **shown})
@@ -267,43 +272,6 @@ class CtcObjective(Objective[CtcPrepared]):
 def _repeated(rows: Tensor, times: int) -> Tensor:
     """Return all rows [B, ...] several times [times * B, ...], themselves for once."""
     return rows if times == 1 else torch.cat([rows] * times)
-
-
-def consistency(log_probs: Tensor, valid: Tensor) -> Tensor:
-    """Return the consistency loss of CR-CTC, a sum over the valid frames of all utterances.
-
-    At each frame it is the mean of KL(b || a) and KL(a || b) in nats (Yao et al. 2024, section 3.2). Each first
-    distribution is a target that gets no gradient.
-
-    Parameters
-    ----------
-    log_probs
-        ``[2 * B, F, V]``: views a of all utterances, then views b.
-    valid
-        ``[2 * B, F]`` bool: frames that count.
-    """
-    others = log_probs.detach().roll(len(log_probs) // 2, dims=0)
-    divergence = nn.functional.kl_div(log_probs, others, reduction="none", log_target=True).sum(dim=-1)
-    return 0.5 * divergence.masked_fill(~valid, 0.0).sum()
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes depend on the values of the lengths
-def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels: tuple[int, ...]) -> Tensor:
-    """Return the CTC loss of each row [B], float32: negative log-likelihood of its labels, 0 where they do not fit.
-
-    ``log_probs`` are [B, F, V] float32 and ``targets`` [B, L] int64: cuDNN takes int32 only, so PyTorch's own kernel
-    always runs (cuDNN's has no ``zero_infinity``). Its backward pass on CUDA is not deterministic; with deterministic
-    algorithms the loss is computed on the CPU.
-    """
-    device = log_probs.device
-    if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
-        log_probs, targets = log_probs.cpu(), targets.cpu()
-    with torch.autocast(log_probs.device.type, enabled=False):
-        losses = nn.functional.ctc_loss(
-            log_probs.transpose(0, 1), targets.long(), torch.tensor(frames), torch.tensor(labels),
-            blank=BLANK, reduction="none", zero_infinity=True,
-        )  # fmt: skip
-    return losses.to(device)
 
 
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:
@@ -331,7 +299,7 @@ def recogniser_of(model: ModelFolder, folder: Path) -> tuple[CtcModel, Tokens]:
     rows = state["head.weight"].shape[0]
     if rows != tokens.size:
         raise DataError(f"{folder}: the head scores {rows} tokens, the vocabulary has {tokens.size}; export it again")
-    layers = state["conditioning.layers"].tolist() if "conditioning.layers" in state else []
+    layers = state.pop("conditioning.layers", torch.tensor([])).tolist()
     recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size, intermediate=layers, self_conditioned=bool(layers))
     recogniser.load_state_dict(state)
     return recogniser.eval(), tokens

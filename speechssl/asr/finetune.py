@@ -259,8 +259,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     }
     target = run.path / "model"
     if parallel.first:
-        heads = {name: value for name, value in model.state_dict().items() if not name.startswith("encoder.")}
-        save_model(target, encoder=model.encoder, extra=heads, tokens=tokens, info=info)
+        save_model(target, encoder=model.encoder, extra=model.heads(), tokens=tokens, info=info)
     parallel.barrier()
     return target
 

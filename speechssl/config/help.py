@@ -38,7 +38,8 @@ RARE = {
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
-        ctc.final_dropout ctc.spec_augment ctc.cr_mask_scale ctc.intermediate_* ctc.self_conditioned dev.shards
+        ctc.final_dropout ctc.spec_augment ctc.cr_mask_scale ctc.intermediate_* ctc.self_conditioned
+        ctc.entropy_weight dev.shards
         dev.*_seconds dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
     "TuneConfig": "data.batches_per_step",
@@ -47,10 +48,10 @@ RARE = {
         shard.max_bad_fraction *.name *.output *.shards *.data.splits *.data.ids *.workers *.batches_per_step
         pretrain.objective.penalty_weight pretrain.objective.targets.units *.schedule *.weight_decay *.clip
         *.compile *.save_every *.device finetune.init finetune.model finetune.tokens finetune.dev finetune.ctc.channel_*
-        finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.ctc.cr_*
-        finetune.augment.noise_* finetune.augment.gain_db finetune.training.validate_every
-        finetune.training.precision evaluate.model evaluate.data evaluate.bootstrap evaluate.seed evaluate.precision
-        evaluate.decoder.beam_* evaluate.decoder.hotword* evaluate.decoder.n_best""",
+        finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.ctc.cr_weight finetune.augment.noise_*
+        finetune.augment.gain_db finetune.training.validate_every finetune.training.precision evaluate.model
+        evaluate.data evaluate.bootstrap evaluate.seed evaluate.precision evaluate.decoder.beam_*
+        evaluate.decoder.hotword* evaluate.decoder.n_best""",
     "RelabelConfig": "steps carry_over",
     "CompareObjectivesConfig": """
         manifest shard pretrain.[!dt]* pretrain.data.[!is]* pretrain.training.[!s]* pretrain.training.save_every

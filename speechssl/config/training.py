@@ -198,6 +198,9 @@ class CtcConfig:
     self_conditioned: bool = False
     """Project the posteriors of the intermediate layers back into the input of the next block, also in recognition
     (self-conditioned CTC: Nozaki & Komatsu 2021)."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of the alignments, which is maximised (Liu et al. 2018): it works against outputs that are
+    blank but for single frames. 0: none. It is computed frame by frame, which takes time."""
 
     def __post_init__(self) -> None:
         if self.cr_weight < 0:
@@ -211,6 +214,8 @@ class CtcConfig:
             )
         if not 0 <= self.intermediate_weight < 1:
             raise ConfigError(f"ctc.intermediate_weight = {self.intermediate_weight:g}: use 0 or more, and less than 1")
+        if self.entropy_weight < 0:
+            raise ConfigError(f"ctc.entropy_weight = {self.entropy_weight:g}: use 0 (none) or more, such as 0.1")
         if self.self_conditioned and not self.intermediate_layers:
             raise ConfigError("ctc.self_conditioned needs the layers to condition on: set ctc.intermediate_layers")
 

@@ -50,6 +50,8 @@ class ModelFolder:
     """The label set of a recogniser (``Tokens.from_dict``); None for a pretrained encoder."""
     info: dict[str, Any]
     """Where the model came from: objective, step, scores."""
+    path: Path | None = None
+    """The folder, for errors."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """Return the weights under ``prefix.``, without the prefix.
@@ -59,7 +61,7 @@ class ModelFolder:
         """
         if prefix == "encoder" and any(name.startswith("conditioning.") for name in self.state):
             raise CheckpointError(
-                "the model is a self-conditioned recogniser (ctc.self_conditioned), whose encoder cannot be used "
+                f"{self.path}: a self-conditioned recogniser (ctc.self_conditioned), whose encoder cannot be used "
                 "without it; give a model that was trained without self-conditioning"
             )
         start = prefix + "."
@@ -178,7 +180,7 @@ def load_folder(folder: Path) -> ModelFolder:
         cfg = from_dict(ModelConfig, config.get("model") or {}, where="model")
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    return ModelFolder(cfg, state, config.get("tokens"), config.get("info") or {})
+    return ModelFolder(cfg, state, config.get("tokens"), config.get("info") or {}, folder)
 
 
 def load_encoder(folder: Path, cfg: ModelConfig | None = None) -> SpeechEncoder:

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speechssl.asr.ctc import CtcModel, CtcObjective, CtcPrepared, consistency, load_recogniser
+from speechssl.asr.ctc import CtcModel, CtcObjective, CtcPrepared, load_recogniser
+from speechssl.asr.ctc_loss import alignment_entropies, consistency
 from speechssl.asr.decoding.decode import greedy
 from speechssl.asr.engine.packed import PackedRecogniser, can_pack
 from speechssl.asr.recognise import frame_log_probs, recognise
@@ -36,7 +37,9 @@ STEMS = {
 PLAIN = CtcConfig(freeze_steps=0, freeze_frontend=False, time_mask_prob=0, channel_mask_prob=0)
 MASKED = replace(PLAIN, time_mask_prob=0.65, time_mask_length=4, channel_mask_prob=0.5, channel_mask_length=4)
 TWO_VIEWS = replace(MASKED, time_mask_prob=0.2, cr_weight=0.3)
-INNER = replace(TWO_VIEWS, intermediate_layers=(1, 2), intermediate_weight=0.4, self_conditioned=True)
+INNER = replace(
+    TWO_VIEWS, intermediate_layers=(1, 2), intermediate_weight=0.4, self_conditioned=True, entropy_weight=0.1
+)
 
 
 def tiny(stem: str = "group", *, dropout: float = 0.0, normalize: bool = False) -> ModelConfig:
@@ -356,6 +359,7 @@ def test_views_have_masks_of_their_own() -> None:
         ({"cr_weight": 0.2, "time_mask_prob": 0.0}, "masks"),
         ({"cr_weight": 0.2, "time_mask_prob": 0.5}, r"0.5 x 2.5 must be above 0 and at most 1"),
         ({"intermediate_weight": 1.0}, "ctc.intermediate_weight = 1"),
+        ({"entropy_weight": -1.0}, "ctc.entropy_weight = -1"),
         ({"self_conditioned": True}, "set ctc.intermediate_layers"),
     ],
 )
@@ -389,7 +393,7 @@ def test_self_conditioning_is_that_of_the_oracle_wherever_it_runs(
     made = deep(norm, block)
     data = batch([8000, 6000], ["ab", "cd"])
     expected = [by_hand(made, row_of(data, row).wave)[-1] for row in range(2)]
-    save_model(tmp_path / "model", encoder=made.encoder, extra=extra(made), tokens=TOKENS)
+    save_model(tmp_path / "model", encoder=made.encoder, extra=made.heads(), tokens=TOKENS)
     loaded, _ = load_recogniser(tmp_path / "model")
     for recogniser in (made, loaded):
         found = [frame_log_probs(recogniser, data.wave, data.lengths)]
@@ -406,12 +410,8 @@ def test_self_conditioning_is_that_of_the_oracle_wherever_it_runs(
     assert not torch.allclose(frame_log_probs(made, data.wave, data.lengths)[0], expected[0], atol=0.01)
 
 
-def extra(made: CtcModel) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in made.state_dict().items() if not name.startswith("encoder.")}
-
-
 def test_intermediate_losses_are_those_of_the_oracle() -> None:
-    made = objective(deep(), replace(INNER, cr_weight=0, time_mask_prob=0, channel_mask_prob=0))
+    made = objective(deep(), replace(INNER, cr_weight=0, time_mask_prob=0, channel_mask_prob=0, entropy_weight=0))
     data = batch([8000, 6000], ["ab", "cd"])
     loss = made(made.prepare(data))
     first, second, last = zip(*(by_hand(made.model, row_of(data, row).wave) for row in range(2)), strict=True)
@@ -436,8 +436,8 @@ def test_what_is_conditioned_is_trained_and_saved_with_the_head(tmp_path) -> Non
     assert {id(value) for value in made.param_groups()[1]["params"]} == {
         id(value) for name, value in made.model.named_parameters() if name in learnt
     }
-    save_model(tmp_path / "model", encoder=made.model.encoder, extra=extra(made.model), tokens=TOKENS)
-    with pytest.raises(CheckpointError, match="self-conditioned recogniser"):
+    save_model(tmp_path / "model", encoder=made.model.encoder, extra=made.model.heads(), tokens=TOKENS)
+    with pytest.raises(CheckpointError, match=r"model: a self-conditioned recogniser"):
         load_any_encoder(tmp_path / "model")
 
 
@@ -445,6 +445,52 @@ def test_what_is_conditioned_is_trained_and_saved_with_the_head(tmp_path) -> Non
 def test_only_blocks_before_the_last_can_be_intermediate(layers: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError, match="before the last of the 2, in order: 1 to 1"):
         CtcModel(SpeechEncoder(tiny()), TOKENS.size, intermediate=layers)
+
+
+ENTROPIES = [((1, 2), 6), ((1, 1), 5), ((), 4), ((2,), 1), ((3, 1, 3), 3), ((1,), 5)]
+"""Labels, and frames of a row."""
+
+
+def rows_of_entropies() -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...], tuple[int, ...]]:
+    torch.manual_seed(3)
+    log_probs = torch.randn(len(ENTROPIES), 6, 4, dtype=torch.float64).mul(2).log_softmax(-1)
+    targets = torch.tensor([[*labels, 0, 0, 0][:3] for labels, _ in ENTROPIES])
+    return log_probs, targets, tuple(n for _, n in ENTROPIES), tuple(len(labels) for labels, _ in ENTROPIES)
+
+
+def test_entropy_of_alignments_is_that_of_all_paths() -> None:
+    log_probs, targets, frames, labels = rows_of_entropies()
+    found = alignment_entropies(log_probs, targets, frames, labels).tolist()
+    for row, (ids, count) in enumerate(ENTROPIES):
+        assert found[row] == pytest.approx(oracle.alignment_entropy(log_probs[row, :count].tolist(), ids), abs=1e-9)
+    assert found[0] > 0.5
+    assert found[2] == found[3] == found[4] == pytest.approx(0, abs=1e-12)  # a single path
+
+
+def test_entropy_of_alignments_has_the_right_gradient_and_none_on_padding() -> None:
+    log_probs, targets, frames, labels = rows_of_entropies()
+    log_probs.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: alignment_entropies(x.log_softmax(-1), targets, frames, labels), log_probs
+    )
+    (gradient,) = torch.autograd.grad(alignment_entropies(log_probs, targets, frames, labels).sum(), log_probs)
+    padding = torch.arange(6) >= torch.tensor(frames)[:, None]
+    assert not gradient[padding].any()
+    assert gradient[~padding].any()
+
+
+def test_entropy_is_subtracted_and_leaves_out_what_does_not_count() -> None:
+    recogniser = model("layer")
+    # The second has too few frames for its labels, the third could not be read.
+    data = batch([900, 700, 900], ["a", "abcdabcd", "b"], weights=[1, 1, 0])
+    made, plain = objective(recogniser, replace(PLAIN, entropy_weight=0.5)), objective(recogniser)
+    loss = made(made.prepare(data))
+    log_probs = frame_log_probs(recogniser, row_of(data, 0).wave, row_of(data, 0).lengths)[0]
+    entropy = oracle.alignment_entropy(log_probs.tolist(), TOKENS.encode("a"))
+    assert loss.sum.item() == pytest.approx(plain(plain.prepare(data)).sum.item() - 0.5 * entropy, rel=1e-4)
+    assert float(loss.metrics["alignment_entropy"]) == pytest.approx(entropy, rel=1e-4)
+    loss.sum.backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
 
 
 def test_prepared_travels_between_devices() -> None:

@@ -75,6 +75,18 @@ def brute_force(log_probs, targets, blank=0):
     return -labellings(log_probs, blank).get(tuple(targets), -math.inf)
 
 
+def alignment_entropy(log_probs, targets, blank=0):
+    """Entropy in nats of the paths that collapse to the targets, given these, by enumeration of all paths."""
+    scores = [
+        math.fsum(frame[label] for frame, label in zip(log_probs, path, strict=True))
+        for path in itertools.product(range(len(log_probs[0])), repeat=len(log_probs))
+        if collapse(path, blank) == tuple(targets)
+    ]
+    total = math.fsum(map(math.exp, scores))
+    shares = [math.exp(score) / total for score in scores]
+    return -math.fsum(share * math.log(share) for share in shares if share > 0)
+
+
 def best_labelling(log_probs, blank=0):
     """The most probable labelling and its log probability, by enumeration."""
     totals = labellings(log_probs, blank)
