@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechssl.asr.layers import encoder_groups, release
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
@@ -114,8 +115,7 @@ class CtcObjective(Objective[CtcPrepared]):
     def _freeze(self, step: int) -> bool:
         encoder = self.model.encoder
         before = [parameter.requires_grad for parameter in encoder.parameters()]
-        trained = step >= self.cfg.freeze_steps
-        encoder.requires_grad_(trained)
+        trained = release(encoder, step - self.cfg.freeze_steps, self.cfg.unfreeze_every)
         # A frozen stem has no graph: its activations, the largest of all, are not kept.
         stem = trained and not self.cfg.freeze_frontend and encoder.cfg.frontend.grad_scale > 0
         encoder.frontend.requires_grad_(stem)
@@ -124,7 +124,7 @@ class CtcObjective(Objective[CtcPrepared]):
     def param_groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's groups: the encoder (frozen parts included), and the head with its own rate."""
         return [
-            {"params": list(self.model.encoder.parameters()), "lr_scale": 1.0},
+            *encoder_groups(self.model.encoder, self.cfg.layer_lr_decay),
             {"params": list(self.model.head.parameters()), "lr_scale": self.cfg.head_lr_scale},
         ]
 
