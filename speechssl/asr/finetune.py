@@ -17,6 +17,7 @@ import torch
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.decoding.lexicon import words_of
 from speechssl.asr.labelled import Labelled, open_labelled
+from speechssl.asr.recipe import recipe_for
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.asr.validation import Validation
@@ -332,6 +333,9 @@ def _summary(cfg: FinetuneConfig, data: TrainingSet, plan: Plan, validation: Val
         f"{training.steps * per_step / plan.batches_per_epoch:.1f} epochs of {plan.batches_per_epoch:,} batches"
         + (f" (training.epochs = {training.epochs:g})" if training.epochs else ""),
     ]
+    usual = recipe_for(data.hours).epochs
+    if training.steps * per_step < usual / 2 * plan.batches_per_epoch:
+        lines.append(f"public recipes for this much speech take about {usual:g} epochs (training.epochs)")
     if left_out:
         lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()))
     if said := say_absent(data.entries):
