@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from speechssl.asr.ctc_loss import alignment_entropies, consistency, ctc_losses
+from speechssl.asr.layers import encoder_groups, release
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.spec_augment import spec_augment
 from speechssl.asr.tokens import BLANK, Tokens
@@ -200,8 +201,7 @@ class CtcObjective(Objective[CtcPrepared]):
     def _freeze(self, step: int) -> bool:
         encoder = self.model.encoder
         before = [parameter.requires_grad for parameter in encoder.parameters()]
-        trained = step >= self.cfg.freeze_steps
-        encoder.requires_grad_(trained)
+        trained = release(encoder, step - self.cfg.freeze_steps, self.cfg.unfreeze_every)
         # A frozen stem has no graph: its activations, the largest of all, are not kept.
         stem = trained and not self.cfg.freeze_frontend and encoder.cfg.frontend.grad_scale > 0
         encoder.frontend.requires_grad_(stem)
@@ -211,7 +211,7 @@ class CtcObjective(Objective[CtcPrepared]):
         """Return the optimiser's groups: the encoder (frozen parts included), and what is new, with its own rate."""
         new = [value for name, value in self.model.named_parameters() if not name.startswith("encoder.")]
         return [
-            {"params": list(self.model.encoder.parameters()), "lr_scale": 1.0},
+            *encoder_groups(self.model.encoder, self.cfg.layer_lr_decay),
             {"params": new, "lr_scale": self.cfg.head_lr_scale},
         ]
 

@@ -17,6 +17,7 @@ import torch
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.decoding.lexicon import words_of
 from speechssl.asr.labelled import Labelled, open_labelled
+from speechssl.asr.recipe import recipe_for
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.asr.validation import Validation
@@ -38,12 +39,20 @@ from speechssl.interop.model_folder import ModelFolder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import frame_grid
 from speechssl.training.checkpoints.same_corpus import check_corpus
-from speechssl.training.loop import train
+from speechssl.training.loop import TrainResult, train
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import settled
 from speechssl.training.run_folder import RunFolder
 
-__all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model_settings", "training_set"]
+__all__ = [
+    "TrainingSet",
+    "build_recogniser",
+    "ctc_settings",
+    "finetune",
+    "model_settings",
+    "training_set",
+    "with_steps",
+]
 
 
 @dataclass(frozen=True)
@@ -66,9 +75,12 @@ class TrainingSet:
 def ctc_settings(cfg: FinetuneConfig) -> CtcConfig:
     """Return the CTC settings of a run.
 
-    From random weights (``init`` empty) nothing is ever frozen: a frozen random stem would stay random.
+    From random weights (``init`` empty) nothing is ever frozen: a frozen random stem would stay random. All layers then
+    have one rate.
     """
-    return cfg.ctc if cfg.init else replace(cfg.ctc, freeze_steps=0, freeze_frontend=False)
+    if cfg.init:
+        return cfg.ctc
+    return replace(cfg.ctc, freeze_steps=0, freeze_frontend=False, unfreeze_every=0, layer_lr_decay=1.0)
 
 
 def model_settings(cfg: FinetuneConfig, pretrained: ModelConfig | None) -> ModelConfig:
@@ -194,12 +206,30 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None, allow_cha
             ranks.close()
 
 
-def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
+def with_steps(cfg: FinetuneConfig) -> FinetuneConfig:
+    """Return ``cfg`` with the updates that ``training.epochs`` takes on its corpus; without epochs, as it is.
+
+    Raises as :func:`finetune` does for data and ``init`` that cannot be used.
+    """
+    if not cfg.training.epochs:
+        return cfg
+    corpus = _data(cfg, load_any(Path(cfg.init)) if cfg.init else None).corpus
+    steps = Plan.finetune(corpus, cfg.data, cfg.seed).updates(cfg.training.epochs, cfg.data.batches_per_step)
+    return replace(cfg, training=replace(cfg.training, steps=steps))
+
+
+def _data(cfg: FinetuneConfig, pretrained: ModelFolder | None) -> TrainingSet:
     labelled = open_labelled(cfg.data, stage="finetune")
-    pretrained = load_any(Path(cfg.init)) if cfg.init else None
     grid = frame_grid(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
-    data = training_set(cfg, labelled, grid.frames)
+    return training_set(cfg, labelled, grid.frames)
+
+
+def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
+    pretrained = load_any(Path(cfg.init)) if cfg.init else None
+    data = _data(cfg, pretrained)
     check_corpus(run, data.corpus, parallel, texts=dict(zip(data.corpus.ids, data.texts, strict=True)))
+    plan = Plan.finetune(data.corpus, cfg.data, cfg.seed)
+    cfg = run.settle_steps(cfg, plan)
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
@@ -212,12 +242,12 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     if Validation.possible(tokens, dev):
         bf16 = uses_bf16(cfg.training.precision, parallel.device.type)
         validation = Validation(model, tokens, dev, parallel, record=run.record, bf16=bf16)
-    _say(parallel, _summary(data, validation))
+    _say(parallel, _summary(cfg, data, plan, validation))
     if said := say_absent(dev.dropped):
         _say(parallel, f"{said} (dev)")
     stream = Stream(
         data.corpus,
-        Plan.finetune(data.corpus, cfg.data, cfg.seed),
+        plan,
         cfg.data,
         batches_per_step=cfg.data.batches_per_step,
         rank=parallel.rank,
@@ -238,17 +268,26 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
             param_groups=objective.param_groups(),
             validate=validation,
             select=validation.select if validation else None,
+            settled=objective.cfg.freeze_steps + objective.cfg.unfreeze_every * len(model.encoder.blocks),
         )
     finally:
         stream.close()
+    if said := _outcome(result, validation):
+        _say(parallel, said)
+    value, steps = result.best_value, [result.step if result.best_step is None else result.best_step]
+    if result.mean is not None and result.took_mean:
+        value, steps = result.mean.value, list(result.mean.steps)
     texts = [tokens.normal(text) for text in data.texts]
     info: dict[str, Any] = {
         "objective": "ctc",
-        "step": result.step if result.best_step is None else result.best_step,
+        "step": steps[-1],
         "steps": cfg.training.steps,
+        "epochs": round(cfg.training.steps * cfg.data.batches_per_step / plan.batches_per_epoch, 2),
         "dev_wer": None,
-        **({validation.select: result.best_value} if validation else {}),
-        "selected": _selected(validation),
+        **({validation.select: value} if validation else {}),
+        "selected": _selected(validation, len(steps)),
+        "mean_of_steps": steps if len(steps) > 1 else [],
+        "stopped": result.stopped,
         "averaged": cfg.training.ema_decay > 0,
         "init": cfg.init,
         "seed": cfg.seed,
@@ -264,25 +303,53 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     return target
 
 
-def _selected(validation: Validation | None) -> str:
+def _selected(validation: Validation | None, averaged: int) -> str:
     if validation is None:
         return "last step (no transcribed dev utterance)"
-    return f"lowest dev {validation.select.removeprefix('dev_').upper()}"
+    mean = f"mean of the {averaged} weights with the " if averaged > 1 else ""
+    return f"{mean}lowest dev {_rate(validation)}"
 
 
-def _summary(data: TrainingSet, validation: Validation | None) -> str:
+def _rate(validation: Validation) -> str:
+    return validation.select.removeprefix("dev_").upper()
+
+
+def _outcome(result: TrainResult, validation: Validation | None) -> str:
+    """Say why the run ended early, and how the mean of the best weights compares with the best single ones."""
+    lines = [result.stopped] if result.stopped else []
+    if result.mean is not None and result.best_value is not None and validation is not None:
+        steps = ", ".join(f"{step:,}" for step in result.mean.steps)
+        lines.append(
+            f"mean of the weights of updates {steps}: dev {_rate(validation)} {result.mean.value:.2%}; best single "
+            f"weights (update {result.best_step:,}): {result.best_value:.2%}; exported: "
+            + ("the mean" if result.took_mean else "the single ones")
+        )
+    return "\n".join(lines)
+
+
+def _summary(cfg: FinetuneConfig, data: TrainingSet, plan: Plan, validation: Validation | None) -> str:
+    training, per_step = cfg.training, cfg.data.batches_per_step
     left_out = Counter(entry.reason for entry in data.entries if entry.action != "kept")
     lengths = data.corpus.samples / SAMPLE_RATE
     lines = [
         f"training on {len(data.corpus)} utterances, {data.hours:.2f} h (median {np.median(lengths):.1f} s), "
-        f"{data.tokens.size} {data.tokens.kind} tokens"
+        f"{data.tokens.size} {data.tokens.kind} tokens",
+        f"{training.steps:,} updates of up to {per_step * cfg.data.batch_seconds:g} s, "
+        f"{training.steps * per_step / plan.batches_per_epoch:.1f} epochs of {plan.batches_per_epoch:,} batches"
+        + (f" (training.epochs = {training.epochs:g})" if training.epochs else ""),
     ]
+    usual = recipe_for(data.hours).epochs
+    if training.steps * per_step < usual / 2 * plan.batches_per_epoch:
+        lines.append(f"public recipes for this much speech take about {usual:g} epochs (training.epochs)")
     if left_out:
         lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()))
     if said := say_absent(data.entries):
         lines.append(said)
     if validation is None:
-        lines.append("no transcribed dev utterance: the last weights will be kept, unselected")
+        lines.append(
+            "no transcribed dev utterance: the last weights will be kept, unselected"
+            + ("; training.patience and training.average do nothing" if training.patience or training.average else "")
+        )
     else:
         lines.append(f"selecting on {len(validation.corpus)} dev utterances")
     return "\n".join(lines)

@@ -34,13 +34,14 @@ RARE = {
     "TrainingConfig": "profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
     "PretrainConfig": """
         model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
-        objective.ema_* objective.codebook_* objective.freeze_after training.validate_every training.ema_decay""",
+        objective.ema_* objective.codebook_* objective.freeze_after training.epochs training.validate_every
+        training.ema_decay training.patience training.average""",
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
         ctc.final_dropout ctc.spec_augment ctc.cr_mask_scale ctc.intermediate_* ctc.self_conditioned
-        ctc.entropy_weight dev.shards
-        dev.*_seconds dev.batches_per_step dev.workers""",
+        ctc.entropy_weight ctc.layer_lr_decay ctc.unfreeze_every training.patience dev.shards dev.*_seconds
+        dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
     "TuneConfig": "data.batches_per_step",
     "RunConfig": """

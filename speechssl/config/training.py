@@ -53,6 +53,8 @@ class TrainingConfig:
 
     steps: int = 400_000
     """Updates of the weights."""
+    epochs: float = 0.0
+    """Passes over the audio in place of ``steps``; 0: none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -87,6 +89,23 @@ class TrainingConfig:
     """Use only deterministic kernels. On a CPU they always are."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is evaluated and exported; 0 for none."""
+
+    patience: int = 0
+    """Validations without a lower dev WER after which fine-tuning stops, counted from where the learning rate begins to
+    fall; 0: never."""
+    average: int = 0
+    """Fine-tuning exports the mean of this many best weights if its dev WER is not higher; 0: no mean."""
+
+    def __post_init__(self) -> None:
+        if min(self.patience, self.average) < 0:
+            raise ConfigError(f"training.patience = {self.patience}, training.average = {self.average}: at least 0")
+        if self.validate_every == 0 and (self.patience or self.average > 1):
+            raise ConfigError(
+                "training.patience and training.average choose among validations: set training.validate_every, "
+                f"for example to {max(1, self.steps // 20):,}"
+            )
+        if self.epochs < 0:
+            raise ConfigError(f"training.epochs = {self.epochs}: at least 0, which means that training.steps counts")
 
 
 @dataclass(frozen=True)
@@ -201,8 +220,18 @@ class CtcConfig:
     entropy_weight: float = 0.0
     """Weight of the entropy of the alignments, which is maximised (Liu et al. 2018): it works against outputs that are
     blank but for single frames. 0: none. It is computed frame by frame, which takes time."""
+    layer_lr_decay: float = 1.0
+    """Learning rate of a block, relative to that of the block above it; stem and projection have that below the first
+    block. From random weights always 1."""
+    unfreeze_every: int = 0
+    """Updates after which one more block is trained, from the last to the first and then stem and projection, once
+    ``freeze_steps`` are over; 0: all at once."""
 
     def __post_init__(self) -> None:
+        if not 0 < self.layer_lr_decay <= 1:
+            raise ConfigError(f"ctc.layer_lr_decay = {self.layer_lr_decay}: above 0 and at most 1")
+        if self.unfreeze_every < 0:
+            raise ConfigError(f"ctc.unfreeze_every = {self.unfreeze_every}: at least 0")
         if self.cr_weight < 0:
             raise ConfigError(f"ctc.cr_weight = {self.cr_weight:g}: use 0 (one view) or more, such as 0.2")
         differ = self.view_mask_prob or self.spec_augment.time_masks
