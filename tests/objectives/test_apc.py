@@ -14,7 +14,7 @@ from speechssl.objectives.apc import least_ahead
 from speechssl.objectives.build import build_objective
 from tests.oracles import apc as oracle
 from tests.support.logmel import expected_speech
-from tests.support.objectives import KINDS, MODEL, STEMS, build, findings, fit, make_batch
+from tests.support.objectives import CONV2D, KINDS, MODEL, STEMS, build, findings, fit, make_batch
 
 NARROW = replace(MODEL.frontend, conv_layers=((8, 5, 5), (8, 8, 8), (8, 8, 8)))
 """Frames of 320 samples that share none: the next one may be predicted."""
@@ -60,7 +60,9 @@ def test_the_oracle_by_hand():
 
 
 @pytest.mark.parametrize(
-    "stem", [STEMS["layer"], STEMS["logmel"], NARROW, SINGLE], ids=["layer", "logmel", "narrow", "single"]
+    "stem",
+    [STEMS["layer"], STEMS["logmel"], NARROW, SINGLE, CONV2D],
+    ids=["layer", "logmel", "narrow", "single", "conv2d"],
 )
 def test_no_gradient_of_a_prediction_reaches_the_samples_of_its_target(stem):
     """With the least n of each stem: exactly none from the loss at t to the samples of frame t + n, or after it."""
@@ -96,7 +98,7 @@ def test_a_loss_of_all_frames_is_blind_to_the_target_on_the_fast_paths_too():
 
 
 @pytest.mark.parametrize(
-    ("stem", "least"), [(FrontendConfig(norm="layer"), 2), (STEMS["logmel"], 2), (NARROW, 1), (SINGLE, 3)]
+    ("stem", "least"), [(FrontendConfig(norm="layer"), 2), (STEMS["logmel"], 2), (NARROW, 1), (SINGLE, 3), (CONV2D, 5)]
 )
 def test_frames_that_show_a_part_of_the_target_are_refused(stem, least):
     model = replace(MODEL, frontend=stem)

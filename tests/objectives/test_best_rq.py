@@ -10,7 +10,7 @@ from speechssl.config import FrontendConfig
 from speechssl.core.errors import ConfigError
 from tests.oracles import best_rq as oracle
 from tests.support.logmel import expected_speech
-from tests.support.objectives import MODEL, STEMS, build, make_batch
+from tests.support.objectives import CONV2D, MODEL, STEMS, build, make_batch
 
 SMALL = {"entries": 13, "code_dim": 4, "n_mels": 20}
 NARROW = replace(MODEL.frontend, conv_layers=((8, 5, 5), (8, 8, 8), (8, 8, 8)))
@@ -18,7 +18,7 @@ NARROW = replace(MODEL.frontend, conv_layers=((8, 5, 5), (8, 8, 8), (8, 8, 8)))
 
 
 @pytest.mark.parametrize("codebooks", [1, 3])
-@pytest.mark.parametrize("stem", [*STEMS.values(), NARROW], ids=[*STEMS, "narrow"])
+@pytest.mark.parametrize("stem", [*STEMS.values(), NARROW, CONV2D], ids=[*STEMS, "narrow", "conv2d"])
 def test_loss_equals_the_scalar_oracle(stem, codebooks):
     model = replace(MODEL, frontend=stem)
     objective = build("best_rq", model=model, codebooks=codebooks, **SMALL).double().eval()

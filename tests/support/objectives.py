@@ -17,6 +17,7 @@ from speechssl.targets.table import UnitTable
 from speechssl.training.monitoring.health import Health
 
 __all__ = [
+    "CONV2D",
     "KINDS",
     "MASK",
     "MODEL",
@@ -44,8 +45,9 @@ STEMS = {
     "group": MODEL.frontend,
     "layer": replace(MODEL.frontend, norm="layer"),
     "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=2),
-    "conv2d": FrontendConfig(kind="logmel", n_mels=20, stack=2, conv2d=4, grad_scale=1.0),
 }
+CONV2D = FrontendConfig(kind="logmel", n_mels=20, stack=2, conv2d=4, grad_scale=1.0)
+"""Frames of 1,360 samples, of which five see a sample."""
 MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
 SMALL = {"mask": MASK, "clones": 2, "decoder_dim": 16, "mix_prob": 0.5, "queue": 16, "crop": 0.8}
 """Settings of any objective that are not its defaults here: short masks, less work, and more that is mixed."""
