@@ -16,7 +16,7 @@ import torch
 
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.decoding.lexicon import words_of
-from speechssl.asr.labelled import Labelled, open_labelled
+from speechssl.asr.labelled import Labelled, open_labelled, refuse_held_out
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.asr.validation import Validation
@@ -28,6 +28,7 @@ from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.augment import Sounds, augmenter
 from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.shares import labelled_plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.text.casing import dotless_i
@@ -121,7 +122,8 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
     out = {entry.item for entry in entries}
     texts = {name: text for name, text in labelled.texts.items() if name not in out}
     language, mixed = _language(cfg, labelled)
-    tokens, rare = Tokens.build(texts.values(), replace(cfg.tokens, language=language))
+    true = [text for name, text in texts.items() if name not in labelled.pseudo]
+    tokens, rare = Tokens.build(true, replace(cfg.tokens, language=language))
     entries += [*mixed, *tokens.tags(texts)]
     corpus = labelled.corpus(texts)
     kept = []
@@ -189,7 +191,7 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None, allow_cha
 
 
 def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
-    labelled = open_labelled(cfg.data, stage="finetune")
+    labelled = open_labelled(cfg.data, stage="finetune", pseudo=cfg.pseudo.labels)
     pretrained = load_any(Path(cfg.init)) if cfg.init else None
     grid = frame_grid(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
     data = training_set(cfg, labelled, grid.frames)
@@ -198,6 +200,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
     dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
+    refuse_held_out(labelled, dev)
     if dev.utterances:
         check_corpus(run, dev.corpus(), parallel, name="corpus-dev", texts=dev.texts)
     run.record([*data.entries, *dev.dropped, *tokens.tags(dev.texts), *tokens.unseen(dev.texts, split=dev.name)])
@@ -211,7 +214,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         _say(parallel, f"{said} (dev)")
     stream = Stream(
         data.corpus,
-        Plan.finetune(data.corpus, cfg.data, cfg.seed),
+        labelled_plan(data.corpus, cfg.data, cfg.seed, pseudo=labelled.pseudo, true_share=cfg.pseudo.true_share),
         cfg.data,
         batches_per_step=cfg.data.batches_per_step,
         rank=parallel.rank,
@@ -235,7 +238,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         )
     finally:
         stream.close()
-    texts = [tokens.normal(text) for text in data.texts]
+    true = [text for name, text in zip(data.corpus.ids, data.texts, strict=True) if name not in labelled.pseudo]
+    texts = [tokens.normal(text) for text in true]
     info: dict[str, Any] = {
         "objective": "ctc",
         "step": result.step if result.best_step is None else result.best_step,
@@ -248,6 +252,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         "seed": cfg.seed,
         "train_utterances": len(data.corpus),
         "train_hours": round(data.hours, 4),
+        **({"pseudo_labelled": len(data.corpus) - len(true)} if labelled.pseudo else {}),
         "words": words_of(texts),
         "word_counts": count_words(texts),
     }

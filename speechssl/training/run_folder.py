@@ -35,6 +35,7 @@ FREE = (
     "*.cache",
     "*.max_bad_fraction",
     "*.shards",
+    "pseudo.labels",
     "*.loader",
     "training.device",
     "training.threads",
@@ -50,7 +51,8 @@ FREE = (
     "training.on_collapse",
 )
 """Settings that may change between the parts of a run: they decide how it is computed and kept, not what it
-computes. Shards may lie elsewhere: what is in them is checked by ``check_corpus``."""
+computes. Shards and pseudo-labels may lie elsewhere: what is in them is checked by
+``check_corpus``."""
 
 ALLOWED = "allowed"
 """What the ledger says was done about a change that ``--allow-changes`` let through."""
