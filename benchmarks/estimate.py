@@ -72,7 +72,9 @@ def configuration(case: Case, shards: Path, output: Path, steps: int) -> Any:
         cfg.data, shards=str(shards), batch_seconds=case.rows * case.seconds, max_seconds=case.seconds,
         min_seconds=0.1, batches_per_step=1, workers=1, splits=("train",),
     )  # fmt: skip
-    training = replace(cfg.training, steps=steps, log_every=1, save_every=steps, validate_every=0)
+    training = replace(
+        cfg.training, steps=steps, log_every=1, save_every=steps, validate_every=0, patience=0, average=0
+    )
     cfg = replace(cfg, data=data, output=str(output), training=training)
     if isinstance(cfg, FinetuneConfig):
         return replace(cfg, augment=replace(cfg.augment, speeds=()), ctc=replace(cfg.ctc, freeze_steps=0))

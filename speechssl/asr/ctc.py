@@ -4,18 +4,23 @@ In: waves, and for training label ids. Out: frame-wise log-probabilities in floa
 utterances (wav2vec 2.0, section 4.3; Graves et al. 2006).
 """
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from speechssl.asr.ctc_loss import alignment_entropies, consistency, ctc_losses
+from speechssl.asr.layers import encoder_groups, release
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
+from speechssl.asr.spec_augment import spec_augment
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
-from speechssl.core.errors import DataError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder
+from speechssl.models.logmel import MelAugmentation
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective, Plateau, Rule
 
@@ -27,16 +32,62 @@ LASTING_BLANKS = (
 )
 
 
-class CtcModel(nn.Module):
-    """An encoder and a linear layer that scores ``n_tokens`` tokens (blank first) at every encoder frame."""
+class Conditioning(nn.Module):
+    """Adds a projection of intermediate posteriors to the stream of an encoder (Nozaki & Komatsu 2021)."""
 
-    def __init__(self, encoder: SpeechEncoder, n_tokens: int, *, final_dropout: float = 0.0) -> None:
+    def __init__(self, n_tokens: int, dim: int) -> None:
         super().__init__()
+        self.projection = nn.Linear(n_tokens, dim)
+        for value in self.projection.parameters():  # training begins with the encoder as it is
+            nn.init.zeros_(value)
+
+    def forward(self, x: Tensor, log_probs: Tensor) -> Tensor:
+        """Return x [..., D] and the projection of the posteriors [..., V], added up."""
+        with torch.autocast(x.device.type, enabled=False):
+            return x + self.projection(log_probs.exp())
+
+
+class CtcModel(nn.Module):
+    """An encoder and a linear layer that scores ``n_tokens`` tokens (blank first) at every encoder frame.
+
+    Parameters
+    ----------
+    intermediate
+        Blocks, from 1, whose outputs the same head scores, too (intermediate CTC).
+    self_conditioned
+        Condition the blocks after them on these scores.
+
+    Raises
+    ------
+    ConfigError
+        The encoder has no such block before its last one.
+    """
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        n_tokens: int,
+        *,
+        final_dropout: float = 0.0,
+        intermediate: Sequence[int] = (),
+        self_conditioned: bool = False,
+    ) -> None:
+        super().__init__()
+        blocks = len(encoder.blocks)
+        if list(intermediate) != sorted({number for number in intermediate if 1 <= number < blocks}):
+            raise ConfigError(
+                f"ctc.intermediate_layers = {list(intermediate)}: give blocks before the last of the {blocks}, in "
+                f"order: 1 to {blocks - 1}"
+            )
         self.encoder = encoder
         self.dropout = nn.Dropout(final_dropout)
         self.head = nn.Linear(encoder.dim, n_tokens)
         nn.init.xavier_uniform_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.intermediate = tuple(intermediate)
+        self.conditioning = Conditioning(n_tokens, encoder.dim) if self_conditioned else None
+        if self_conditioned:
+            encoder.after_block = self._conditioned
 
     def forward(
         self,
@@ -45,6 +96,8 @@ class CtcModel(nn.Module):
         *,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
+        augmentation: MelAugmentation | None = None,
+        inner: list[Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Return log-probabilities ``[B, F, V]`` (float32, also under autocast) and frame counts ``[B]``.
 
@@ -58,11 +111,37 @@ class CtcModel(nn.Module):
             ``[B, F]`` bool, frames whose projected features become the mask embedding.
         channel_mask
             ``[B, D]`` bool, channels of the projected features set to zero.
+        augmentation
+            Changes the log-mel of the log-mel stem.
+        inner
+            Gets the log-probabilities ``[B, F, V]`` of each intermediate layer.
         """
-        output = self.encoder(wave, lengths, mask=mask, channel_mask=channel_mask)
-        with torch.autocast(wave.device.type, enabled=False):
-            logits = self.head(self.dropout(at_least_float32(output.x)))
-            return nn.functional.log_softmax(logits, dim=-1), output.frame_lengths
+        layers = bool(self.intermediate) and inner is not None
+        output = self.encoder(
+            wave, lengths, mask=mask, channel_mask=channel_mask, layers=layers, augmentation=augmentation
+        )
+        if layers and inner is not None:
+            inner += [self.scored(output.layers[number]) for number in self.intermediate]
+        return self._log_probs(self.dropout(at_least_float32(output.x))), output.frame_lengths
+
+    def scored(self, x: Tensor) -> Tensor:
+        """Return log-probabilities of the output of a block, [..., D] to [..., V]."""
+        return self._log_probs(self.encoder.norm(x) if self.encoder.cfg.encoder.norm == "pre" else x)
+
+    def _log_probs(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.log_softmax(self.head(at_least_float32(x)), dim=-1)
+
+    def _conditioned(self, number: int, x: Tensor) -> Tensor:
+        """Return the input of the block after ``number``, from the output of that (`SpeechEncoder.after_block`)."""
+        if self.conditioning is None or number not in self.intermediate:
+            return x
+        return cast(Tensor, self.conditioning(x, self.scored(x)))
+
+    def heads(self) -> dict[str, Tensor]:
+        """Return what a model folder holds beside the encoder: the head, the conditioning and its layers."""
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("encoder.")}
+        return state | ({"conditioning.layers": torch.tensor(self.intermediate)} if self.conditioning else {})
 
 
 class CtcObjective(Objective[CtcPrepared]):
@@ -71,6 +150,14 @@ class CtcObjective(Objective[CtcPrepared]):
     Time and channel masks take the place of SpecAugment; each is keyed by (seed, epoch, utterance id). During the first
     ``cfg.freeze_steps`` updates only the head is trained; the masks and dropouts of the frozen encoder stay on, as in
     fairseq. With ``cfg.freeze_frontend`` the waveform stem is never trained.
+
+    With ``cfg.cr_weight`` an utterance is recognised in two views, whose masks are drawn independently. Its loss is the
+    mean of both CTC losses, plus the weighted `consistency` of the two (CR-CTC: Yao et al. 2024, section 3.2). Speed,
+    noise and layer drop are the same in both views, dropout is not.
+
+    With ``cfg.intermediate_layers`` the CTC loss is ``(1 - w)`` times that of the last layer, plus ``w`` times the mean
+    of theirs (Lee & Watanabe 2021). With ``cfg.entropy_weight`` the entropy of the alignments is subtracted
+    (`alignment_entropies`). A loss of several terms is also logged term by term, per utterance and without weights.
     """
 
     rules = (
@@ -114,70 +201,77 @@ class CtcObjective(Objective[CtcPrepared]):
     def _freeze(self, step: int) -> bool:
         encoder = self.model.encoder
         before = [parameter.requires_grad for parameter in encoder.parameters()]
-        trained = step >= self.cfg.freeze_steps
-        encoder.requires_grad_(trained)
+        trained = release(encoder, step - self.cfg.freeze_steps, self.cfg.unfreeze_every)
         # A frozen stem has no graph: its activations, the largest of all, are not kept.
         stem = trained and not self.cfg.freeze_frontend and encoder.cfg.frontend.grad_scale > 0
         encoder.frontend.requires_grad_(stem)
         return before != [parameter.requires_grad for parameter in encoder.parameters()]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's groups: the encoder (frozen parts included), and the head with its own rate."""
+        """Return the optimiser's groups: the encoder (frozen parts included), and what is new, with its own rate."""
+        new = [value for name, value in self.model.named_parameters() if not name.startswith("encoder.")]
         return [
-            {"params": list(self.model.encoder.parameters()), "lr_scale": 1.0},
-            {"params": list(self.model.head.parameters()), "lr_scale": self.cfg.head_lr_scale},
+            *encoder_groups(self.model.encoder, self.cfg.layer_lr_decay),
+            {"params": new, "lr_scale": self.cfg.head_lr_scale},
         ]
 
     def preparer(self, seed: int | None = None) -> CtcPreparer:
         """Return the preparer, which finds rows whose labels do not fit and draws masks in training mode."""
         encoder, cfg = self.model.encoder, self.cfg
+        seed = self.seed if seed is None else seed
         return CtcPreparer(
             encoder.frontend.grid,
             n_tokens=self.model.head.out_features,
             channels=encoder.dim,
-            time=MaskConfig(prob=cfg.time_mask_prob, length=cfg.time_mask_length, min_spans=2),
+            time=MaskConfig(prob=cfg.view_mask_prob, length=cfg.time_mask_length, min_spans=2),
             channel=MaskConfig(prob=cfg.channel_mask_prob, length=cfg.channel_mask_length, min_spans=0),
             masked=self.training,
-            seed=self.seed if seed is None else seed,
+            seed=seed,
+            spec_augment=spec_augment(cfg.view_spec_augment, encoder.cfg.frontend, seed),
+            views=2 if cfg.cr_weight else 1,
         )
 
     def forward(self, prepared: CtcPrepared) -> Loss:
         """Return the summed CTC loss of one prepared micro-batch."""
-        batch = prepared.batch
+        batch, views = prepared.batch, prepared.views
         assert batch.targets is not None
+        inner: list[Tensor] = []
         log_probs, _ = self.model(
-            batch.wave,
-            batch.lengths if prepared.padded else None,
+            _repeated(batch.wave, views),
+            _repeated(batch.lengths, views) if prepared.padded else None,
             mask=prepared.mask,
             channel_mask=prepared.channel_mask,
+            augmentation=prepared.augmentation,
+            inner=inner if self.cfg.intermediate_weight else None,
         )
-        losses = _losses(log_probs, batch.targets, prepared.frame_counts, prepared.label_counts)
-        total = (losses * prepared.weights).sum()
+        valid = _repeated(prepared.valid, views)
+        frames, labels = prepared.frame_counts * views, prepared.label_counts * views
+        targets, weights = _repeated(batch.targets, views), _repeated(prepared.weights, views) / views
+        ctc = [(ctc_losses(each, targets, frames, labels) * weights).sum() for each in (log_probs, *inner)]
+        terms = {"loss_ctc": ctc[0]}
+        total = ctc[0]
+        if inner:
+            terms["loss_intermediate"] = torch.stack(ctc[1:]).mean()
+            total = torch.lerp(ctc[0], terms["loss_intermediate"], self.cfg.intermediate_weight)
+        if views > 1:
+            terms["loss_cr"] = consistency(log_probs, valid)
+            total = total + self.cfg.cr_weight * terms["loss_cr"]
+        if self.cfg.entropy_weight:
+            terms["alignment_entropy"] = (alignment_entropies(log_probs, targets, frames, labels) * weights).sum()
+            total = total - self.cfg.entropy_weight * terms["alignment_entropy"]
         with torch.no_grad():
             best = log_probs.argmax(dim=-1)
-            blanks = ((best == BLANK) & prepared.valid).sum() / prepared.valid.sum().clamp(min=1)
+            blanks = ((best == BLANK) & valid).sum() / valid.sum().clamp(min=1)
+            count = max(1, prepared.n_targets)
+            shown = {name: term.detach() / count for name, term in terms.items()} if len(terms) > 1 else {}
         rows = max(1, prepared.n_targets + prepared.infeasible)
         infeasible = torch.tensor(prepared.infeasible / rows, device=total.device)
-        return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible})
+        return Loss(total, prepared.n_targets, {"blank_fraction": blanks, "infeasible": infeasible, **shown})
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes depend on the values of the lengths
-def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels: tuple[int, ...]) -> Tensor:
-    """Return the CTC loss of each row [B], float32: negative log-likelihood of its labels, 0 where they do not fit.
-
-    ``log_probs`` are [B, F, V] float32 and ``targets`` [B, L] int64: cuDNN takes int32 only, so PyTorch's own kernel
-    always runs (cuDNN's has no ``zero_infinity``). Its backward pass on CUDA is not deterministic; with deterministic
-    algorithms the loss is computed on the CPU.
-    """
-    device = log_probs.device
-    if device.type == "cuda" and torch.are_deterministic_algorithms_enabled():
-        log_probs, targets = log_probs.cpu(), targets.cpu()
-    with torch.autocast(log_probs.device.type, enabled=False):
-        losses = nn.functional.ctc_loss(
-            log_probs.transpose(0, 1), targets.long(), torch.tensor(frames), torch.tensor(labels),
-            blank=BLANK, reduction="none", zero_infinity=True,
-        )  # fmt: skip
-    return losses.to(device)
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """Return all rows [B, ...] several times [times * B, ...], themselves for once."""
+    return rows if times == 1 else torch.cat([rows] * times)
 
 
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:
@@ -200,10 +294,12 @@ def recogniser_of(model: ModelFolder, folder: Path) -> tuple[CtcModel, Tokens]:
             f"speechssl finetune --init {folder}"
         )
     tokens = Tokens.from_dict(model.tokens)
-    state = {name: value for name, value in model.state.items() if name.startswith(("encoder.", "head."))}
+    parts = ("encoder.", "head.", "conditioning.")
+    state = {name: value for name, value in model.state.items() if name.startswith(parts)}
     rows = state["head.weight"].shape[0]
     if rows != tokens.size:
         raise DataError(f"{folder}: the head scores {rows} tokens, the vocabulary has {tokens.size}; export it again")
-    recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size)
+    layers = state.pop("conditioning.layers", torch.tensor([])).tolist()
+    recogniser = CtcModel(SpeechEncoder(model.cfg), tokens.size, intermediate=layers, self_conditioned=bool(layers))
     recogniser.load_state_dict(state)
     return recogniser.eval(), tokens

@@ -17,6 +17,7 @@ import torch
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.decoding.lexicon import words_of
 from speechssl.asr.labelled import Labelled, open_labelled, refuse_held_out
+from speechssl.asr.recipe import recipe_for
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.asr.validation import Validation
@@ -28,7 +29,7 @@ from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.augment import Sounds, augmenter
 from speechssl.data.batches.plan import Plan
-from speechssl.data.batches.shares import labelled_plan
+from speechssl.data.batches.shares import SharedPlan, labelled_plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.text.casing import dotless_i
@@ -39,12 +40,20 @@ from speechssl.interop.model_folder import ModelFolder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.frame_counts import frame_grid
 from speechssl.training.checkpoints.same_corpus import check_corpus
-from speechssl.training.loop import train
+from speechssl.training.loop import TrainResult, train
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import settled
 from speechssl.training.run_folder import RunFolder
 
-__all__ = ["TrainingSet", "build_recogniser", "ctc_settings", "finetune", "model_settings", "training_set"]
+__all__ = [
+    "TrainingSet",
+    "build_recogniser",
+    "ctc_settings",
+    "finetune",
+    "model_settings",
+    "training_set",
+    "with_steps",
+]
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class TrainingSet:
     tokens: Tokens
     entries: tuple[Entry, ...]
     """What was left out and why, utterances and characters alike."""
+    pseudo: frozenset[str] = frozenset()
+    """Ids of the utterances whose text a recogniser made."""
 
     @property
     def hours(self) -> float:
@@ -67,9 +78,12 @@ class TrainingSet:
 def ctc_settings(cfg: FinetuneConfig) -> CtcConfig:
     """Return the CTC settings of a run.
 
-    From random weights (``init`` empty) nothing is ever frozen: a frozen random stem would stay random.
+    From random weights (``init`` empty) nothing is ever frozen: a frozen random stem would stay random. All layers then
+    have one rate.
     """
-    return cfg.ctc if cfg.init else replace(cfg.ctc, freeze_steps=0, freeze_frontend=False)
+    if cfg.init:
+        return cfg.ctc
+    return replace(cfg.ctc, freeze_steps=0, freeze_frontend=False, unfreeze_every=0, layer_lr_decay=1.0)
 
 
 def model_settings(cfg: FinetuneConfig, pretrained: ModelConfig | None) -> ModelConfig:
@@ -98,7 +112,13 @@ def build_recogniser(cfg: FinetuneConfig, pretrained: ModelFolder | None, n_toke
     """
     torch.manual_seed(key("finetune-init", cfg.seed))
     encoder = SpeechEncoder(model_settings(cfg, pretrained.cfg if pretrained else None))
-    model = CtcModel(encoder, n_tokens, final_dropout=cfg.ctc.final_dropout)
+    model = CtcModel(
+        encoder,
+        n_tokens,
+        final_dropout=cfg.ctc.final_dropout,
+        intermediate=cfg.ctc.intermediate_layers,
+        self_conditioned=cfg.ctc.self_conditioned,
+    )
     if pretrained is not None:
         try:
             encoder.load_state_dict(pretrained.part("encoder"))
@@ -138,7 +158,13 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
             kept.append(name)
     if not kept:
         raise DataError(_nothing_left(labelled, entries))
-    return TrainingSet(labelled.corpus(kept), tuple(texts[name] for name in kept), tokens, (*entries, *rare))
+    return TrainingSet(
+        labelled.corpus(kept),
+        tuple(texts[name] for name in kept),
+        tokens,
+        (*entries, *rare),
+        frozenset(labelled.pseudo),
+    )
 
 
 def _language(cfg: FinetuneConfig, labelled: Labelled) -> tuple[str, list[Entry]]:
@@ -190,17 +216,39 @@ def finetune(cfg: FinetuneConfig, *, parallel: Parallel | None = None, allow_cha
             ranks.close()
 
 
-def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
+def with_steps(cfg: FinetuneConfig) -> FinetuneConfig:
+    """Return ``cfg`` with the updates that ``training.epochs`` takes on its corpus; without epochs, as it is.
+
+    Raises as :func:`finetune` does for data and ``init`` that cannot be used.
+    """
+    if not cfg.training.epochs:
+        return cfg
+    data = _data(cfg, load_any(Path(cfg.init)) if cfg.init else None)
+    steps = _plan(cfg, data).updates(cfg.training.epochs, cfg.data.batches_per_step)
+    return replace(cfg, training=replace(cfg.training, steps=steps))
+
+
+def _data(cfg: FinetuneConfig, pretrained: ModelFolder | None) -> TrainingSet:
     labelled = open_labelled(cfg.data, stage="finetune", pseudo=cfg.pseudo.labels)
-    pretrained = load_any(Path(cfg.init)) if cfg.init else None
     grid = frame_grid(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
-    data = training_set(cfg, labelled, grid.frames)
+    return training_set(cfg, labelled, grid.frames)
+
+
+def _plan(cfg: FinetuneConfig, data: TrainingSet) -> Plan | SharedPlan:
+    return labelled_plan(data.corpus, cfg.data, cfg.seed, pseudo=data.pseudo, true_share=cfg.pseudo.true_share)
+
+
+def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
+    pretrained = load_any(Path(cfg.init)) if cfg.init else None
+    data = _data(cfg, pretrained)
     check_corpus(run, data.corpus, parallel, texts=dict(zip(data.corpus.ids, data.texts, strict=True)))
+    plan = _plan(cfg, data)
+    cfg = run.settle_steps(cfg, plan)
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
     dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
-    refuse_held_out(labelled, dev)
+    refuse_held_out(data.pseudo, dev)
     if dev.utterances:
         check_corpus(run, dev.corpus(), parallel, name="corpus-dev", texts=dev.texts)
     run.record([*data.entries, *dev.dropped, *tokens.tags(dev.texts), *tokens.unseen(dev.texts, split=dev.name)])
@@ -209,12 +257,12 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     if Validation.possible(tokens, dev):
         bf16 = uses_bf16(cfg.training.precision, parallel.device.type)
         validation = Validation(model, tokens, dev, parallel, record=run.record, bf16=bf16)
-    _say(parallel, _summary(data, validation))
+    _say(parallel, _summary(cfg, data, plan, validation))
     if said := say_absent(dev.dropped):
         _say(parallel, f"{said} (dev)")
     stream = Stream(
         data.corpus,
-        labelled_plan(data.corpus, cfg.data, cfg.seed, pseudo=labelled.pseudo, true_share=cfg.pseudo.true_share),
+        plan,
         cfg.data,
         batches_per_step=cfg.data.batches_per_step,
         rank=parallel.rank,
@@ -235,54 +283,90 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
             param_groups=objective.param_groups(),
             validate=validation,
             select=validation.select if validation else None,
+            settled=objective.cfg.freeze_steps + objective.cfg.unfreeze_every * len(model.encoder.blocks),
         )
     finally:
         stream.close()
-    true = [text for name, text in zip(data.corpus.ids, data.texts, strict=True) if name not in labelled.pseudo]
+    if said := _outcome(result, validation):
+        _say(parallel, said)
+    value, steps = result.best_value, [result.step if result.best_step is None else result.best_step]
+    if result.mean is not None and result.took_mean:
+        value, steps = result.mean.value, list(result.mean.steps)
+    true = [text for name, text in zip(data.corpus.ids, data.texts, strict=True) if name not in data.pseudo]
     texts = [tokens.normal(text) for text in true]
     info: dict[str, Any] = {
         "objective": "ctc",
-        "step": result.step if result.best_step is None else result.best_step,
+        "step": steps[-1],
         "steps": cfg.training.steps,
+        "epochs": round(cfg.training.steps * cfg.data.batches_per_step / plan.batches_per_epoch, 2),
         "dev_wer": None,
-        **({validation.select: result.best_value} if validation else {}),
-        "selected": _selected(validation),
+        **({validation.select: value} if validation else {}),
+        "selected": _selected(validation, len(steps)),
+        "mean_of_steps": steps if len(steps) > 1 else [],
+        "stopped": result.stopped,
         "averaged": cfg.training.ema_decay > 0,
         "init": cfg.init,
         "seed": cfg.seed,
         "train_utterances": len(data.corpus),
         "train_hours": round(data.hours, 4),
-        **({"pseudo_labelled": len(data.corpus) - len(true)} if labelled.pseudo else {}),
+        **({"pseudo_labelled": len(data.corpus) - len(true)} if data.pseudo else {}),
         "words": words_of(texts),
         "word_counts": count_words(texts),
     }
     target = run.path / "model"
     if parallel.first:
-        head = {f"head.{name}": value for name, value in model.head.state_dict().items()}
-        save_model(target, encoder=model.encoder, extra=head, tokens=tokens, info=info)
+        save_model(target, encoder=model.encoder, extra=model.heads(), tokens=tokens, info=info)
     parallel.barrier()
     return target
 
 
-def _selected(validation: Validation | None) -> str:
+def _selected(validation: Validation | None, averaged: int) -> str:
     if validation is None:
         return "last step (no transcribed dev utterance)"
-    return f"lowest dev {validation.select.removeprefix('dev_').upper()}"
+    mean = f"mean of the {averaged} weights with the " if averaged > 1 else ""
+    return f"{mean}lowest dev {_rate(validation)}"
 
 
-def _summary(data: TrainingSet, validation: Validation | None) -> str:
+def _rate(validation: Validation) -> str:
+    return validation.select.removeprefix("dev_").upper()
+
+
+def _outcome(result: TrainResult, validation: Validation | None) -> str:
+    """Say why the run ended early, and how the mean of the best weights compares with the best single ones."""
+    lines = [result.stopped] if result.stopped else []
+    if result.mean is not None and result.best_value is not None and validation is not None:
+        steps = ", ".join(f"{step:,}" for step in result.mean.steps)
+        lines.append(
+            f"mean of the weights of updates {steps}: dev {_rate(validation)} {result.mean.value:.2%}; best single "
+            f"weights (update {result.best_step:,}): {result.best_value:.2%}; exported: "
+            + ("the mean" if result.took_mean else "the single ones")
+        )
+    return "\n".join(lines)
+
+
+def _summary(cfg: FinetuneConfig, data: TrainingSet, plan: Plan | SharedPlan, validation: Validation | None) -> str:
+    training, per_step = cfg.training, cfg.data.batches_per_step
     left_out = Counter(entry.reason for entry in data.entries if entry.action != "kept")
     lengths = data.corpus.samples / SAMPLE_RATE
     lines = [
         f"training on {len(data.corpus)} utterances, {data.hours:.2f} h (median {np.median(lengths):.1f} s), "
-        f"{data.tokens.size} {data.tokens.kind} tokens"
+        f"{data.tokens.size} {data.tokens.kind} tokens",
+        f"{training.steps:,} updates of up to {per_step * cfg.data.batch_seconds:g} s, "
+        f"{training.steps * per_step / plan.batches_per_epoch:.1f} epochs of {plan.batches_per_epoch:,} batches"
+        + (f" (training.epochs = {training.epochs:g})" if training.epochs else ""),
     ]
+    usual = recipe_for(data.hours).epochs
+    if training.steps * per_step < usual / 2 * plan.batches_per_epoch:
+        lines.append(f"public recipes for this much speech take about {usual:g} epochs (training.epochs)")
     if left_out:
         lines.append("left out: " + ", ".join(f"{count} {reason}" for reason, count in left_out.most_common()))
     if said := say_absent(data.entries):
         lines.append(said)
     if validation is None:
-        lines.append("no transcribed dev utterance: the last weights will be kept, unselected")
+        lines.append(
+            "no transcribed dev utterance: the last weights will be kept, unselected"
+            + ("; training.patience and training.average do nothing" if training.patience or training.average else "")
+        )
     else:
         lines.append(f"selecting on {len(validation.corpus)} dev utterances")
     return "\n".join(lines)

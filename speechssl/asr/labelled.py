@@ -4,7 +4,7 @@ In: ``DataConfig``. Out: manifest entries of the chosen utterances that have a t
 of the others.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from speechssl.asr.pseudo_labels import read_pseudo_labels
@@ -104,9 +104,9 @@ def chosen_ids(corpus: Corpus, cfg: DataConfig, *, stage: str) -> tuple[list[str
     return [name for name, split in zip(corpus.ids, splits, strict=True) if not cfg.splits or split in cfg.splits], []
 
 
-def refuse_held_out(train: Labelled, dev: Labelled) -> None:
+def refuse_held_out(pseudo: Collection[str], dev: Labelled) -> None:
     """Raise DataError where a pseudo-labelled utterance of the training data is one of dev."""
-    if shared := sorted(train.pseudo.keys() & dev.utterances.keys()):
+    if shared := sorted(dev.utterances.keys() & set(pseudo)):
         raise DataError(
             f"{len(shared)} pseudo-labelled utterances, such as {shared[0]!r}, are in dev ({dev.name}): dev would no "
             "longer choose between models. Make the pseudo-labels again with this dev: `speechssl selftrain`"

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from speechssl.asr.spec_augment import SpecAugment
 from speechssl.config import MaskConfig
 from speechssl.core.errors import DataError
 from speechssl.core.randomness import generator
 from speechssl.data.batches.batch import Batch, Prepared
 from speechssl.models.frame_counts import FrameGrid
+from speechssl.models.logmel import MelAugmentation
 from speechssl.models.masking import span_mask
 
 __all__ = ["CtcPrepared", "CtcPreparer"]
@@ -37,14 +39,21 @@ class CtcPrepared(Prepared):
     infeasible: int
     """Rows with too few frames; the labels of such a row cannot be emitted and its loss would be infinite."""
     mask: Tensor | None = None
-    """[B, F] bool."""
+    """[views * B, F] bool: all rows in the first view, then all in the second."""
     channel_mask: Tensor | None = None
-    """[B, D] bool."""
+    """[views * B, D] bool."""
+    augmentation: MelAugmentation | None = None
+    """Of [views * B] rows."""
+    views: int = 1
+    """How many times each row is recognised, each time with masks of its own (CR-CTC)."""
 
 
 @dataclass(frozen=True)
 class CtcPreparer:
-    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and finds rows whose labels do not fit."""
+    """Draws the masks of a CPU batch, keyed by (seed, epoch, utterance id), and finds rows whose labels do not fit.
+
+    The masks of a second view have its number in their key, too.
+    """
 
     grid: FrameGrid
     n_tokens: int
@@ -54,6 +63,9 @@ class CtcPreparer:
     channel: MaskConfig
     masked: bool
     seed: int
+    spec_augment: SpecAugment | None = None
+    views: int = 1
+    """Views of each row, where masks are drawn."""
 
     def __call__(self, batch: Batch) -> CtcPrepared:
         """Return the batch with its masks; DataError when the batch has no targets, or one beyond the vocabulary."""
@@ -73,8 +85,10 @@ class CtcPreparer:
         weights = (counted & feasible).float()
         mask = channel_mask = None
         frames = self.grid.frames(batch.wave.shape[1])
+        views = self.views if self.masked else 1
         if self.masked:
-            mask, channel_mask = self._masks(batch, frame_lengths.tolist(), frames)
+            drawn = [self._masks(batch, frame_lengths.tolist(), frames, view) for view in range(views)]
+            mask, channel_mask = (torch.cat(masks) for masks in zip(*drawn, strict=True))
         return CtcPrepared(
             batch=batch,
             n_targets=int(weights.sum()),
@@ -86,14 +100,17 @@ class CtcPreparer:
             infeasible=int((counted & ~feasible).sum()),
             mask=mask,
             channel_mask=channel_mask,
+            augmentation=self.spec_augment(batch, views) if self.masked and self.spec_augment else None,
+            views=views,
         )
 
-    def _masks(self, batch: Batch, frame_lengths: list[int], frames: int) -> tuple[Tensor, Tensor]:
+    def _masks(self, batch: Batch, frame_lengths: list[int], frames: int, view: int) -> tuple[Tensor, Tensor]:
         """Draw time ``[B, F]`` and channel ``[B, D]`` masks; always tensors, so that the graph never changes."""
+        which = (view,) if view else ()
         time = np.zeros((len(batch.ids), frames), dtype=np.bool_)
         channel = np.zeros((len(batch.ids), self.channels), dtype=np.bool_)
         for row, (name, length) in enumerate(zip(batch.ids, frame_lengths, strict=True)):
-            time[row, :length] = span_mask(length, self.time, generator("ctc-time", self.seed, batch.epoch, name))
-            rng = generator("ctc-channel", self.seed, batch.epoch, name)
-            channel[row] = span_mask(self.channels, self.channel, rng)
+            parts = (self.seed, batch.epoch, name, *which)
+            time[row, :length] = span_mask(length, self.time, generator("ctc-time", *parts))
+            channel[row] = span_mask(self.channels, self.channel, generator("ctc-channel", *parts))
         return torch.from_numpy(time), torch.from_numpy(channel)

@@ -17,6 +17,7 @@ from speechssl.config.training import (
     FinetuneConfig,
     OptimConfig,
     PretrainConfig,
+    SpecAugmentConfig,
     TokensConfig,
     TrainingConfig,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "ScoreConfig",
     "SelftrainConfig",
     "ShardConfig",
+    "SpecAugmentConfig",
     "TargetsConfig",
     "TeacherConfig",
     "TokensConfig",

@@ -20,7 +20,9 @@ __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 
 RARE = {
     "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
-    "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
+    "ModelConfig": """
+        normalize frontend.conv_layers frontend.norm frontend.bias frontend.conv2d frontend.statistics
+        frontend.grad_scale""",
     "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",
     "MaskedReconstructionConfig": "bottleneck",
@@ -32,11 +34,14 @@ RARE = {
     "TrainingConfig": "profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
     "PretrainConfig": """
         model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
-        objective.ema_* objective.codebook_* objective.freeze_after training.validate_every training.ema_decay""",
+        objective.ema_* objective.codebook_* objective.freeze_after training.epochs training.validate_every
+        training.ema_decay training.patience training.average""",
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
-        pseudo ctc.final_dropout dev.shards dev.*_seconds dev.batches_per_step dev.workers""",
+        pseudo ctc.final_dropout ctc.spec_augment ctc.cr_mask_scale ctc.intermediate_* ctc.self_conditioned
+        ctc.entropy_weight ctc.layer_lr_decay ctc.unfreeze_every training.patience dev.shards dev.*_seconds
+        dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
     "TuneConfig": "data.batches_per_step",
     "RunConfig": """
@@ -44,10 +49,10 @@ RARE = {
         shard.max_bad_fraction *.name *.output *.shards *.data.splits *.data.ids *.workers *.batches_per_step
         pretrain.objective.penalty_weight pretrain.objective.targets.units *.schedule *.weight_decay *.clip
         *.compile *.save_every *.device finetune.init finetune.model finetune.tokens finetune.dev finetune.ctc.channel_*
-        finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.augment.noise_* finetune.augment.gain_db
-        finetune.training.validate_every finetune.training.precision evaluate.model evaluate.data evaluate.bootstrap
-        evaluate.seed evaluate.precision evaluate.decoder.beam_* evaluate.decoder.hotword* evaluate.decoder.n_best
-        selftrain.[!r]*""",
+        finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.ctc.cr_weight finetune.augment.noise_*
+        finetune.augment.gain_db finetune.training.validate_every finetune.training.precision evaluate.model
+        evaluate.data evaluate.bootstrap evaluate.seed evaluate.precision evaluate.decoder.beam_*
+        evaluate.decoder.hotword* evaluate.decoder.n_best selftrain.[!r]*""",
     "RelabelConfig": "steps carry_over",
     "LabellingConfig": "decoder.beam* decoder.hotword* decoder.n_best",
     "SelftrainConfig": """

@@ -24,6 +24,9 @@ class FrontendConfig:
     """log-mel stem: mel channels of a 25 ms window every 10 ms."""
     stack: int = 4
     """log-mel stem: 10 ms frames joined into one encoder frame (4: 25 frames a second)."""
+    conv2d: int = 0
+    """log-mel stem: channels of two 3 x 3 convolutions over time and mel channels, which take the place of joining: the
+    product of their strides in time is ``stack`` (2, 3, 4 or 6). 0: none."""
     statistics: Literal["utterance", "past"] = "utterance"
     """log-mel stem: frames over which the mean and variance of a channel are taken. past: those up to the frame itself,
     as a causal encoder needs."""

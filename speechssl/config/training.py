@@ -1,6 +1,6 @@
 """Settings of the optimiser, the loop, pretraining and fine-tuning."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from speechssl.config.data import AugmentConfig, DataConfig, PseudoLabelsConfig
@@ -9,8 +9,17 @@ from speechssl.config.model import ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
 from speechssl.config.old_form import refuse_old_form, refuse_old_overrides
 from speechssl.config.validation import ValidationConfig
+from speechssl.core.errors import ConfigError
 
-__all__ = ["CtcConfig", "FinetuneConfig", "OptimConfig", "PretrainConfig", "TokensConfig", "TrainingConfig"]
+__all__ = [
+    "CtcConfig",
+    "FinetuneConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "SpecAugmentConfig",
+    "TokensConfig",
+    "TrainingConfig",
+]
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class TrainingConfig:
 
     steps: int = 400_000
     """Updates of the weights."""
+    epochs: float = 0.0
+    """Passes over the audio in place of ``steps``; 0: none."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: a GPU where there is one."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -78,6 +89,23 @@ class TrainingConfig:
     """Use only deterministic kernels. On a CPU they always are."""
     ema_decay: float = 0.0
     """Decay of an exponential moving average of the weights, which is evaluated and exported; 0 for none."""
+
+    patience: int = 0
+    """Validations without a lower dev WER after which fine-tuning stops, counted from where the learning rate begins to
+    fall; 0: never."""
+    average: int = 0
+    """Fine-tuning exports the mean of this many best weights if its dev WER is not higher; 0: no mean."""
+
+    def __post_init__(self) -> None:
+        if min(self.patience, self.average) < 0:
+            raise ConfigError(f"training.patience = {self.patience}, training.average = {self.average}: at least 0")
+        if self.validate_every == 0 and (self.patience or self.average > 1):
+            raise ConfigError(
+                "training.patience and training.average choose among validations: set training.validate_every, "
+                f"for example to {max(1, self.steps // 20):,}"
+            )
+        if self.epochs < 0:
+            raise ConfigError(f"training.epochs = {self.epochs}: at least 0, which means that training.steps counts")
 
 
 @dataclass(frozen=True)
@@ -123,6 +151,35 @@ class TokensConfig:
 
 
 @dataclass(frozen=True)
+class SpecAugmentConfig:
+    """SpecAugment on log-mel (Park et al. 2019), keyed by (seed, epoch, id); for the log-mel stem."""
+
+    time_masks: float = 0.0
+    """Time masks for each second of an utterance, on average."""
+    time_mask_frames: int = 40
+    """Largest length of a time mask in frames of 10 ms; lengths are uniform from 0 up to it."""
+    time_mask_share: float = 0.2
+    """Largest share of an utterance that one time mask hides."""
+    mel_masks: int = 0
+    """Masks of neighbouring mel channels."""
+    mel_mask_channels: int = 27
+    """Largest width of a mel mask; widths are uniform from 0 up to it."""
+    time_warp: int = 0
+    """Largest distance, in frames of 10 ms, by which a point of the utterance moves in time; 0 for no warp."""
+
+    def __post_init__(self) -> None:
+        if min(self.time_masks, self.time_mask_frames, self.mel_masks, self.mel_mask_channels, self.time_warp) < 0:
+            raise ConfigError("ctc.spec_augment: numbers and lengths are 0 or more")
+        if not 0 <= self.time_mask_share <= 1:
+            raise ConfigError(f"ctc.spec_augment.time_mask_share = {self.time_mask_share} lies between 0 and 1")
+
+    @property
+    def used(self) -> bool:
+        """Whether anything is changed."""
+        return self.time_masks > 0 or self.mel_masks > 0 or self.time_warp > 0
+
+
+@dataclass(frozen=True)
 class CtcConfig:
     """CTC fine-tuning (wav2vec 2.0, section 4.3; fairseq's published settings)."""
 
@@ -146,6 +203,64 @@ class CtcConfig:
     """Probability that a block is skipped in a step; replaces that of ``[model]``."""
     head_lr_scale: float = 1.0
     """Learning rate of the head, relative to that of the encoder."""
+    spec_augment: SpecAugmentConfig = field(default_factory=SpecAugmentConfig)
+    cr_weight: float = 0.0
+    """CR-CTC (Yao et al. 2024): weight of the divergence between the posteriors of two views of an utterance, whose
+    masks are drawn independently. An update takes twice the time and memory. The paper has 0.2; 0: one view."""
+    cr_mask_scale: float = 2.5
+    """CR-CTC: factor of ``time_mask_prob`` and ``spec_augment.time_masks`` in both views; that of the paper."""
+    intermediate_layers: tuple[int, ...] = ()
+    """Blocks, from 1, whose outputs get a CTC loss of their own through the same head (intermediate CTC: Lee & Watanabe
+    2021). They say half the depth, or a third and two thirds."""
+    intermediate_weight: float = 0.3
+    """Share of the intermediate losses, which are averaged, in the CTC loss; the last layer has the rest."""
+    self_conditioned: bool = False
+    """Project the posteriors of the intermediate layers back into the input of the next block, also in recognition
+    (self-conditioned CTC: Nozaki & Komatsu 2021)."""
+    entropy_weight: float = 0.0
+    """Weight of the entropy of the alignments, which is maximised (Liu et al. 2018): it works against outputs that are
+    blank but for single frames. 0: none. It is computed frame by frame, which takes time."""
+    layer_lr_decay: float = 1.0
+    """Learning rate of a block, relative to that of the block above it; stem and projection have that below the first
+    block. From random weights always 1."""
+    unfreeze_every: int = 0
+    """Updates after which one more block is trained, from the last to the first and then stem and projection, once
+    ``freeze_steps`` are over; 0: all at once."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.layer_lr_decay <= 1:
+            raise ConfigError(f"ctc.layer_lr_decay = {self.layer_lr_decay}: above 0 and at most 1")
+        if self.unfreeze_every < 0:
+            raise ConfigError(f"ctc.unfreeze_every = {self.unfreeze_every}: at least 0")
+        if self.cr_weight < 0:
+            raise ConfigError(f"ctc.cr_weight = {self.cr_weight:g}: use 0 (one view) or more, such as 0.2")
+        differ = self.view_mask_prob or self.spec_augment.time_masks
+        if self.cr_weight and (self.view_mask_prob > 1 or not differ):
+            raise ConfigError(
+                "ctc.cr_weight needs views with different masks that leave enough to recognise: ctc.time_mask_prob x "
+                f"ctc.cr_mask_scale = {self.time_mask_prob:g} x {self.cr_mask_scale:g} must be above 0 and at most 1 "
+                "(the paper masks up to 0.375 of the frames), or ctc.spec_augment.time_masks above 0"
+            )
+        if not 0 <= self.intermediate_weight < 1:
+            raise ConfigError(f"ctc.intermediate_weight = {self.intermediate_weight:g}: use 0 or more, and less than 1")
+        if self.entropy_weight < 0:
+            raise ConfigError(f"ctc.entropy_weight = {self.entropy_weight:g}: use 0 (none) or more, such as 0.1")
+        if self.self_conditioned and not self.intermediate_layers:
+            raise ConfigError("ctc.self_conditioned needs the layers to condition on: set ctc.intermediate_layers")
+
+    @property
+    def view_mask_prob(self) -> float:
+        """``time_mask_prob`` of each view."""
+        return self.time_mask_prob * self._scale
+
+    @property
+    def _scale(self) -> float:
+        return self.cr_mask_scale if self.cr_weight else 1.0
+
+    @property
+    def view_spec_augment(self) -> SpecAugmentConfig:
+        """``spec_augment`` of each view."""
+        return replace(self.spec_augment, time_masks=self.spec_augment.time_masks * self._scale)
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,20 @@ class ModelFolder:
     """The label set of a recogniser (``Tokens.from_dict``); None for a pretrained encoder."""
     info: dict[str, Any]
     """Where the model came from: objective, step, scores."""
+    path: Path | None = None
+    """The folder, for errors."""
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the weights under ``prefix.``, without the prefix."""
+        """Return the weights under ``prefix.``, without the prefix.
+
+        Raises CheckpointError for the encoder of a self-conditioned recogniser: its blocks take the recogniser's own
+        output as input, so that it is not an encoder by itself.
+        """
+        if prefix == "encoder" and any(name.startswith("conditioning.") for name in self.state):
+            raise CheckpointError(
+                f"{self.path}: a self-conditioned recogniser (ctc.self_conditioned), whose encoder cannot be used "
+                "without it; give a model that was trained without self-conditioning"
+            )
         start = prefix + "."
         return {name[len(start) :]: value for name, value in self.state.items() if name.startswith(start)}
 
@@ -169,7 +180,7 @@ def load_folder(folder: Path) -> ModelFolder:
         cfg = from_dict(ModelConfig, config.get("model") or {}, where="model")
     except ConfigError as error:
         raise CheckpointError(f"{folder / CONFIG}: {error}") from error
-    return ModelFolder(cfg, state, config.get("tokens"), config.get("info") or {})
+    return ModelFolder(cfg, state, config.get("tokens"), config.get("info") or {}, folder)
 
 
 def load_encoder(folder: Path, cfg: ModelConfig | None = None) -> SpeechEncoder:

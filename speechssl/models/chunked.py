@@ -9,6 +9,7 @@ encoder sees the block itself and the one before.
 """
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TypeVar, cast
 
 import torch
@@ -68,11 +69,13 @@ def encode_locally(encoder: SpeechEncoder, waves: Iterable[Tensor], block: int) 
     if block < least:
         raise ValueError(f"a block of {block} frames is too short for this model: it needs {least}")
     frames = _positioned(encoder, _features(encoder, waves, block))
-    for layer in encoder.blocks:
+    for number, layer in enumerate(encoder.blocks, 1):
         frames = _attended(encoder, cast(Layer, layer), frames)
         if isinstance(layer, ConformerBlock):
             frames = _convolved(layer, frames)
         frames = _closed(cast(Layer, layer), frames)
+        if encoder.after_block is not None:
+            frames = map(partial(encoder.after_block, number), frames)
     for x in frames:
         yield (encoder.norm(x) if encoder.cfg.encoder.norm == "pre" else x)[0]
 

@@ -8,6 +8,7 @@ not applied. This is ``hidden_states`` of transformers 5 and, shifted by one, ``
 fairseq's layer results differ.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from speechssl.models.conformer import ConformerBlock
 from speechssl.models.frontend import Samples, build_frontend
 from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout
+from speechssl.models.logmel import LogMelStem, MelAugmentation
 from speechssl.models.norm import LayerNorm, at_least_float32, frame_mask, normalise_waveform
 from speechssl.models.position import build_position
 from speechssl.models.relative_position import Relative, build_relative_position
@@ -105,6 +107,9 @@ class SpeechEncoder(nn.Module):
         self.recompute = False
         """Keep only the input of each block in training, and run the block again in the backward pass: less memory, a
         third more time, the same numbers."""
+        self.after_block: Callable[[int, Tensor], Tensor] | None = None
+        """Maps the number of a block, from 1, and its output [..., D] to the input of the next block. A recogniser that
+        conditions the encoder on its own output sets it."""
         if cfg.frontend.grad_scale == 0:
             self.frontend.requires_grad_(requires_grad=False)
 
@@ -112,14 +117,20 @@ class SpeechEncoder(nn.Module):
         """Return the number of encoder frames of ``samples`` samples."""
         return self.frontend.frames(samples)
 
-    def features(self, wave: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def features(
+        self, wave: Tensor, lengths: Tensor | None = None, augmentation: MelAugmentation | None = None
+    ) -> Tensor:
         """Return the stem's output [B, F, C] before layer norm, zero on padding.
 
         The gradient that flows back through it, the feature penalty's included, is scaled by ``frontend.grad_scale``.
+        ``augmentation`` is for the log-mel stem alone.
         """
         if self.cfg.normalize:
             wave = normalise_waveform(wave, lengths)
-        features = self.frontend(wave, lengths)
+        if augmentation is None:
+            features = self.frontend(wave, lengths)
+        else:
+            features = cast(LogMelStem, self.frontend)(wave, lengths, augmentation)
         scale = self.cfg.frontend.grad_scale
         if scale == 1 or not features.requires_grad:
             return features
@@ -205,6 +216,8 @@ class SpeechEncoder(nn.Module):
                 x = self._maybe_dropped(block, x, key_mask, last if number == len(blocks) else None, relative)
             if layers:
                 outputs.append(x)
+            if self.after_block is not None:
+                x = self.after_block(number, x)
         if last is None or not blocks:
             x = take_frames(x, positions)
         if pre and stop_at is None:
@@ -247,6 +260,7 @@ class SpeechEncoder(nn.Module):
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
         feature_mask: Tensor | None = None,
+        augmentation: MelAugmentation | None = None,
         layers: bool = False,
         stop_at: int | None = None,
         positions: Tensor | None = None,
@@ -265,6 +279,8 @@ class SpeechEncoder(nn.Module):
             [B, D] bool: channels set to 0 in every frame (fine-tuning).
         feature_mask
             [B, C] bool: outputs of the stem set to 0 in every frame, before layer norm. ``features`` keeps them.
+        augmentation
+            Changes the log-mel of the log-mel stem (SpecAugment).
         layers, stop_at, positions
             As in :meth:`context`.
 
@@ -273,7 +289,7 @@ class SpeechEncoder(nn.Module):
         ValueError
             The wave is not two-dimensional, or shorter than one frame.
         """
-        features = self.features(wave, lengths)
+        features = self.features(wave, lengths, augmentation)
         frame_lengths = None if lengths is None else self.frames(lengths)
         shown = features if feature_mask is None else features.masked_fill(feature_mask[:, None, :], 0.0)
         x = self.input_dropout(self.project(shown))

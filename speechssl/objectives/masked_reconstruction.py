@@ -156,10 +156,10 @@ def _check_channels(encoder: SpeechEncoder, cfg: MaskedReconstructionConfig) -> 
     stem = encoder.cfg.frontend
     if not 0 <= cfg.channels < cfg.n_mels:
         raise ConfigError(f"objective.channels = {cfg.channels}: hide 0 to {cfg.n_mels - 1} of {cfg.n_mels} channels")
-    if cfg.channels and stem.kind != "logmel":
+    if cfg.channels and (stem.kind != "logmel" or stem.conv2d):
         raise ConfigError(
-            f"objective.channels = {cfg.channels} hides mel channels, which a {stem.kind} stem has not: write 0, or "
-            "model.frontend.kind = 'logmel'"
+            f"objective.channels = {cfg.channels} hides mel channels, which a {'conv2d' if stem.conv2d else stem.kind} "
+            "stem has not: write 0, or model.frontend.kind = 'logmel' with model.frontend.conv2d = 0"
         )
     if cfg.channels and stem.n_mels != cfg.n_mels:
         raise ConfigError(

@@ -21,7 +21,7 @@ __all__ = ["size_differences", "strange_labels", "take_heads", "with_initial_siz
 
 RATES = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "layer_drop")
 """Fields of the encoder that change no weight's shape or meaning."""
-STEM = {"waveform": ("kind", "conv_layers", "norm", "bias"), "logmel": ("kind", "n_mels", "stack")}
+STEM = {"waveform": ("kind", "conv_layers", "norm", "bias"), "logmel": ("kind", "n_mels", "stack", "conv2d")}
 
 
 def with_initial_sizes(cfg: PretrainConfig) -> PretrainConfig:

@@ -5,6 +5,7 @@ objective, and checkpoints, metrics, findings and a ledger on the disk. Whatever
 again continues the run; on a CPU the final weights are bit for bit those of a run that was never stopped.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from speechssl.models.kernels.choice import exact_float32
 from speechssl.objectives.base import Loss, Objective, PreparedT
 from speechssl.training.allocator import keep_freed_memory
 from speechssl.training.averages import Window
+from speechssl.training.checkpoints.leaders import Leaders, Mean
 from speechssl.training.checkpoints.state import TrainingState
 from speechssl.training.ema import WeightAverage
 from speechssl.training.feed import Batches, Feed
@@ -32,7 +34,7 @@ from speechssl.training.monitoring.health import Health
 from speechssl.training.monitoring.journal import Journal
 from speechssl.training.monitoring.log import Progress
 from speechssl.training.monitoring.profile import Profile, Profiler
-from speechssl.training.optim import build_optimizer, clip_gradients, lr_at, set_rate
+from speechssl.training.optim import build_optimizer, clip_gradients, full_rate_until, lr_at, set_rate
 from speechssl.training.parallel import Parallel
 from speechssl.training.run_folder import RunFolder
 
@@ -47,6 +49,12 @@ class TrainResult:
     best_step: int | None
     best_value: float | None
     """Lowest validation value of the selected metric and the step it was reached at; None without validation."""
+    stopped: str = ""
+    """Why the run ended before its last update; empty if it did not."""
+    mean: Mean | None = None
+    """The mean of the best weights (``training.average``)."""
+    took_mean: bool = False
+    """Whether the objective holds that mean."""
 
 
 def train(
@@ -62,6 +70,7 @@ def train(
     validate: Callable[[int], dict[str, float]] | None = None,
     select: str | None = None,
     profiler: Profiler | None = None,
+    settled: int = 0,
 ) -> TrainResult:
     """Train ``objective`` for ``training.steps`` updates, continuing from the newest checkpoint of ``run``.
 
@@ -74,7 +83,8 @@ def train(
     read has no targets. A step with many micro-batches then would have to be held in memory as a whole, or read twice.
 
     On return the objective holds the weights to export: those that validated best (with ``select``), otherwise the last
-    ones; their moving average where ``training.ema_decay`` asks for one.
+    ones; their moving average where ``training.ema_decay`` asks for one. With ``training.average`` the mean of the best
+    ones takes their place if it validates at least as well.
 
     Parameters
     ----------
@@ -89,6 +99,8 @@ def train(
         Name of the validation value that decides which weights are best; lower is better.
     profiler
         Follows the steps and their parts; None for the profile that ``training.profile`` asks for.
+    settled
+        Updates before which early stopping counts no validation, besides those before the learning rate falls.
 
     Raises
     ------
@@ -110,7 +122,13 @@ def train(
     optimizer = build_optimizer(param_groups or parameters, optim)
     average = WeightAverage(objective, training.ema_decay) if training.ema_decay > 0 else None
     state = TrainingState(objective, optimizer, average)
-    start = state.resume(run.checkpoints, parallel)
+    done = start = state.resume(run.checkpoints, parallel)
+    leaders = None
+    if select is not None and training.average > 1:
+        leaders = Leaders(run.checkpoints, training.average, parallel)
+    settled = max(settled, full_rate_until(training.steps, optim))
+    stopped = 0 < training.patience <= state.waited(settled)
+    steps = range(start, start if stopped else training.steps)
     if training.compile:
         objective.compile()
 
@@ -124,10 +142,10 @@ def train(
             run, parallel, training, progress, Health(objective.chance, training.steps, objective.rules)
         ) as journal,
         profiler or Profile(objective, run.path / "profile", start=start, steps=profiled) as profile,
-        Feed(stream, parallel.device, range(start, training.steps), part=profile.part) as feed,
+        Feed(stream, parallel.device, steps, part=profile.part) as feed,
     ):
         journal.begin(start)
-        for step in range(start, training.steps):
+        for step in steps:
             profile.begin_step(step)
             if objective.begin_step(step) or module is None:
                 module = parallel.wrap(objective)  # again whenever the set of trainable parameters changed
@@ -176,16 +194,32 @@ def train(
                     with state.evaluated():
                         scores = parallel.gather(validate(done))[0]
                         if select is not None:
-                            state.keep_best(done, _selected(scores, select), run.checkpoints, parallel)
+                            value = _selected(scores, select)
+                            state.keep_best(done, value, run.checkpoints, parallel)
+                            if due or last:  # a pause changes nothing
+                                state.history.append((done, value if math.isfinite(value) else math.inf))
+                                if leaders is not None:
+                                    leaders.keep(done, value, objective.state_dict())
                     journal.validation(done, scores)
+                    stopped = not last and 0 < training.patience <= state.waited(settled)
                 stop = pause or parallel.any(interrupt.requested)
-                if last or stop or done % training.save_every == 0:
+                if stopped:
+                    run.metrics.append(done, "stopped", {"why": _why(state, training, str(select), lr)})
+                if last or stopped or stop or done % training.save_every == 0:
                     journal.flush()
-                    state.save(done, run.checkpoints, parallel, must=last or stop)
+                    state.save(done, run.checkpoints, parallel, must=last or stopped or stop)
+            if stopped:
+                break
             if stop and not last:
                 raise InterruptedRun(f"stopped and saved after step {done}; run the same command again to continue")
-    state.take_best(run.checkpoints)
-    return TrainResult(max(start, training.steps), state.best_step, state.best_value)
+        mean = None
+        if leaders is not None and validate is not None and select is not None:
+            mean = leaders.validated_mean(
+                objective, lambda: validate(done), select=select, step=done, metrics=run.metrics
+            )
+    state.take_best(run.checkpoints, mean, leaders)
+    why = _why(state, training, str(select), lr_at(done - 1, training.steps, optim)) if stopped else ""
+    return TrainResult(done, state.best_step, state.best_value, why, mean, state.is_best(mean))
 
 
 def seed_micro_batch(seed: int, step: int, number: int) -> None:
@@ -200,6 +234,16 @@ def seed_micro_batch(seed: int, step: int, number: int) -> None:
 def autocast(device: torch.device, training: TrainingConfig) -> torch.autocast:
     """Return the context that losses are computed in: bfloat16 where ``training.precision`` asks for it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(training.precision, device.type))
+
+
+def _why(state: TrainingState, training: TrainingConfig, select: str, lr: float) -> str:
+    """Say when and why a run ended early."""
+    last = state.history[-1][0]
+    step, value = min(state.history, key=lambda item: item[1])
+    return (
+        f"stopped after update {last:,} of {training.steps:,}: {select} was lowest at {step:,} ({value:.4f}), and "
+        f"{training.patience} more validations gave no lower one (training.patience); the learning rate was {lr:.2g}"
+    )
 
 
 def _nothing(parameters: Iterable[nn.Parameter]) -> Tensor:

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from speechssl.config import OptimConfig
 from speechssl.core.errors import ConfigError
 
-__all__ = ["build_optimizer", "clip_gradients", "lr_at", "set_rate"]
+__all__ = ["build_optimizer", "clip_gradients", "full_rate_until", "lr_at", "set_rate"]
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter] | Sequence[dict[str, Any]], cfg: OptimConfig) -> AdamW:
@@ -89,6 +89,11 @@ def lr_at(step: int, total: int, cfg: OptimConfig) -> float:
             return cfg.lr
         case _:
             assert_never(cfg.schedule)
+
+
+def full_rate_until(total: int, cfg: OptimConfig) -> int:
+    """Return the update after which the rate falls: the end of the warm-up and, with tri-stage, of the hold."""
+    return round(cfg.warmup * total) + (round(cfg.hold * total) if cfg.schedule == "tri-stage" else 0)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -79,6 +79,7 @@ def open_phase(
     bare = _unlabelled(corpus, labelled)
     held = np.setdiff1d(held, bare)
     plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop, without=np.union1d(held, bare))
+    cfg = run.settle_steps(cfg, plan)
     lists = (*cfg.data.ids, *cfg.validation.ids)
     absent = absent_ids(lists, corpus.ids, stage="pretrain", where=cfg.data.shards) if lists else []
     run.record([*absent, *plan.dropped])

@@ -74,8 +74,15 @@ def resolved(cfg: PretrainConfig) -> PretrainConfig:
     CheckpointError
         ``init`` cannot be read.
     """
+    if cfg.training.patience or cfg.training.average > 1:
+        raise ConfigError("training.patience and training.average choose by dev WER: they are settings of fine-tuning")
     targets = offline_targets(cfg.objective)
     if targets is not None:
+        if cfg.training.epochs:
+            raise ConfigError(
+                f"training.epochs = {cfg.training.epochs:g}: {cfg.objective.kind} is trained in iterations, whose "
+                "updates are objective.targets.steps"
+            )
         check_iterations(cfg, targets)
     cfg = with_initial_sizes(cfg)
     if targets is None:

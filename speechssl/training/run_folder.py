@@ -10,22 +10,27 @@ import logging
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import is_dataclass
+from dataclasses import is_dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 
+from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import from_dict, to_dict, write_toml
 from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.files import exclusive
 from speechssl.core.ledger import Entry, Ledger, read_ledger
+from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.shares import SharedPlan
 from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.monitoring.log import MetricsLog
 from speechssl.training.parallel import Parallel
 
 __all__ = ["ALLOWED", "FREE", "RunFolder", "config_changes", "decisive"]
+
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 FREE = (
     "name",
@@ -99,6 +104,7 @@ def config_changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if before.get(name) != after.get(name)
         and not _is_free(name)
         and not (name == "training.precision" and after.get(name) == '"auto"')  # a run keeps the one it has
+        and not (name == "training.steps" and float(after.get("training.epochs", 0)) > 0)  # follow from the epochs
     ]
 
 
@@ -166,6 +172,17 @@ class RunFolder:
                 self.record(changes)
             yield self
 
+    def settle_steps(self, cfg: Config, plan: Plan | SharedPlan) -> Config:
+        """Return ``cfg`` with the updates that its epochs take by ``plan``, and store it; without epochs, as it is."""
+        training = cfg.training
+        if not training.epochs:
+            return cfg
+        steps = plan.updates(training.epochs, cfg.data.batches_per_step)
+        cfg = replace(cfg, training=replace(training, steps=steps))
+        if self.metrics.active:
+            write_toml(cfg, self.path / "config.toml")
+        return cfg
+
     def record(self, entries: Iterable[Entry]) -> None:
         """Add entries to the ledger, each once: steps that are done again after a resume report the same rows."""
         new = [entry for entry in dict.fromkeys(entries) if entry not in self._recorded]
@@ -179,7 +196,10 @@ class RunFolder:
         if stored.exists():
             try:
                 old = BEFORE.get(type(cfg).__name__, {}) | tomllib.loads(stored.read_text(encoding="utf-8"))
-                changes = config_changes(to_dict(from_dict(type(cfg), old)), to_dict(cfg))
+                before = from_dict(type(cfg), old)
+                changes = config_changes(to_dict(before), to_dict(cfg))
+                if not changes and getattr(cfg, "training", None) and cfg.training.epochs:
+                    cfg = replace(cfg, training=replace(cfg.training, steps=before.training.steps))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError, ConfigError) as error:
                 changes = [f"the stored configuration cannot be read: {error}"]
             if stored.stat().st_size == 0:

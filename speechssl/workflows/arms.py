@@ -58,8 +58,10 @@ def arms_of(cfg: CompareObjectivesConfig) -> list[Arm]:
     Raises
     ------
     ConfigError
-        A preset is not there, two arms have one name, or the tuning budgets of the arms differ.
+        A preset is not there, two arms have one name, or the budgets of the arms differ.
     """
+    if cfg.pretrain.training.epochs or cfg.finetune.training.epochs:
+        raise ConfigError("every arm makes the same updates: set training.steps and leave training.epochs at 0")
     arms = [_arm(word, cfg.size) for word in cfg.arms or _by_size(cfg.size)]
     titles = [arm.title for arm in arms]
     arms = [replace(arm, title=f"{arm.title} ({arm.name})") if titles.count(arm.title) > 1 else arm for arm in arms]

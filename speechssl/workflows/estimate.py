@@ -75,10 +75,12 @@ def estimate(cfg: PretrainConfig | FinetuneConfig, *, world: int = 1) -> Estimat
     Raises
     ------
     ConfigError
-        The micro-batches of a step cannot be shared out over ``world`` devices.
+        The micro-batches of a step cannot be shared out over ``world`` devices, or the run's length is set in epochs.
     RunError
         A probe failed; the message has its last line.
     """
+    if cfg.training.epochs:
+        raise ConfigError("the updates of training.epochs depend on the corpus; give training.steps for an estimate")
     if world < 1 or cfg.data.batches_per_step % world:
         raise ConfigError(f"data.batches_per_step = {cfg.data.batches_per_step} is not a multiple of {world} devices")
     samples = round(min(cfg.data.max_seconds, cfg.data.batch_seconds) * SAMPLE_RATE)

@@ -177,7 +177,10 @@ def tuning_updates(rates: int, steps: int, halve_at: Sequence[float]) -> list[in
 
 def _arm_seconds(cfg: RunConfig, hours: Hours, speed: Speed) -> list[float]:
     """Return the core seconds of each learning rate of an arm."""
-    training = cfg.finetune.training
+    training, data = cfg.finetune.training, cfg.finetune.data
+    if training.epochs:
+        batch = FINETUNE_FILLED * data.batch_seconds * data.batches_per_step
+        training = replace(training, steps=max(1, round(training.epochs * 3600 * hours.labelled / batch)))
     validations = 1 + training.steps // (training.validate_every or training.steps)
     each = speed.finetune + validations / training.steps * speed.slower * VALIDATION * hours.dev
     rates = len(cfg.learning_rates) or 1

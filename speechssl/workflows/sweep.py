@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from speechssl.asr.finetune import finetune
+from speechssl.asr.finetune import finetune, with_steps
 from speechssl.config import FinetuneConfig
 from speechssl.config.load import read_toml, to_dict, write_toml
 from speechssl.core.errors import InterruptedRun, RunError
@@ -67,9 +67,9 @@ class Candidate:
         return self.done or any(saved >= step for saved in Checkpoints(self.folder / "checkpoints").steps())
 
     def dev_at(self, step: int) -> dict[str, float]:
-        """Return the validation at ``step``; empty where there was none (no dev set)."""
+        """Return the validation at ``step``, or the last one of a run that stopped before; empty without a dev set."""
         rows = read_metrics(self.folder / "metrics.jsonl")
-        return next((row for row in rows if row["phase"] == "valid" and row["step"] == step), {})
+        return next((row for row in reversed(rows) if row["phase"] == "valid" and row["step"] <= step), {})
 
     def dev_wer(self) -> float:
         """Return the dev WER (CER in a script without spaces) of the kept checkpoint; infinite without a dev set."""
@@ -142,6 +142,8 @@ def tune(
     InterruptedRun
         A candidate was asked to stop and saved itself.
     """
+    if halve_at:
+        cfg = with_steps(cfg)
     candidates = []
     for lr in rates:
         output = cfg.output if len(rates) == 1 else str(folder / f"{arm}-lr-{lr:g}")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speechssl.asr.ctc import CtcModel, CtcObjective, CtcPrepared, load_recogniser
+from speechssl.asr.ctc_loss import alignment_entropies, consistency
 from speechssl.asr.decoding.decode import greedy
+from speechssl.asr.engine.packed import PackedRecogniser, can_pack
 from speechssl.asr.recognise import frame_log_probs, recognise
 from speechssl.asr.tokens import Tokens
+from speechssl.asr.transcription.longform import local_log_probs
 from speechssl.config import CtcConfig, EncoderConfig, FrontendConfig, ModelConfig, TokensConfig
-from speechssl.core.errors import DataError
+from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.batches.batch import Batch
+from speechssl.interop.any_model import load_any_encoder
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from tests.oracles import ctc as oracle
@@ -27,8 +32,14 @@ STEMS = {
     "group": GROUP,
     "layer": replace(GROUP, norm="layer"),
     "logmel": FrontendConfig(kind="logmel", n_mels=16, stack=1),
+    "conv2d": FrontendConfig(kind="logmel", n_mels=16, stack=2, conv2d=4),
 }
 PLAIN = CtcConfig(freeze_steps=0, freeze_frontend=False, time_mask_prob=0, channel_mask_prob=0)
+MASKED = replace(PLAIN, time_mask_prob=0.65, time_mask_length=4, channel_mask_prob=0.5, channel_mask_length=4)
+TWO_VIEWS = replace(MASKED, time_mask_prob=0.2, cr_weight=0.3)
+INNER = replace(
+    TWO_VIEWS, intermediate_layers=(1, 2), intermediate_weight=0.4, self_conditioned=True, entropy_weight=0.1
+)
 
 
 def tiny(stem: str = "group", *, dropout: float = 0.0, normalize: bool = False) -> ModelConfig:
@@ -43,6 +54,18 @@ def model(stem: str = "group", **options: bool | float) -> CtcModel:
     torch.manual_seed(0)
     made = CtcModel(SpeechEncoder(tiny(stem, **options)), TOKENS.size)  # type: ignore[arg-type]
     torch.nn.init.normal_(made.head.weight, std=0.5)
+    return made
+
+
+def deep(norm: Literal["pre", "post"] = "pre", block: Literal["transformer", "conformer"] = "transformer") -> CtcModel:
+    """Return a self-conditioned recogniser of three blocks; the first two are intermediate layers."""
+    torch.manual_seed(0)
+    cfg = tiny("logmel")
+    cfg = replace(cfg, encoder=replace(cfg.encoder, layers=3, norm=norm, block=block, conv_kernel=3))
+    made = CtcModel(SpeechEncoder(cfg), TOKENS.size, intermediate=(1, 2), self_conditioned=True)
+    assert made.conditioning is not None
+    for value in (made.head.weight, *made.conditioning.projection.parameters()):
+        torch.nn.init.normal_(value, std=0.5)
     return made
 
 
@@ -113,11 +136,11 @@ def test_padding_and_neighbours_change_neither_hypothesis_nor_log_probs(
         assert greedy(log_probs, TOKENS) == greedy(alone, TOKENS)
 
 
-@pytest.mark.parametrize("stem", STEMS)
-def test_gradient_does_not_depend_on_the_split_into_batches(stem: str) -> None:
+@pytest.mark.parametrize(("stem", "cfg"), [*((stem, PLAIN) for stem in STEMS), ("layer", TWO_VIEWS), ("deep", INNER)])
+def test_gradient_does_not_depend_on_the_split_into_batches(stem: str, cfg: CtcConfig) -> None:
     data = batch([6000, 8000, 3300], ["ab a", "dacc", "d"])
     data = replace(data, wave=data.wave.double())
-    whole, parts = objective(model(stem).double()), objective(model(stem).double())
+    whole, parts = (objective((deep() if stem == "deep" else model(stem)).double(), cfg) for _ in range(2))
     whole(whole.prepare(data)).sum.backward()
     for row in range(3):
         parts(parts.prepare(row_of(data, row))).sum.backward()
@@ -243,9 +266,6 @@ def test_head_may_have_its_own_rate() -> None:
     assert {id(p) for group in (encoder, head) for p in group["params"]} == {id(p) for p in made.parameters()}
 
 
-MASKED = replace(PLAIN, time_mask_prob=0.65, time_mask_length=4, channel_mask_prob=0.5, channel_mask_length=4)
-
-
 def test_masks_are_keyed_by_seed_epoch_and_utterance() -> None:
     data = batch([8000, 6000], ["ab", "cd"])
     made = objective(SHARED, MASKED)
@@ -281,6 +301,196 @@ def test_masks_change_the_loss_only_in_training() -> None:
     assert made.prepare(data).mask is None
     assert made(made.prepare(data)).sum.item() == pytest.approx(plain(plain.prepare(data)).sum.item(), rel=1e-6)
     SHARED.train()
+
+
+def test_two_views_have_the_loss_of_the_oracle_and_do_not_see_padding_or_neighbours() -> None:
+    made = objective(model("layer"), TWO_VIEWS)
+    # The third has too few frames for its labels, the fourth could not be read.
+    data = batch([6000, 8000, 700, 5000], ["ab a", "dacc", "abcdabcd", "a"], weights=[1, 1, 1, 0])
+    prepared = made.prepare(data)
+    loss = made(prepared)
+    ctc, cr = [], []
+    for row in range(2):
+        single, frames = row_of(data, row), prepared.frame_counts[row]
+        views = []
+        for view in (row, 4 + row):
+            masks = {"mask": prepared.mask[view, None, :frames], "channel_mask": prepared.channel_mask[view, None]}  # type: ignore[index]
+            views.append(made.model(single.wave, **masks)[0][0].detach().double().tolist())
+        labels = TOKENS.encode(data.texts[row] or "")
+        ctc += [oracle.loss(view, labels) / 2 for view in views]
+        cr.append(oracle.consistency(*views))
+    assert (prepared.views, loss.n_targets, prepared.infeasible) == (2, 2, 1)
+    assert loss.sum.item() == pytest.approx(math.fsum(ctc) + 0.3 * math.fsum(cr), rel=1e-4)
+    assert float(loss.metrics["loss_ctc"]) == pytest.approx(math.fsum(ctc) / 2, rel=1e-4)
+    assert float(loss.metrics["loss_cr"]) == pytest.approx(math.fsum(cr) / 2, rel=1e-4)
+    assert math.fsum(cr) > 0.1
+
+
+def test_consistency_draws_each_view_to_the_other_alone() -> None:
+    logits = torch.randn(4, 5, 6, dtype=torch.float64, requires_grad=True)
+    valid = torch.arange(5) < torch.tensor([5, 3, 5, 3])[:, None]
+    consistency(logits.log_softmax(-1), valid).backward()
+    # The gradient of KL(q || softmax(z)) for z is softmax(z) - q; nothing flows through the target q.
+    p = logits.detach().softmax(-1)
+    expected = 0.5 * (p - torch.cat([p[2:], p[:2]])) * valid[..., None]
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_views_have_masks_of_their_own() -> None:
+    data = batch([32_000, 24_000], ["ab", "cd"])
+    first = objective(SHARED, replace(TWO_VIEWS, cr_weight=0, time_mask_prob=0.5)).prepare(data)
+    both, alone = objective(SHARED, TWO_VIEWS).prepare(data), objective(SHARED, TWO_VIEWS).prepare(row_of(data, 1))
+    frames = int(SHARED.encoder.frames(24_000))
+    for wide, one, single, length in (
+        (both.mask, first.mask, alone.mask, frames), (both.channel_mask, first.channel_mask, alone.channel_mask, 32),
+    ):  # fmt: skip
+        assert torch.equal(wide[:2], one)  # type: ignore[index, arg-type]
+        assert torch.equal(wide[1::2, :length], single)  # type: ignore[index, arg-type]
+        assert not torch.equal(wide[2:], one)  # type: ignore[index, arg-type]
+    made = objective(SHARED, TWO_VIEWS).eval()
+    assert (made.prepare(data).views, set(made(made.prepare(data)).metrics)) == (1, {"blank_fraction", "infeasible"})
+    SHARED.train()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"cr_weight": -0.1}, "ctc.cr_weight = -0.1"),
+        ({"cr_weight": 0.2, "time_mask_prob": 0.0}, "masks"),
+        ({"cr_weight": 0.2, "time_mask_prob": 0.5}, r"0.5 x 2.5 must be above 0 and at most 1"),
+        ({"intermediate_weight": 1.0}, "ctc.intermediate_weight = 1"),
+        ({"entropy_weight": -1.0}, "ctc.entropy_weight = -1"),
+        ({"self_conditioned": True}, "set ctc.intermediate_layers"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, float], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        CtcConfig(**changes)  # type: ignore[arg-type]
+
+
+def by_hand(made: CtcModel, wave: torch.Tensor) -> list[torch.Tensor]:
+    """Return the log-probabilities [F, V] of both intermediate layers and of the last one, block by block."""
+    encoder = made.encoder
+    assert made.conditioning is not None
+    weight, bias = (value.tolist() for value in made.conditioning.projection.parameters())
+    x = encoder.context(encoder.project(encoder.features(wave)), stop_at=0).x
+    found = []
+    for block in encoder.blocks:
+        x = block(x, None)
+        shown = encoder.norm(x) if encoder.cfg.encoder.norm == "pre" else x
+        found.append(made.head(shown)[0].log_softmax(-1))
+        if len(found) < len(encoder.blocks):
+            pairs = zip(x[0].tolist(), found[-1].tolist(), strict=True)
+            x = torch.tensor([[oracle.conditioned(frame, scores, weight, bias) for frame, scores in pairs]])
+    return found
+
+
+@pytest.mark.parametrize(("norm", "block"), [("pre", "transformer"), ("post", "transformer"), ("pre", "conformer")])
+@torch.no_grad()
+def test_self_conditioning_is_that_of_the_oracle_wherever_it_runs(
+    tmp_path, norm: Literal["pre", "post"], block: Literal["transformer", "conformer"]
+) -> None:
+    made = deep(norm, block)
+    data = batch([8000, 6000], ["ab", "cd"])
+    expected = [by_hand(made, row_of(data, row).wave)[-1] for row in range(2)]
+    save_model(tmp_path / "model", encoder=made.encoder, extra=made.heads(), tokens=TOKENS)
+    loaded, _ = load_recogniser(tmp_path / "model")
+    for recogniser in (made, loaded):
+        found = [frame_log_probs(recogniser, data.wave, data.lengths)]
+        waves = [row_of(data, row).wave[0] for row in range(2)]
+        found.append([torch.cat(list(local_log_probs(recogniser, [wave.numpy()], 30))) for wave in waves])
+        if block == "transformer" and can_pack(recogniser):
+            found.append(PackedRecogniser(recogniser)(waves))
+        for rows in found:
+            for one, other in zip(rows, expected, strict=True):
+                torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    projection = made.conditioning.projection  # type: ignore[union-attr]
+    torch.nn.init.zeros_(projection.weight)
+    torch.nn.init.zeros_(projection.bias)
+    assert not torch.allclose(frame_log_probs(made, data.wave, data.lengths)[0], expected[0], atol=0.01)
+
+
+def test_intermediate_losses_are_those_of_the_oracle() -> None:
+    made = objective(deep(), replace(INNER, cr_weight=0, time_mask_prob=0, channel_mask_prob=0, entropy_weight=0))
+    data = batch([8000, 6000], ["ab", "cd"])
+    loss = made(made.prepare(data))
+    first, second, last = zip(*(by_hand(made.model, row_of(data, row).wave) for row in range(2)), strict=True)
+
+    def ctc(rows: tuple[torch.Tensor, ...]) -> float:
+        pairs = zip(rows, ("ab", "cd"), strict=True)
+        return math.fsum(oracle.loss(row.double().tolist(), TOKENS.encode(text)) for row, text in pairs)
+
+    inner = (ctc(first) + ctc(second)) / 2
+    assert loss.sum.item() == pytest.approx(0.6 * ctc(last) + 0.4 * inner, rel=1e-4)
+    assert float(loss.metrics["loss_ctc"]) == pytest.approx(ctc(last) / 2, rel=1e-4)
+    assert float(loss.metrics["loss_intermediate"]) == pytest.approx(inner / 2, rel=1e-4)
+
+
+def test_what_is_conditioned_is_trained_and_saved_with_the_head(tmp_path) -> None:
+    made = objective(deep(), replace(INNER, freeze_steps=1))
+    made(made.prepare(batch([8000, 6000], ["ab", "cd"]))).sum.backward()
+    learnt = {name for name, value in made.model.named_parameters() if value.grad is not None}
+    assert learnt == {
+        "head.weight", "head.bias", "conditioning.projection.weight", "conditioning.projection.bias"
+    }  # fmt: skip
+    assert {id(value) for value in made.param_groups()[1]["params"]} == {
+        id(value) for name, value in made.model.named_parameters() if name in learnt
+    }
+    save_model(tmp_path / "model", encoder=made.model.encoder, extra=made.model.heads(), tokens=TOKENS)
+    with pytest.raises(CheckpointError, match=r"model: a self-conditioned recogniser"):
+        load_any_encoder(tmp_path / "model")
+
+
+@pytest.mark.parametrize("layers", [(0,), (2,), (1, 1)])
+def test_only_blocks_before_the_last_can_be_intermediate(layers: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match="before the last of the 2, in order: 1 to 1"):
+        CtcModel(SpeechEncoder(tiny()), TOKENS.size, intermediate=layers)
+
+
+ENTROPIES = [((1, 2), 6), ((1, 1), 5), ((), 4), ((2,), 1), ((3, 1, 3), 3), ((1,), 5)]
+"""Labels, and frames of a row."""
+
+
+def rows_of_entropies() -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...], tuple[int, ...]]:
+    torch.manual_seed(3)
+    log_probs = torch.randn(len(ENTROPIES), 6, 4, dtype=torch.float64).mul(2).log_softmax(-1)
+    targets = torch.tensor([[*labels, 0, 0, 0][:3] for labels, _ in ENTROPIES])
+    return log_probs, targets, tuple(n for _, n in ENTROPIES), tuple(len(labels) for labels, _ in ENTROPIES)
+
+
+def test_entropy_of_alignments_is_that_of_all_paths() -> None:
+    log_probs, targets, frames, labels = rows_of_entropies()
+    found = alignment_entropies(log_probs, targets, frames, labels).tolist()
+    for row, (ids, count) in enumerate(ENTROPIES):
+        assert found[row] == pytest.approx(oracle.alignment_entropy(log_probs[row, :count].tolist(), ids), abs=1e-9)
+    assert found[0] > 0.5
+    assert found[2] == found[3] == found[4] == pytest.approx(0, abs=1e-12)  # a single path
+
+
+def test_entropy_of_alignments_has_the_right_gradient_and_none_on_padding() -> None:
+    log_probs, targets, frames, labels = rows_of_entropies()
+    log_probs.requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda x: alignment_entropies(x.log_softmax(-1), targets, frames, labels), log_probs
+    )
+    (gradient,) = torch.autograd.grad(alignment_entropies(log_probs, targets, frames, labels).sum(), log_probs)
+    padding = torch.arange(6) >= torch.tensor(frames)[:, None]
+    assert not gradient[padding].any()
+    assert gradient[~padding].any()
+
+
+def test_entropy_is_subtracted_and_leaves_out_what_does_not_count() -> None:
+    recogniser = model("layer")
+    # The second has too few frames for its labels, the third could not be read.
+    data = batch([900, 700, 900], ["a", "abcdabcd", "b"], weights=[1, 1, 0])
+    made, plain = objective(recogniser, replace(PLAIN, entropy_weight=0.5)), objective(recogniser)
+    loss = made(made.prepare(data))
+    log_probs = frame_log_probs(recogniser, row_of(data, 0).wave, row_of(data, 0).lengths)[0]
+    entropy = oracle.alignment_entropy(log_probs.tolist(), TOKENS.encode("a"))
+    assert loss.sum.item() == pytest.approx(plain(plain.prepare(data)).sum.item() - 0.5 * entropy, rel=1e-4)
+    assert float(loss.metrics["alignment_entropy"]) == pytest.approx(entropy, rel=1e-4)
+    loss.sum.backward()
+    assert all(torch.isfinite(p.grad).all() for p in made.parameters() if p.grad is not None)
 
 
 def test_prepared_travels_between_devices() -> None:

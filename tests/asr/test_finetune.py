@@ -16,7 +16,17 @@ from speechssl.asr.evaluate import evaluate
 from speechssl.asr.finetune import build_recogniser, ctc_settings, finetune, model_settings, training_set
 from speechssl.asr.labelled import open_labelled
 from speechssl.asr.validation import Validation
-from speechssl.config import AugmentConfig, CtcConfig, DataConfig, EvaluateConfig, FrontendConfig, TokensConfig
+from speechssl.config import (
+    AugmentConfig,
+    CtcConfig,
+    DataConfig,
+    EvaluateConfig,
+    FinetuneConfig,
+    FrontendConfig,
+    SpecAugmentConfig,
+    TokensConfig,
+)
+from speechssl.config.load import find_config, read_toml
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.utterance import Utterance
@@ -158,12 +168,20 @@ def test_without_a_dev_set_the_last_weights_are_kept_and_it_says_so(tmp_path: Pa
     assert "the last weights will be kept, unselected" in capfd.readouterr().err
 
 
-def test_an_interrupted_run_ends_with_the_same_bits(shards: Path, tmp_path: Path, monkeypatch) -> None:
-    ctc = CtcConfig(freeze_steps=0, time_mask_prob=0.3, time_mask_length=2, channel_mask_length=4, layer_drop=0.2)
-    noise = AugmentConfig(speeds=(0.9, 1.0, 1.1), gain_db=3.0, noise_snr_db=(5.0, 20.0))
+@pytest.mark.parametrize(
+    ("layers", "options"), [(1, {}), (2, {"cr_weight": 0.2, "intermediate_layers": (1,), "self_conditioned": True})]
+)
+def test_an_interrupted_run_ends_with_the_same_bits(
+    shards: Path, tmp_path: Path, monkeypatch, layers: int, options: dict[str, object]
+) -> None:
+    masks = CtcConfig(freeze_steps=0, time_mask_prob=0.3, time_mask_length=2, channel_mask_length=4, layer_drop=0.2)
+    masks = replace(masks, spec_augment=SpecAugmentConfig(time_masks=2.0, mel_masks=1, time_warp=5))
+    ctc = replace(masks, **options)  # type: ignore[arg-type]
+    noise = AugmentConfig(speeds=(0.9, 1.0, 1.1), gain_db=3.0, noise_snr_db=(5.0, 20.0), reverb_prob=0.5)
+    model = replace(MODEL, encoder=replace(MODEL.encoder, layers=layers))
 
     def run(name: str):
-        cfg = short(shards, tmp_path / name, steps=8, ctc=ctc, augment=noise)
+        cfg = short(shards, tmp_path / name, steps=8, ctc=ctc, augment=noise, model=model)
         return replace(cfg, training=replace(cfg.training, validate_every=2))
 
     finetune(run("whole"))
@@ -258,6 +276,19 @@ def test_average_of_weights_is_what_is_selected_and_exported(shards: Path, tmp_p
     plain, ema = weights(tmp_path / "plain" / "model"), weights(model)
     assert not torch.equal(plain["head.weight"], ema["head.weight"])
     report = evaluate(EvaluateConfig(model=str(model), data=replace(cfg.dev, shards=str(shards))))
+    assert report.wer == info["dev_wer"]
+
+
+def test_a_conformer_over_convolutions_is_trained_with_spec_augment_and_read_back(shards: Path, tmp_path: Path) -> None:
+    cfg = read_toml(FinetuneConfig, find_config("finetune-conformer-cpu"))
+    encoder = replace(cfg.model.encoder, dim=16, layers=1, heads=2, ffn_dim=32)
+    cfg = short(shards, tmp_path / "run", model=replace(cfg.model, encoder=encoder), ctc=cfg.ctc)
+    info, after = load_folder(finetune(cfg)).info, weights(tmp_path / "run" / "model")
+    before = build_recogniser(cfg, None, after["head.bias"].shape[0]).state_dict()
+    for name in ("frontend.convolutions.first.weight", "frontend.convolutions.second.bias", "projection.weight"):
+        assert not torch.equal(before[f"encoder.{name}"], after[f"encoder.{name}"])
+    model = str(tmp_path / "run" / "model")
+    report = evaluate(EvaluateConfig(model=model, data=replace(cfg.dev, shards=str(shards))))
     assert report.wer == info["dev_wer"]
 
 

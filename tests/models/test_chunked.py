@@ -14,6 +14,7 @@ STEMS = {
     "group": FrontendConfig(conv_layers=CONV, norm="group"),
     "layer": FrontendConfig(conv_layers=CONV, norm="layer"),
     "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=2),
+    "conv2d": FrontendConfig(kind="logmel", n_mels=20, stack=2, conv2d=4),
 }
 
 

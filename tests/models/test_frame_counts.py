@@ -16,6 +16,7 @@ LAYERS = st.lists(st.tuples(st.integers(1, 7), st.integers(1, 11), st.integers(1
 STEMS = st.one_of(
     st.builds(FrontendConfig, conv_layers=LAYERS.map(tuple), norm=st.sampled_from(["group", "layer"])),
     st.builds(FrontendConfig, kind=st.just("logmel"), n_mels=st.sampled_from([13, 40]), stack=st.integers(1, 7)),
+    st.builds(FrontendConfig, kind=st.just("logmel"), stack=st.sampled_from([2, 3, 4, 6]), conv2d=st.just(3)),
 )
 
 

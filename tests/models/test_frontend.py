@@ -24,6 +24,7 @@ STEMS = {
     "layer": FrontendConfig(conv_layers=SMALL, norm="layer", bias=True),
     "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=3),
     "logmel-1": FrontendConfig(kind="logmel", n_mels=16, stack=1),
+    "conv2d": FrontendConfig(kind="logmel", n_mels=20, stack=4, conv2d=6),
 }
 
 
@@ -281,6 +282,10 @@ def test_log_mel_stays_in_float32_under_autocast():
         (FrontendConfig(kind="logmel", stack=0), "stack = 0"),
         (FrontendConfig(kind="logmel", n_mels=200), "n_mels = 200"),
         (FrontendConfig(kind="logmel", n_mels=0), "n_mels = 0"),
+        (FrontendConfig(kind="logmel", conv2d=8, stack=5), "stack = 5"),
+        (FrontendConfig(kind="logmel", conv2d=8, n_mels=6), "n_mels = 6"),
+        (FrontendConfig(kind="logmel", conv2d=-1), "conv2d = -1"),
+        (FrontendConfig(kind="waveform", conv2d=8), "conv2d = 8 convolves log-mel"),
     ],
 )
 def test_configurations_that_cannot_work(cfg, message):

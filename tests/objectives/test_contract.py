@@ -23,7 +23,16 @@ from tests.support.tiny import close, same, training
 from tests.training.test_parallel import on_ranks
 
 LENGTHS = [16_000, 12_345, 9_000]
-SUMMED = {"diversity_weight": 0.0, "unmasked_weight": 0.3, "across": 0, "mix_prob": 1.0, "noise_share": 1.0}
+AHEAD = 5
+"""Frames from one to the one that APC predicts: none of the stems shows that far ahead."""
+SUMMED = {
+    "diversity_weight": 0.0,
+    "unmasked_weight": 0.3,
+    "across": 0,
+    "mix_prob": 1.0,
+    "noise_share": 1.0,
+    "ahead": AHEAD,
+}
 """Settings for which a batch is the sum of its utterances: without statistics of a whole batch, and without negatives
 or speech of other utterances. With targets on frames that are not masked, and noise, where an objective has such
 settings.
@@ -62,7 +71,7 @@ def test_padding_neighbours_and_accumulation_change_nothing(kind, stem):
     together = gradients(objective, make_batch(LENGTHS))
     padded = gradients(objective, make_batch(LENGTHS, total=20_000))
     alone = gradients(objective, *(make_batch([n], ids=(f"u{i}",)) for i, n in enumerate(LENGTHS)))
-    assert together[1] >= (3 if kind in ONE_TARGET_EACH else 61)
+    assert together[1] >= (3 if kind in ONE_TARGET_EACH else 55)
     for total, targets, found in (padded, alone):
         assert targets == together[1]
         assert total == pytest.approx(together[0], rel=1e-5)
@@ -122,7 +131,7 @@ def test_no_target_at_all_still_reaches_every_parameter(kind):
 
 
 @pytest.mark.parametrize("frames", [1, 2, 4, 7])
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", [name for name in STEMS if name != "conv2d"])  # as log-mel, and three times as slow
 def test_the_shortest_clips_and_silence_stay_finite(kind, stem, frames):
     objective = build(kind, model=replace(MODEL, frontend=STEMS[stem]))
     shortest = objective.encoder.frontend.receptive + (frames - 1) * objective.encoder.hop

@@ -37,6 +37,24 @@ def loss(log_probs, targets, blank=0):
     return -final
 
 
+def consistency(one, other):
+    """Half the sum over frames of KL(other || one) + KL(one || other) of log probabilities [T][V] (CR-CTC)."""
+    total = 0.0
+    for a, b in zip(one, other, strict=True):
+        for x, y in zip(a, b, strict=True):
+            total += (math.exp(y) * (y - x) + math.exp(x) * (x - y)) / 2
+    return total
+
+
+def conditioned(frame, log_probs, weight, bias):
+    """A frame [D] plus the projection (weight [D][V], bias [D]) of its posteriors (Nozaki & Komatsu 2021)."""
+    posteriors = [math.exp(value) for value in log_probs]
+    return [
+        value + sum(w * p for w, p in zip(row, posteriors, strict=True)) + b
+        for value, row, b in zip(frame, weight, bias, strict=True)
+    ]
+
+
 def collapse(path, blank=0):
     """B(path): merge repeats, then remove blanks."""
     return tuple(label for label, _ in itertools.groupby(path) if label != blank)
@@ -55,6 +73,18 @@ def labellings(log_probs, blank=0):
 def brute_force(log_probs, targets, blank=0):
     """-log p(targets) by enumeration."""
     return -labellings(log_probs, blank).get(tuple(targets), -math.inf)
+
+
+def alignment_entropy(log_probs, targets, blank=0):
+    """Entropy in nats of the paths that collapse to the targets, given these, by enumeration of all paths."""
+    scores = [
+        math.fsum(frame[label] for frame, label in zip(log_probs, path, strict=True))
+        for path in itertools.product(range(len(log_probs[0])), repeat=len(log_probs))
+        if collapse(path, blank) == tuple(targets)
+    ]
+    total = math.fsum(map(math.exp, scores))
+    shares = [math.exp(score) / total for score in scores]
+    return -math.fsum(share * math.log(share) for share in shares if share > 0)
 
 
 def best_labelling(log_probs, blank=0):

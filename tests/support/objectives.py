@@ -44,6 +44,7 @@ STEMS = {
     "group": MODEL.frontend,
     "layer": replace(MODEL.frontend, norm="layer"),
     "logmel": FrontendConfig(kind="logmel", n_mels=20, stack=2),
+    "conv2d": FrontendConfig(kind="logmel", n_mels=20, stack=2, conv2d=4, grad_scale=1.0),
 }
 MASK = MaskConfig(prob=0.65, length=3, min_spans=2)
 SMALL = {"mask": MASK, "clones": 2, "decoder_dim": 16, "mix_prob": 0.5, "queue": 16, "crop": 0.8}

@@ -1,6 +1,8 @@
 """What only a CUDA device can show: deterministic runs, float32 without TF32, kernels counted once, bf16 steps."""
 
 import json
+import math
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,12 @@ from safetensors.torch import load_file
 from speechssl.asr.finetune import finetune
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import load_config
+from speechssl.core.errors import InterruptedRun
 from speechssl.models.kernels.choice import exact_float32
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain
-from tests.support.objectives import with_targets
+from tests.faults.runs import config, digest
+from tests.support.objectives import KINDS, build, make_batch, with_targets
 
 pytestmark = [
     pytest.mark.gpu,
@@ -81,11 +85,48 @@ def test_L6_float32_convolutions_are_not_rounded_to_tf32():
     assert float((result - exact).norm() / exact.norm()) < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "ctc"])
-def test_every_objective_trains_on_the_gpu_in_bf16_and_resumes(tone_corpus, tmp_path, kind):
-    folder = run(kind, tone_corpus.shards, tmp_path / "run", precision="bf16")
-    path = next(path for path in [folder / "metrics.jsonl", *folder.glob("iteration-*/metrics.jsonl")] if path.exists())
-    losses = [line["loss"] for line in read_metrics(path) if line.get("phase") == "train"]
-    assert losses
-    assert all(0 < loss < 1e4 for loss in losses)
-    assert (folder / "model" / "model.safetensors").exists()
+def loss_and_gradients(kind: str, device: str, *, bf16: bool = False) -> tuple[float, dict[str, torch.Tensor]]:
+    """Return the mean loss of an objective on noise, and its gradients in float32 on the CPU."""
+    objective = build(kind).eval().to(device)
+    batch = make_batch([16_000, 12_345, 9_000])
+    item = objective.prepare(replace(batch, wave=batch.wave.float())).to(device)
+    with exact_float32(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        loss = objective(item)
+    mean = loss.sum / loss.n_targets
+    mean.backward()
+    named = objective.named_parameters()
+    return mean.item(), {name: value.grad.float().cpu() for name, value in named if value.grad is not None}
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_objective_computes_on_the_gpu_what_the_cpu_computes(kind):
+    (ours, own), (theirs, other) = (loss_and_gradients(kind, device) for device in ("cuda", "cpu"))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert own.keys() == other.keys()
+    whole = torch.cat([value.flatten() for value in other.values()]).norm()
+    assert all((own[name] - other[name]).norm() < 1e-3 * whole for name in own)
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_objective_stays_close_in_bf16_on_the_gpu(kind):
+    loss, found = loss_and_gradients(kind, "cuda", bf16=True)
+    assert loss == pytest.approx(loss_and_gradients(kind, "cpu")[0], rel=0.05)
+    assert all(torch.isfinite(value).all() for value in found.values())
+
+
+@pytest.mark.parametrize("kind", [*sorted(KINDS), "ctc"])
+def test_every_objective_trains_on_the_gpu_in_bf16_and_resumes_to_the_same_bits(tone_corpus, tmp_path, kind):
+    train = finetune if kind == "ctc" else pretrain
+    pause_at = 6 if kind == "ctc" else 4  # where fine-tuning looks at dev in any case
+    digests = []
+    for name, pauses in (("whole", (0,)), ("paused", (pause_at, 0))):
+        for pause in pauses:
+            options = {"device": "cuda", "precision": "bf16", "deterministic": True, "pause_at": pause}
+            with suppress(InterruptedRun):
+                train(config(kind, tone_corpus.shards, tmp_path / name, steps=8, **options))
+        digests.append(digest(tmp_path / name))
+    losses = [line["loss"] for path in (tmp_path / "whole").rglob("metrics.jsonl") for line in read_metrics(path)
+              if line.get("phase") == "train"]  # fmt: skip
+    assert len(losses) == 8
+    assert all(math.isfinite(value) for value in losses)
+    assert digests[0] == digests[1]

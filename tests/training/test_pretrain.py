@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -258,6 +259,19 @@ def test_contradictions_are_found_before_anything_is_made(cfg, tmp_path, changes
 
 def test_steps_are_the_sum_over_iterations(cfg):
     assert resolved(cfg).training.steps == 9
+
+
+def test_epochs_become_updates_of_the_corpus_but_not_those_of_iterations(cfg, tmp_path, capsys):
+    epochs = replace(cfg.training, epochs=1.5)
+    with pytest.raises(ConfigError, match=r"hubert is trained in iterations, whose updates are objective\.targets"):
+        pretrain(replace(cfg, training=epochs))
+    model = pretrain(replace(cfg, objective=CONTRASTIVE, training=epochs))
+    stored = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["training"]
+    steps = load_folder(model).info["step"]
+    assert (stored["epochs"], stored["steps"]) == (1.5, steps)
+    assert f"; {steps} steps of up to 12 s, 1.6 epochs;" in capsys.readouterr().err
+    pretrain(replace(cfg, objective=CONTRASTIVE, training=epochs))  # complete: what is stored stays
+    assert tomllib.loads((tmp_path / "run" / "config.toml").read_text())["training"]["steps"] == steps
 
 
 def test_missing_shards_and_changed_settings_are_refused(cfg, tmp_path):

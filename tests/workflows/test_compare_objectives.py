@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from speechssl.cli.main import main
-from speechssl.config import CompareObjectivesConfig, ObjectiveConfig
+from speechssl.config import CompareObjectivesConfig, ObjectiveConfig, TrainingConfig
 from speechssl.config.load import load_config, tagged, write_toml
 from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError
@@ -126,6 +126,8 @@ def test_a_wrong_list_of_arms_or_labels_is_refused():
     with pytest.raises(ConfigError, match="an objective has 4 candidates"):
         arms_of(replace(cfg, pretrain_rates=(1e-3, 2e-3), learning_rates=(1e-3, 3e-3)))
     assert arms_of(replace(cfg, pretrain_rates=(1e-3, 2e-3), scratch_rates=(1e-3, 3e-3)))
+    with pytest.raises(ConfigError, match="every arm makes the same updates"):
+        arms_of(replace(cfg, finetune=replace(cfg.finetune, training=TrainingConfig(epochs=2.0))))
     with pytest.raises(ConfigError, match="did you mean"):
         arms_of(replace(cfg, arms=("hubert-tyni",)))
     with pytest.raises(ConfigError, match="is not NAME=TRAIN,DEV,TEST"):

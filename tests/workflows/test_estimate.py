@@ -86,6 +86,8 @@ def test_a_probe_that_does_not_fit_does_not_count(monkeypatch):
 
 
 def test_devices_must_share_the_step():
+    with pytest.raises(ConfigError, match="epochs depend on the corpus"):
+        estimate(replace(config(), training=TrainingConfig(epochs=3.0)))
     with pytest.raises(ConfigError, match="not a multiple of 3 devices"):
         estimate(config(batches_per_step=4), world=3)
 

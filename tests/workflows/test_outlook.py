@@ -46,6 +46,15 @@ def test_the_stages_that_are_expected_are_those_that_run():
     assert not [name for name in expected_seconds(alone, HOURS, SPEED, corpus=True) if "scratch" in name]
 
 
+def test_epochs_of_fine_tuning_are_counted_in_updates_of_the_labels():
+    cfg = run_of()
+    training, batch = cfg.finetune.training, outlook.FINETUNE_FILLED * cfg.finetune.data.batch_seconds
+    epochs = replace(training, epochs=500 * batch / (3600 * HOURS.labelled))  # 500 updates
+    by_epochs = replace(cfg, finetune=replace(cfg.finetune, training=epochs))
+    expected = expected_seconds(updates(cfg, 500), HOURS, SPEED, corpus=True)
+    assert expected_seconds(by_epochs, HOURS, SPEED, corpus=True) == expected
+
+
 def test_every_round_is_expected(monkeypatch):
     monkeypatch.setattr(outlook, "cores", lambda: 1)
     cfg = replace(run_of(), rounds=2, relabel=RelabelConfig(clusters=200, steps=50), jobs=1)

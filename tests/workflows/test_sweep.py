@@ -269,3 +269,11 @@ def test_killed_while_rates_are_halved_a_rerun_decides_the_same(shards, tmp_path
     assert sorted(str(step) for step in ends[0].values()) == ["20", "None"]
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("arm", "other")]
     assert weights[0] == weights[1]
+
+
+def test_a_rate_that_stopped_early_is_judged_by_its_last_validation(shards, tmp_path):
+    rows = [{"step": step, "phase": "valid", "dev_cer": value} for step, value in ((2, 0.5), (4, 0.3), (8, 0.2))]
+    rows.insert(2, {"step": 4, "phase": "stopped", "why": "patience"})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    candidate = Candidate("arm", 1e-3, recipe(shards, tmp_path))
+    assert [candidate.dev_at(step).get("dev_cer") for step in (1, 2, 4, 6, 8)] == [None, 0.5, 0.3, 0.3, 0.2]

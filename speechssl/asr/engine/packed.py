@@ -86,8 +86,10 @@ class PackedRecogniser:
         pre = encoder.cfg.encoder.norm == "pre"
         if not pre:
             x = encoder.norm(x)
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, 1):
             x = block(x, frames)
+            if encoder.after_block is not None:
+                x = encoder.after_block(number, x)
         if pre:
             x = encoder.norm(x)
         return list(F.log_softmax(self.head(x), dim=-1).split(counts))

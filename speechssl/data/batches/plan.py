@@ -7,6 +7,7 @@ Utterances are mixed within windows of consecutive shards (reading stays nearly 
 batches in a window and of utterances over batches changes each epoch.
 """
 
+import math
 import threading
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
@@ -140,6 +141,10 @@ class Plan:
     def n_batches(self) -> int:
         """Batches in one pass."""
         return self.batches_per_epoch
+
+    def updates(self, epochs: float, batches_per_step: int) -> int:
+        """Return the fewest updates, at least 1, that take ``epochs`` passes over the utterances used."""
+        return max(1, math.ceil(epochs * self.batches_per_epoch / batches_per_step - 1e-9))
 
     @property
     def rows(self) -> np.ndarray:

@@ -3,6 +3,7 @@
 In: plans of one corpus. Out: ``micro(k)``, still a pure function of (seed, corpus, k).
 """
 
+import math
 from collections.abc import Collection
 from typing import Literal, Protocol
 
@@ -41,6 +42,10 @@ class SharedPlan:
     def batches_per_epoch(self) -> int:
         """Micro-batches of one pass over both."""
         return self.first.batches_per_epoch + self.second.batches_per_epoch
+
+    def updates(self, epochs: float, batches_per_step: int) -> int:
+        """Return the fewest updates, at least 1, with as many micro-batches as ``epochs`` passes over both have."""
+        return max(1, math.ceil(epochs * self.batches_per_epoch / batches_per_step - 1e-9))
 
     def micro(self, k: int) -> PlannedBatch:
         """Return micro-batch ``k``, counted from 0."""

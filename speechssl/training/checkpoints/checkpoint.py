@@ -52,7 +52,7 @@ def _write(path: Path, state: State) -> None:
 class Checkpoints:
     """The checkpoints of one run folder (``RUN/checkpoints``). Only rank 0 saves; every rank may load.
 
-    After a save the newest ``keep`` valid checkpoints stay, at least 2. ``best/`` is never removed.
+    After a save the newest ``keep`` valid checkpoints stay, at least 2. Weights in other folders are not removed.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
@@ -81,12 +81,12 @@ class Checkpoints:
                 else:
                     leftover.unlink()
 
-    def save(self, step: int, state: State, *, best: bool = False) -> Path:
-        """Write a checkpoint of ``step`` (or, with ``best``, replace ``best/``), then remove the oldest ones.
+    def save(self, step: int, state: State, *, best: bool = False, place: Path | None = None) -> Path:
+        """Write a checkpoint of ``step`` and remove the oldest ones; with ``best`` or ``place`` write there instead.
 
         Raises CheckpointError when it could not be written whole (mostly: disk full); what was there before still is.
         """
-        final = self.folder / "best" if best else self.path(step)
+        final = place or (self.folder / "best" if best else self.path(step))
         try:
             if final.exists():
                 _write(final / "state.pt", {**state, "step": step})
@@ -97,7 +97,7 @@ class Checkpoints:
             raise CheckpointError(
                 f"cannot save {final}: {error}. Earlier checkpoints are untouched; is the disk full or read-only?"
             ) from error
-        if not best:
+        if final == self.path(step):
             self._known_good.add(step)
             self.prune()
         return final

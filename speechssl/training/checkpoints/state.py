@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.optim import Optimizer
@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from speechssl.core.errors import CheckpointError
 from speechssl.objectives.base import Objective
 from speechssl.training.checkpoints.checkpoint import Checkpoints, State
+from speechssl.training.checkpoints.leaders import Leaders, Mean
 from speechssl.training.ema import WeightAverage
 from speechssl.training.parallel import Parallel
 
@@ -41,6 +42,8 @@ class TrainingState:
     best_step: int | None = None
     best_value: float | None = None
     """Lowest validation value and its step; ``best/`` itself remembers them, so a checkpoint need not."""
+    history: list[tuple[int, float]] = field(default_factory=list)
+    """Step and value of each validation that is due, up to the checkpoint: what early stopping depends on."""
 
     def to_dict(self) -> State:
         """Return tensors, numbers and dictionaries only: what ``torch.load(weights_only=True)`` takes."""
@@ -50,6 +53,7 @@ class TrainingState:
             "average": None if self.average is None else self.average.state_dict(),
             "skipped": self.skipped,
             "skips_in_row": self.skips_in_row,
+            "history": list(self.history),
         }
 
     def restore(self, saved: State) -> None:
@@ -72,6 +76,7 @@ class TrainingState:
                 "Use the configuration it was made with, or another output folder"
             ) from error
         self.skipped, self.skips_in_row = saved["skipped"], saved["skips_in_row"]
+        self.history = [(step, value) for step, value in saved.get("history", ())]
 
     def resume(self, checkpoints: Checkpoints, parallel: Parallel) -> int:
         """Take back the newest whole checkpoint, the same on every rank; return the number of steps done (0: none).
@@ -119,11 +124,24 @@ class TrainingState:
         else:
             self.best_step, self.best_value = step, value
 
-    def take_best(self, checkpoints: Checkpoints) -> None:
-        """Put the weights to export in place: those of ``best/`` if there are any, otherwise the last (averaged)
-        ones.
+    def waited(self, start: int) -> int:
+        """Return the validations after step ``start`` that came after the lowest value, the first of equal ones."""
+        best = min(self.history, key=lambda item: item[1], default=(0, 0.0))[0]
+        return sum(step > max(best, start) for step, _ in self.history)
+
+    def is_best(self, mean: Mean | None) -> bool:
+        """Whether the mean of the best weights is at least as good as the best single ones."""
+        return mean is not None and mean.value <= (math.inf if self.best_value is None else self.best_value)
+
+    def take_best(self, checkpoints: Checkpoints, mean: Mean | None = None, leaders: Leaders | None = None) -> None:
+        """Put the weights to export in place.
+
+        They are the mean of the best where that is best, those of ``best/`` if there are any, otherwise the last
+        (averaged) ones.
         """
-        if self.best_step is not None and (found := checkpoints.best()) is not None:
+        if mean is not None and leaders is not None and self.is_best(mean):
+            self.objective.load_state_dict(leaders.mean(mean.steps))
+        elif self.best_step is not None and (found := checkpoints.best()) is not None:
             self.objective.load_state_dict(found[1]["objective"])
         elif self.average is not None:
             self.average.copy_to_module()

@@ -54,7 +54,10 @@ class MetricsLog:
         self._purge = step + 1
 
     def append(self, step: int, phase: str, values: dict[str, Any]) -> None:
-        """Write one line: ``step``, ``phase`` (targets, chance, train, valid, health), ``time`` and the values."""
+        """Write one line: ``step``, ``phase``, ``time`` and the values.
+
+        Phases are targets, chance, train, valid, health, stopped and average.
+        """
         if not self.active:
             return
         if self._file is None:

@@ -28,6 +28,7 @@ STEMS = {
     "one layer": FrontendConfig(conv_layers=((24, 10, 5),)),
     "wide stride": FrontendConfig(conv_layers=((24, 10, 5), (24, 4, 8))),
     "log-mel": FrontendConfig(kind="logmel", n_mels=16, stack=2),
+    "conv2d": FrontendConfig(kind="logmel", n_mels=16, stack=2, conv2d=4),
 }
 TOKENS = 7
 

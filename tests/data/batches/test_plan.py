@@ -256,3 +256,15 @@ def test_a_late_batch_costs_no_more_than_an_early_one():
 
     for k in (10**9, 17, 5 * 10**6):
         assert python_lines(lambda k=k: plan.micro(k)) < 20_000
+
+
+@given(corpora, configs, st.floats(0.1, 30), st.integers(1, 4))
+@settings(max_examples=30, deadline=None)
+def test_the_updates_of_epochs_are_the_fewest_that_take_them(corpus, cfg, epochs, per_step):
+    try:
+        plan = Plan.finetune(corpus, cfg, 1)
+    except DataError:
+        return
+    updates, wanted = plan.updates(epochs, per_step), epochs * plan.batches_per_epoch
+    assert updates * per_step >= wanted - 1e-6
+    assert updates == 1 or (updates - 1) * per_step < wanted
