@@ -348,6 +348,7 @@ def config_class(path: Path) -> type:
         "compare": config.CompareObjectivesConfig,
         "finetune": config.FinetuneConfig,
         "evaluate": config.EvaluateConfig,
+        "selftrain": config.SelftrainConfig,
     }
     return kinds.get(path.stem.split("-")[0], config.PretrainConfig)
 

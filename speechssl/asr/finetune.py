@@ -16,7 +16,7 @@ import torch
 
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.decoding.lexicon import words_of
-from speechssl.asr.labelled import Labelled, open_labelled
+from speechssl.asr.labelled import Labelled, open_labelled, refuse_held_out
 from speechssl.asr.recipe import recipe_for
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.forced_alignment import frames_needed
@@ -29,6 +29,7 @@ from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.augment import Sounds, augmenter
 from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.shares import SharedPlan, labelled_plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.text.casing import dotless_i
@@ -65,6 +66,8 @@ class TrainingSet:
     tokens: Tokens
     entries: tuple[Entry, ...]
     """What was left out and why, utterances and characters alike."""
+    pseudo: frozenset[str] = frozenset()
+    """Ids of the utterances whose text a recogniser made."""
 
     @property
     def hours(self) -> float:
@@ -139,7 +142,8 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
     out = {entry.item for entry in entries}
     texts = {name: text for name, text in labelled.texts.items() if name not in out}
     language, mixed = _language(cfg, labelled)
-    tokens, rare = Tokens.build(texts.values(), replace(cfg.tokens, language=language))
+    true = [text for name, text in texts.items() if name not in labelled.pseudo]
+    tokens, rare = Tokens.build(true, replace(cfg.tokens, language=language))
     entries += [*mixed, *tokens.tags(texts)]
     corpus = labelled.corpus(texts)
     kept = []
@@ -154,7 +158,13 @@ def training_set(cfg: FinetuneConfig, labelled: Labelled, frames: Callable[[int]
             kept.append(name)
     if not kept:
         raise DataError(_nothing_left(labelled, entries))
-    return TrainingSet(labelled.corpus(kept), tuple(texts[name] for name in kept), tokens, (*entries, *rare))
+    return TrainingSet(
+        labelled.corpus(kept),
+        tuple(texts[name] for name in kept),
+        tokens,
+        (*entries, *rare),
+        frozenset(labelled.pseudo),
+    )
 
 
 def _language(cfg: FinetuneConfig, labelled: Labelled) -> tuple[str, list[Entry]]:
@@ -213,27 +223,32 @@ def with_steps(cfg: FinetuneConfig) -> FinetuneConfig:
     """
     if not cfg.training.epochs:
         return cfg
-    corpus = _data(cfg, load_any(Path(cfg.init)) if cfg.init else None).corpus
-    steps = Plan.finetune(corpus, cfg.data, cfg.seed).updates(cfg.training.epochs, cfg.data.batches_per_step)
+    data = _data(cfg, load_any(Path(cfg.init)) if cfg.init else None)
+    steps = _plan(cfg, data).updates(cfg.training.epochs, cfg.data.batches_per_step)
     return replace(cfg, training=replace(cfg.training, steps=steps))
 
 
 def _data(cfg: FinetuneConfig, pretrained: ModelFolder | None) -> TrainingSet:
-    labelled = open_labelled(cfg.data, stage="finetune")
+    labelled = open_labelled(cfg.data, stage="finetune", pseudo=cfg.pseudo.labels)
     grid = frame_grid(model_settings(cfg, pretrained.cfg if pretrained else None).frontend)
     return training_set(cfg, labelled, grid.frames)
+
+
+def _plan(cfg: FinetuneConfig, data: TrainingSet) -> Plan | SharedPlan:
+    return labelled_plan(data.corpus, cfg.data, cfg.seed, pseudo=data.pseudo, true_share=cfg.pseudo.true_share)
 
 
 def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     pretrained = load_any(Path(cfg.init)) if cfg.init else None
     data = _data(cfg, pretrained)
     check_corpus(run, data.corpus, parallel, texts=dict(zip(data.corpus.ids, data.texts, strict=True)))
-    plan = Plan.finetune(data.corpus, cfg.data, cfg.seed)
+    plan = _plan(cfg, data)
     cfg = run.settle_steps(cfg, plan)
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
     dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
+    refuse_held_out(data.pseudo, dev)
     if dev.utterances:
         check_corpus(run, dev.corpus(), parallel, name="corpus-dev", texts=dev.texts)
     run.record([*data.entries, *dev.dropped, *tokens.tags(dev.texts), *tokens.unseen(dev.texts, split=dev.name)])
@@ -277,7 +292,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     value, steps = result.best_value, [result.step if result.best_step is None else result.best_step]
     if result.mean is not None and result.took_mean:
         value, steps = result.mean.value, list(result.mean.steps)
-    texts = [tokens.normal(text) for text in data.texts]
+    true = [text for name, text in zip(data.corpus.ids, data.texts, strict=True) if name not in data.pseudo]
+    texts = [tokens.normal(text) for text in true]
     info: dict[str, Any] = {
         "objective": "ctc",
         "step": steps[-1],
@@ -293,6 +309,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         "seed": cfg.seed,
         "train_utterances": len(data.corpus),
         "train_hours": round(data.hours, 4),
+        **({"pseudo_labelled": len(data.corpus) - len(true)} if data.pseudo else {}),
         "words": words_of(texts),
         "word_counts": count_words(texts),
     }
@@ -327,7 +344,7 @@ def _outcome(result: TrainResult, validation: Validation | None) -> str:
     return "\n".join(lines)
 
 
-def _summary(cfg: FinetuneConfig, data: TrainingSet, plan: Plan, validation: Validation | None) -> str:
+def _summary(cfg: FinetuneConfig, data: TrainingSet, plan: Plan | SharedPlan, validation: Validation | None) -> str:
     training, per_step = cfg.training, cfg.data.batches_per_step
     left_out = Counter(entry.reason for entry in data.entries if entry.action != "kept")
     lengths = data.corpus.samples / SAMPLE_RATE

@@ -87,6 +87,15 @@ VERB_HELP = {
         ),
         (_PROFILE, _CHANGES),
     ),
+    "selftrain": _Verb(
+        "[CONFIG]",
+        "Transcribes speech with a fine-tuned model, and fine-tunes on the confident transcripts, too. It repeats that "
+        "while dev improves; a stopped one resumes.",
+        (
+            "speechssl selftrain selftrain-cpu --model runs/asr/model",
+            "speechssl selftrain selftrain-tiny --finetune.data.shards shards",
+        ),
+    ),
     "lm": _Verb(
         "TEXT|MANIFEST|SHARDS OUTPUT [CONFIG]",
         "Estimates an n-gram language model (modified Kneser-Ney) and writes it as an ARPA file, for decoding.",

@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "estimate": training.estimate,
     "pretrain": training.pretrain,
     "finetune": training.finetune,
+    "selftrain": training.selftrain,
     "lm": recognition.lm,
     "tune": recognition.tune,
     "evaluate": recognition.evaluate,

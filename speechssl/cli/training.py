@@ -1,4 +1,4 @@
-"""Verbs that train: ``pretrain``, ``finetune``, ``estimate``, and from audio to a page: ``run``, ``demo`` ..."""
+"""Verbs that train: ``pretrain``, ``finetune``, ``selftrain``, and from audio to a page: ``run``, ``demo`` ..."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from speechssl.cli.arguments import load, positional, wants_help
 from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
-__all__ = ["compare_objectives", "demo", "estimate", "finetune", "pretrain", "run"]
+__all__ = ["compare_objectives", "demo", "estimate", "finetune", "pretrain", "run", "selftrain"]
 
 
 PROFILED_STEPS = 5
@@ -45,6 +45,16 @@ def finetune(words: list[str], overrides: list[str]) -> None:
     from speechssl.asr.finetune import finetune as train
 
     print(train(cfg, allow_changes=allow_changes))
+
+
+def selftrain(words: list[str], overrides: list[str]) -> None:
+    """Fine-tune on pseudo-labels, too."""
+    from speechssl.config import SelftrainConfig
+
+    _, cfg = load(SelftrainConfig, "selftrain", words, overrides)
+    from speechssl.workflows.selftrain import selftrain as go
+
+    print(go(cfg))
 
 
 def estimate(words: list[str], overrides: list[str]) -> None:

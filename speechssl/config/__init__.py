@@ -6,7 +6,7 @@
 from speechssl.config.audit import AuditConfig
 from speechssl.config.comparing import CompareConfig, CompareObjectivesConfig
 from speechssl.config.corpus import CorpusConfig
-from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
+from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, PseudoLabelsConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
 from speechssl.config.masked_objectives import HubertConfig, MaskConfig, TargetsConfig, TeacherConfig, Wav2Vec2Config
 from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
@@ -23,7 +23,7 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.validation import ValidationConfig
-from speechssl.config.verbs import EvaluateConfig, RelabelConfig, RunConfig
+from speechssl.config.verbs import EvaluateConfig, LabellingConfig, RelabelConfig, RunConfig, SelftrainConfig
 
 __all__ = [
     "AlignConfig",
@@ -41,6 +41,7 @@ __all__ = [
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",
+    "LabellingConfig",
     "LiveConfig",
     "LmConfig",
     "ManifestConfig",
@@ -49,9 +50,11 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "PretrainConfig",
+    "PseudoLabelsConfig",
     "RelabelConfig",
     "RunConfig",
     "ScoreConfig",
+    "SelftrainConfig",
     "ShardConfig",
     "SpecAugmentConfig",
     "TargetsConfig",

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["AugmentConfig", "DataConfig", "ManifestConfig", "ShardConfig"]
+from speechssl.core.errors import ConfigError
+
+__all__ = ["AugmentConfig", "DataConfig", "ManifestConfig", "PseudoLabelsConfig", "ShardConfig"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,19 @@ class DataConfig:
     """Seconds without a batch after which the loader is taken to hang; an error."""
     max_bad_fraction: float = 0.01
     """Stop when more than this share of a window of 1,000 utterances, or 100 in a row, cannot be read."""
+
+
+@dataclass(frozen=True)
+class PseudoLabelsConfig:
+    """Transcripts that a recogniser made, to fine-tune on beside the true ones."""
+
+    labels: str = ""
+    """``pseudo.jsonl`` of ``speechssl selftrain``: lines with the id of an utterance of the shards and its text."""
+    true_share: float = 0.0
+    """Share of the micro-batches that hold true transcripts, the others hold pseudo-labels (slimIPL, arXiv 2010.11524).
+    0: all are mixed, in the proportions of the audio."""
+
+    def __post_init__(self) -> None:
+        """Check the share."""
+        if not 0 <= self.true_share < 1:
+            raise ConfigError(f"pseudo.true_share = {self.true_share}: at least 0 and below 1")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from speechssl.config.data import AugmentConfig, DataConfig
+from speechssl.config.data import AugmentConfig, DataConfig, PseudoLabelsConfig
 from speechssl.config.masked_objectives import Wav2Vec2Config
 from speechssl.config.model import ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
@@ -284,6 +284,7 @@ class FinetuneConfig:
     dev: DataConfig = field(
         default_factory=lambda: DataConfig(splits=("dev",), min_seconds=0.0, max_seconds=60.0, batch_seconds=200.0)
     )
+    pseudo: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             lr=5e-5, eps=1e-8, schedule="tri-stage", warmup=0.1, hold=0.4, final_scale=0.05, weight_decay=0.0

@@ -6,8 +6,9 @@ from typing import Literal
 from speechssl.config.data import DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
+from speechssl.core.errors import ConfigError
 
-__all__ = ["EvaluateConfig", "RelabelConfig", "RunConfig"]
+__all__ = ["EvaluateConfig", "LabellingConfig", "RelabelConfig", "RunConfig", "SelftrainConfig"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,52 @@ class RelabelConfig:
 
 
 @dataclass(frozen=True)
+class LabellingConfig:
+    """Self-training: which pseudo-labels are kept, and how often they are made again."""
+
+    rounds: int = 3
+    """Most rounds of transcribing and fine-tuning. They end as soon as the error rate of dev does not fall."""
+    max_error: float = 0.15
+    """Keep utterances of at least that confidence at which the utterances of dev have this error rate together."""
+    share: float = 0.0
+    """Keep instead this share of the utterances, the most confident ones; 0: ``max_error`` decides."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """Search for the words, of dev and of the pseudo-labels. ``lm`` empty: that of the first teacher's model folder."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.rounds < 0:
+            raise ConfigError(f"labelling: rounds = {self.rounds} must not be negative")
+        if not 0 <= self.max_error <= 1 or not 0 <= self.share <= 1:
+            raise ConfigError("labelling: max_error and share lie within 0 and 1")
+
+
+@dataclass(frozen=True)
+class SelftrainConfig:
+    """Self-training: fine-tune on what a fine-tuned model transcribes, beside the true transcripts.
+
+    Kahn et al. 2020 (arXiv 1909.09116), repeated as in Xu et al. 2020 (iterative pseudo-labelling, arXiv 2005.09267).
+    """
+
+    name: str = "selftrain"
+    output: str = ""
+    """Folder of everything that is made; empty for ``runs/NAME``."""
+    model: str = ""
+    """Model folder of a fine-tuning run, the first teacher. Empty: one is fine-tuned first, on the true transcripts."""
+    labelling: LabellingConfig = field(default_factory=LabellingConfig)
+    unlabelled: DataConfig = field(
+        default_factory=lambda: DataConfig(min_seconds=0.5, max_seconds=30.0, batch_seconds=200.0)
+    )
+    """Utterances of the same shards to transcribe. Those of dev and test, their copies, and those with a true
+    transcript are left out."""
+    test: DataConfig = field(default_factory=lambda: DataConfig(splits=("test",)))
+    """Utterances that are to be scored later, and so never transcribed for training. Nothing else is done with them."""
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    """Fine-tuning of every student (and of the first teacher where ``model`` is empty): its ``data`` are the true
+    transcripts, its ``dev`` sets the lowest confidence and chooses the best model."""
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """From a folder of audio to a report, stage by stage."""
 
@@ -70,6 +117,8 @@ class RunConfig:
     rounds: int = 1
     """Rounds of pretraining and fine-tuning. Each after the first pretrains on the units of ``relabel``."""
     relabel: RelabelConfig = field(default_factory=RelabelConfig)
+    selftrain: LabellingConfig = field(default_factory=lambda: LabellingConfig(rounds=0))
+    """Self-training after the last round, on the untranscribed training speech; ``rounds = 0``: none."""
     manifest: ManifestConfig = field(default_factory=ManifestConfig)
     shard: ShardConfig = field(default_factory=ShardConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

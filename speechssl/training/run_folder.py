@@ -23,6 +23,7 @@ from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.files import exclusive
 from speechssl.core.ledger import Entry, Ledger, read_ledger
 from speechssl.data.batches.plan import Plan
+from speechssl.data.batches.shares import SharedPlan
 from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.monitoring.log import MetricsLog
 from speechssl.training.parallel import Parallel
@@ -39,6 +40,7 @@ FREE = (
     "*.cache",
     "*.max_bad_fraction",
     "*.shards",
+    "pseudo.labels",
     "*.loader",
     "training.device",
     "training.threads",
@@ -54,7 +56,8 @@ FREE = (
     "training.on_collapse",
 )
 """Settings that may change between the parts of a run: they decide how it is computed and kept, not what it
-computes. Shards may lie elsewhere: what is in them is checked by ``check_corpus``."""
+computes. Shards and pseudo-labels may lie elsewhere: what is in them is checked by
+``check_corpus``."""
 
 ALLOWED = "allowed"
 """What the ledger says was done about a change that ``--allow-changes`` let through."""
@@ -169,7 +172,7 @@ class RunFolder:
                 self.record(changes)
             yield self
 
-    def settle_steps(self, cfg: Config, plan: Plan) -> Config:
+    def settle_steps(self, cfg: Config, plan: Plan | SharedPlan) -> Config:
         """Return ``cfg`` with the updates that its epochs take by ``plan``, and store it; without epochs, as it is."""
         training = cfg.training
         if not training.epochs:

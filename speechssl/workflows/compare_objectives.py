@@ -6,7 +6,6 @@ Arms run side by side, each a command line of this verb with ``only``. Finished 
 fails does not stop the others.
 """
 
-import hashlib
 import subprocess
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from speechssl.workflows.arm_costs import ArmCost, arm_costs, expected_seconds, 
 from speechssl.workflows.arms import Arm, Labels, arms_of, finetunings, labels_of, pretrainings, runs_of
 from speechssl.workflows.pipeline import corpus_stages
 from speechssl.workflows.side_by_side import EXIT_INTERRUPTED, run_all, start, tail
-from speechssl.workflows.stages import Stage, check_stages, run_stages
+from speechssl.workflows.stages import Stage, check_stages, digest, run_stages
 from speechssl.workflows.sweep import tune
 
 __all__ = ["compare_objectives"]
@@ -94,24 +93,18 @@ def _name(arm: Arm, seed: int) -> str:
     return f"{arm.name}-seed-{seed}"
 
 
-def _digest(shards: str) -> str:
-    """Return a hash of the manifest of shards, where they lie on this machine."""
-    path = Path(shards) / "manifest.jsonl"
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.is_file() else ""
-
-
 def _stages(cfg: CompareObjectivesConfig, arm: Arm, seed: int, labels: Sequence[Labels], folder: Path) -> list[Stage]:
     """Return all that is made of one arm with one seed."""
     stages = []
     for name, training in pretrainings(cfg, arm, seed, folder).items():
-        key = {**decisive(training), "shards": _digest(training.data.shards)}
+        key = {**decisive(training), "shards": digest(Path(training.data.shards) / "manifest.jsonl")}
         output = folder / name / "model" / "config.json"
         stages.append(Stage(name, key, output, lambda training=training: pretrain(training)))  # type: ignore[misc]
     for each in labels:
         tunings, place = finetunings(cfg, arm, seed, each, folder), folder / each.name
         rates = (cfg.scratch_rates if arm.objective is None else ()) or cfg.learning_rates
         key = {name: decisive(tuning) for name, tuning in tunings.items()}
-        key |= {"rates": rates, "halve_at": cfg.halve_at, "shards": _digest(each.train.shards)}
+        key |= {"rates": rates, "halve_at": cfg.halve_at, "shards": digest(Path(each.train.shards) / "manifest.jsonl")}
 
         def choose(
             tunings: dict[str, FinetuneConfig] = tunings, place: Path = place, rates: tuple[float, ...] = rates

@@ -1,6 +1,7 @@
 """``speechssl run``: folder of audio -> manifest -> shards -> pretraining -> fine-tuning -> evaluation -> report.
 
-With ``rounds`` above 1 pretraining and fine-tuning are repeated (workflows/rounds.py).
+With ``rounds`` above 1 pretraining and fine-tuning are repeated (workflows/rounds.py). With ``selftrain.rounds`` the
+last recogniser is self-trained on the speech that has no transcript (workflows/selftrain.py).
 
 In: a folder and a configuration. Out: the run's folder, with one folder a stage. workflows/stages.py skips what is
 complete; a training stage resumes from its checkpoints.
@@ -19,8 +20,8 @@ from pathlib import Path
 import torch
 
 from speechssl.asr.evaluate import evaluate
-from speechssl.config import EvaluateConfig, FinetuneConfig, RunConfig
-from speechssl.config.load import to_dict, write_toml
+from speechssl.config import DataConfig, FinetuneConfig, RunConfig, SelftrainConfig
+from speechssl.config.load import read_toml, to_dict, write_toml
 from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError
 from speechssl.core.files import remove_leftovers
@@ -35,6 +36,7 @@ from speechssl.training.precision import settled_run
 from speechssl.training.pretrain import pretrain
 from speechssl.training.run_folder import decisive
 from speechssl.workflows.rounds import check_rounds, of_round, pretraining_of
+from speechssl.workflows.selftrain import selftrain
 from speechssl.workflows.stages import Stage, check_stages, run_stages
 from speechssl.workflows.sweep import Ahead, tune
 
@@ -63,12 +65,17 @@ def _listing(folder: Path) -> str:
 
 
 def _labels(shards: Path, cfg: RunConfig) -> dict[str, int]:
-    """Return the number of transcribed utterances that each phase (train, dev, test) can use."""
-    utterances = [utterance for utterance in read_manifest(shards / "manifest.jsonl") if utterance.text]
+    """Return the number of transcribed utterances that each phase (train, dev, test) can use.
+
+    ``untranscribed`` is the number of utterances for self-training.
+    """
+    every = read_manifest(shards / "manifest.jsonl")
+    utterances = [utterance for utterance in every if utterance.text]
     counts = {}
     for phase, data in (("train", cfg.finetune.data), ("dev", cfg.finetune.dev), ("test", cfg.evaluate.data)):
         wanted = read_ids(data.ids) if data.ids else None
         counts[phase] = sum(u.id in wanted if wanted is not None else u.split in data.splits for u in utterances)
+    counts["untranscribed"] = sum(u.text is None and (u.split or "train") == "train" for u in every)
     return counts
 
 
@@ -149,21 +156,47 @@ def _score_stages(cfg: RunConfig, output: Path, labels: dict[str, int], ahead: A
                 ahead.wait()
             tune(name, arm, _rates(cfg), output / "sweep", jobs=cfg.jobs, halve_at=cfg.halve_at)
 
-        model = output / name / "model"
         key = {**decisive(arm), "learning_rates": _rates(cfg)}
         if cfg.halve_at:
             key["halve_at"] = list(cfg.halve_at)
-        tuning.append(Stage(name, key, model / "config.json", make, work=(output / "sweep",)))
-        place = output / name.replace("finetune", "evaluate")
-        request = replace(
-            cfg.evaluate, model=str(model), output=str(place), data=replace(scored, shards=str(output / "shards"))
-        )
-
-        def score(request: EvaluateConfig = request) -> None:
-            print(evaluate(request), flush=True)
-
-        scoring.append(Stage(place.name, to_dict(request), place / "wer.json", score, cheap=True))
+        tuning.append(Stage(name, key, output / name / "model" / "config.json", make, work=(output / "sweep",)))
+        scoring.append(_score_stage(cfg, output, name, scored))
+    if cfg.selftrain.rounds and labels["dev"] and labels["untranscribed"]:
+        tuning.append(_selftrain_stage(cfg, output))
+        scoring.append(_score_stage(cfg, output, "selftrain", scored))
     return tuning + scoring
+
+
+def _score_stage(cfg: RunConfig, output: Path, name: str, scored: DataConfig) -> Stage:
+    """Return the evaluation of the model in the folder ``name``."""
+    place = output / (name.replace("finetune", "evaluate") if name != "selftrain" else "evaluate-selftrain")
+    data = replace(scored, shards=str(output / "shards"))
+    request = replace(cfg.evaluate, model=str(output / name / "model"), output=str(place), data=data)
+    return Stage(
+        place.name, to_dict(request), place / "wer.json", lambda: print(evaluate(request), flush=True), cheap=True
+    )
+
+
+def _selftrain_stage(cfg: RunConfig, output: Path) -> Stage:
+    """Return self-training of the last round's recogniser, with the learning rate that dev chose for it."""
+    name = of_round("finetune", cfg.rounds)
+    student = _arms(cfg, output)[name]
+    place = output / "selftrain"
+    request = SelftrainConfig(
+        output=str(place),
+        model=str(output / name / "model"),
+        labelling=cfg.selftrain,
+        unlabelled=replace(student.data, splits=("train",), ids=()),
+        test=replace(cfg.evaluate.data, shards=""),
+        finetune=student,
+    )
+
+    def make() -> None:
+        lr = read_toml(FinetuneConfig, output / name / "config.toml").optim.lr
+        selftrain(replace(request, finetune=replace(student, optim=replace(student.optim, lr=lr))))
+
+    key = {"labelling": to_dict(cfg.selftrain), "finetune": decisive(student)}
+    return Stage("selftrain", key, place / "model" / "config.json", make)
 
 
 def _rates(cfg: RunConfig) -> tuple[float, ...]:
@@ -214,7 +247,11 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     labels = _labels(output / "shards", cfg)
     scored = bool(labels["train"] and (labels["dev"] or labels["test"]))
     if not scored:
-        print(f"transcribed utterances: {labels}; nothing to fine-tune or score: pretraining only", flush=True)
+        print(f"utterances: {labels}; nothing to fine-tune or score: pretraining only", flush=True)
+    elif cfg.selftrain.rounds and not (labels["dev"] and labels["untranscribed"]):
+        print(
+            f"utterances: {labels}; self-training needs transcribed dev and untranscribed train: left out", flush=True
+        )
     report = output / "report.html"
     last = Stage("report", time.time(), report, lambda: build_report(output), cheap=True)
     ahead = _scratch_ahead(cfg, output, labels) if scored else None

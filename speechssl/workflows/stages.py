@@ -18,7 +18,7 @@ from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.files import find_json, write_json
 from speechssl.core.progress import duration
 
-__all__ = ["Stage", "check_stages", "run_stages"]
+__all__ = ["Stage", "check_stages", "digest", "run_stages"]
 
 logger = logging.getLogger("speechssl.run")
 
@@ -43,6 +43,11 @@ class Stage:
         """What to delete to make the stage again: the folder of the output (the run folder, of a model), and others."""
         folder = self.output.parent
         return [folder.parent if folder.name == "model" else folder, *self.work]
+
+
+def digest(path: Path) -> str:
+    """Return a hash of a file for the key of a stage; empty where there is none (the file lies elsewhere)."""
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest() if path.is_file() else ""
 
 
 def check_stages(folder: Path, stages: list[Stage]) -> list[tuple[Stage, str, bool]]:
@@ -106,8 +111,10 @@ def _sizes(output: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in sorted(found)}
 
 
-def run_stages(folder: Path, stages: list[Stage], begin: Callable[[str], object] = len) -> None:
+def run_stages(folder: Path, stages: list[Stage], begin: Callable[[str], object] = len, *, said: int = 0) -> None:
     """Run stages in order, skipping those that are complete; ``begin`` is called with the name of each that is run.
+
+    Nothing is printed of the first ``said`` stages where they are complete.
 
     Raises
     ------
@@ -119,7 +126,8 @@ def run_stages(folder: Path, stages: list[Stage], begin: Callable[[str], object]
     for number, (stage, chain, done) in enumerate(check_stages(folder, stages), 1):
         title = f"[{number}/{len(stages)}] {stage.name}"
         if done:
-            print(f"{title}: done before", flush=True)
+            if number > said:
+                print(f"{title}: done before", flush=True)
             continue
         print(title, flush=True)
         begin(stage.name)

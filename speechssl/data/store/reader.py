@@ -9,6 +9,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,7 @@ class Corpus:
     Attributes
     ----------
     n_shards : int, shards in the folder, those without any chosen utterance included
+    texts : dict[str, str], transcripts by id that take the place of the manifest's; set before ``utterances`` is called
     first_rows : int64 array [n_shards + 1], number of each shard's first row, then of all rows
     """
 
@@ -134,6 +136,7 @@ class Corpus:
         self.listing = listing
         self.n_shards = len(listing.shards)
         self.first_rows = rows.first_rows
+        self.texts: dict[str, str] = {}
         self._rows = rows
         self._utterances: dict[str, Utterance] | None = None
         self._encoding = encoding_of(listing.settings, source.name)
@@ -222,7 +225,8 @@ class Corpus:
             if zlib.crc32(path.read_bytes()) != crc32:
                 raise DataError(f"{path}: changed since the shards were written; run `speechssl shard` again")
             mine = set(self.ids)
-            self._utterances = {item.id: item for item in read_manifest(path) if item.id in mine}
+            found = (item for item in read_manifest(path) if item.id in mine)
+            self._utterances = {item.id: replace(item, text=self.texts.get(item.id, item.text)) for item in found}
         return self._utterances
 
     def parts(self) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
