@@ -14,7 +14,8 @@ from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
 from speechssl.core.errors import DataError
-from speechssl.interop.model_folder import ModelFolder, load_folder
+from speechssl.interop.any_model import load_any
+from speechssl.interop.model_folder import ModelFolder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import at_least_float32
 from speechssl.objectives.base import Loss, Objective, Plateau, Rule
@@ -181,11 +182,12 @@ def _losses(log_probs: Tensor, targets: Tensor, frames: tuple[int, ...], labels:
 
 
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:
-    """Return the recogniser of a model folder, in evaluation mode on ``device``, and its tokens.
+    """Return the recogniser of a model, in evaluation mode on ``device``, and its tokens.
 
-    Raises DataError when the folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
+    ``folder`` is whatever ``load_any`` reads. Raises as that does, and DataError when the model has no CTC head with
+    tokens (a pretrained model that was not fine-tuned yet).
     """
-    model, tokens = recogniser_of(load_folder(Path(folder)), folder)
+    model, tokens = recogniser_of(load_any(folder), folder)
     return model.to(device), tokens
 
 

@@ -291,8 +291,8 @@ def test_H2_what_is_no_model_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("other.pt", "no wav2vec 2.0 or HuBERT model of torchaudio"),
-        ("text.pt", "not a state dict that torch reads safely"),
+        ("other.pt", "no wav2vec 2.0, HuBERT or WavLM model in a format of fairseq"),
+        ("text.pt", "not a checkpoint that torch reads safely"),
         ("model.safetensors", "a file; give a model folder"),
         ("empty", "not a model folder"),
         ("nowhere", "no such folder"),
