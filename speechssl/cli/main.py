@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "estimate": training.estimate,
     "pretrain": training.pretrain,
     "finetune": training.finetune,
+    "import": training.import_model,
     "lm": recognition.lm,
     "tune": recognition.tune,
     "evaluate": recognition.evaluate,

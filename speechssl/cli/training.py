@@ -1,4 +1,4 @@
-"""Verbs that train: ``pretrain``, ``finetune``, ``estimate``, and from audio to a page: ``run``, ``demo`` ..."""
+"""Verbs that train or make models: ``pretrain``, ``finetune``, ``import``, ``run``, ``demo`` and others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from speechssl.cli.arguments import load, positional, wants_help
 from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
-__all__ = ["compare_objectives", "demo", "estimate", "finetune", "pretrain", "run"]
+__all__ = ["compare_objectives", "demo", "estimate", "finetune", "import_model", "pretrain", "run"]
 
 
 PROFILED_STEPS = 5
@@ -45,6 +45,16 @@ def finetune(words: list[str], overrides: list[str]) -> None:
     from speechssl.asr.finetune import finetune as train
 
     print(train(cfg, allow_changes=allow_changes))
+
+
+def import_model(words: list[str], overrides: list[str]) -> None:
+    """Write a model of another library as a model folder."""
+    from speechssl.config import ImportConfig
+
+    (source, output), cfg = load(ImportConfig, "import", words, overrides, 2)
+    from speechssl.interop.importing import import_model as convert
+
+    convert(source, Path(output), cfg)
 
 
 def estimate(words: list[str], overrides: list[str]) -> None:

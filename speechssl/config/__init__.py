@@ -8,6 +8,7 @@ from speechssl.config.comparing import CompareConfig, CompareObjectivesConfig
 from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
+from speechssl.config.importing import ImportConfig
 from speechssl.config.masked_objectives import HubertConfig, MaskConfig, TargetsConfig, TeacherConfig, Wav2Vec2Config
 from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
@@ -40,6 +41,7 @@ __all__ = [
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",
+    "ImportConfig",
     "LiveConfig",
     "LmConfig",
     "ManifestConfig",

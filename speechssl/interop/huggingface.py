@@ -181,7 +181,8 @@ def encoder_from_huggingface(
     ----------
     state_dict
         Weights of the bare model or of a task model around it (its heads are left out); both layouts of the
-        weight-normalised positional kernel are understood. A model without a mask embedding keeps a fresh one.
+        weight-normalised positional kernel are understood. A model without a mask embedding gets a new one,
+        always the same.
     hf_config
         The content of ``config.json``, complete (as ``model.config.to_dict()``).
     normalize
@@ -197,9 +198,8 @@ def encoder_from_huggingface(
     cfg = _config_in(hf_config, normalize)
     encoder = SpeechEncoder(cfg)
     bare, _ = split_heads(state_dict)
-    own = encoder.state_dict()
     if "masked_spec_embed" not in bare:
-        bare["masked_spec_embed"] = own["mask_embedding"]
+        bare["masked_spec_embed"] = torch.rand(encoder.dim, generator=torch.Generator().manual_seed(1))
     names, joined = _names(cfg), _joined(cfg)
     wanted = set(names.values()).union(*joined.values())
     missing, extra = sorted(wanted - bare.keys()), sorted(bare.keys() - wanted)
