@@ -15,7 +15,7 @@ class EvaluateConfig:
     """Decode a split with a fine-tuned model and score it."""
 
     model: str = ""
-    """Model folder of a fine-tuning run."""
+    """Model folder of a fine-tuning run, or another model with a CTC head and its vocabulary."""
     output: str = ""
     """Where ``hypotheses.jsonl``, ``wer.json`` and ``wer.txt`` go; empty for ``MODEL/../evaluate-SPLIT``."""
     data: DataConfig = field(
@@ -58,6 +58,8 @@ class RunConfig:
     """Empty: the folder's name."""
     output: str = ""
     """Empty: ``runs/NAME``."""
+    init: str = ""
+    """Model that pretraining continues from, with its sizes, as ``init`` of ``pretrain``. Empty: ``pretrain.init``."""
     scratch: bool = False
     """Also fine-tune the model from random weights, with the same labels, updates and learning rates, to compare."""
     learning_rates: tuple[float, ...] = ()

@@ -77,8 +77,8 @@ def load_any(source: Path | str) -> ModelFolder:
     Parameters
     ----------
     source
-        A model folder of this project; a folder of transformers (wav2vec 2.0, HuBERT, WavLM, data2vec-audio,
-        wav2vec2-conformer; bare, for pretraining, or with a CTC head); a file of torch (.pt, .pth, .bin) with a
+        A model folder of this project; a folder of transformers (wav2vec 2.0, HuBERT, WavLM, data2vec-audio; bare, for
+        pretraining, or with a CTC head); a file of torch (.pt, .pth, .bin) with a
         checkpoint of fairseq or fairseq2, or a state dict of torchaudio; or ``hf:org/name``, a model of the Hugging
         Face hub. Heads that our objectives and recognisers have, too, are read.
 

@@ -75,7 +75,7 @@ def _transformers(foreign: Foreign, path: Path) -> Callable[[Tensor], dict[str, 
             raise CheckpointError(f"{path}: transformers has other tensors: {[*missing, *unknown][:3]}")
     model = model.float().eval()
     base = getattr(model, model.base_model_prefix, model)
-    stable = bool(foreign.config.get("do_stable_layer_norm")) or foreign.config["model_type"] == "wav2vec2-conformer"
+    stable = bool(foreign.config.get("do_stable_layer_norm"))
 
     def outputs(wave: Tensor) -> dict[str, Tensor]:
         found = base(wave, output_hidden_states=True)
