@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from speechssl import load
+from speechssl.asr.ctc import load_recogniser
+from speechssl.asr.decoding.decoders import build_decoder
 from speechssl.asr.finetune import finetune
-from speechssl.config import CtcConfig, DataConfig, FinetuneConfig, ImportConfig, ModelConfig, TrainingConfig
+from speechssl.asr.recognise import frame_log_probs
+from speechssl.config import CtcConfig, DataConfig, DecoderConfig, FinetuneConfig, ImportConfig, TrainingConfig
 from speechssl.data.audio.decode import decode
 from speechssl.interop.importing import import_model
 from speechssl.training.monitoring.log import read_metrics
@@ -125,21 +127,22 @@ def _same_text(ours: Path, processor: Any, theirs: Path, audio: Path) -> bool:
     with torch.no_grad():
         scores = model(processor(wave.numpy(), sampling_rate=16_000, return_tensors="pt").input_values).logits
     said = " ".join(processor.batch_decode(scores.argmax(-1))[0].lower().split())
-    return bool(load(ours, precision="fp32").transcribe(wave, 16_000).text == said)
+    recogniser, tokens = load_recogniser(ours)
+    (log_probs,) = frame_log_probs(recogniser, wave[None], torch.tensor([len(wave)]))
+    return bool(build_decoder(DecoderConfig(), tokens)(log_probs).text == said)
 
 
 def _tuned(source: Path, folder: Path, arguments: argparse.Namespace) -> str:
-    data = DataConfig(shards=arguments.shards, batch_seconds=20.0, max_seconds=8.0, workers=0)
+    data = DataConfig(shards=arguments.shards, batch_seconds=8.0, max_seconds=8.0, workers=0)
     cfg = FinetuneConfig(
         init=str(source),
         output=str(folder),
-        model=ModelConfig(),
         ctc=CtcConfig(freeze_steps=2),
         data=data,
         dev=DataConfig(splits=("none",), shards=arguments.shards),
         training=TrainingConfig(steps=arguments.steps, log_every=1, validate_every=arguments.steps, precision="fp32"),
     )
-    load(finetune(cfg))
+    finetune(cfg)
     losses = [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if line["phase"] == "train"]
     return f" {losses[0]:.2f} → {losses[-1]:.2f} |"
 

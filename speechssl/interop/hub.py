@@ -34,7 +34,7 @@ def from_hub(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
         raise ConfigError(
-            f"{name}: needs the package huggingface_hub: pip install 'speechssl[hub]'; or download the model's folder "
+            f"{name}: needs the package huggingface_hub: pip install 'speechssl[hf]'; or download the model's folder "
             "and give its path"
         ) from error
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request

@@ -59,7 +59,7 @@ def import_model(source: str, output: Path, cfg: ImportConfig, say: Callable[[st
     info = {**model.info, "source": source}
     peer = peer_of(foreign, path)
     if peer is None:
-        say("not compared: transformers is not installed (pip install transformers)")
+        say("not compared: transformers is not installed (pip install 'speechssl[hf]')")
     else:
         differences = compared(model, encoder, peer, waves)
         seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE

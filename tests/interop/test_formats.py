@@ -401,5 +401,5 @@ def test_a_name_of_the_hub(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="is named hf:org/name"):
         load_any("hf:a/b/c")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ConfigError, match=r"pip install 'speechssl\[hub\]'"):
+    with pytest.raises(ConfigError, match=r"pip install 'speechssl\[hf\]'"):
         load_any("hf:org/name")
