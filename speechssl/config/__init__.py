@@ -8,7 +8,6 @@ from speechssl.config.comparing import CompareConfig, CompareObjectivesConfig
 from speechssl.config.corpus import CorpusConfig
 from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
-from speechssl.config.importing import ImportConfig
 from speechssl.config.masked_objectives import HubertConfig, MaskConfig, TargetsConfig, TeacherConfig, Wav2Vec2Config
 from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
@@ -23,7 +22,7 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.validation import ValidationConfig
-from speechssl.config.verbs import EvaluateConfig, RelabelConfig, RunConfig
+from speechssl.config.verbs import EvaluateConfig, ImportConfig, RelabelConfig, RunConfig
 
 __all__ = [
     "AlignConfig",

@@ -1,4 +1,4 @@
-"""Settings of evaluation and of the whole way."""
+"""Settings of imports, of evaluation and of the whole way."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,7 +7,19 @@ from speechssl.config.data import DataConfig, ManifestConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
 
-__all__ = ["EvaluateConfig", "RelabelConfig", "RunConfig"]
+__all__ = ["EvaluateConfig", "ImportConfig", "RelabelConfig", "RunConfig"]
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Write a model of another library as a model folder, after a comparison of both on audio."""
+
+    audio: tuple[str, ...] = ()
+    """Recordings on which both are compared. Empty: noise with silence in it."""
+    seconds: float = 10.0
+    """Audio of each recording that is used, from its start; half a second of silence follows."""
+    tolerance: float = 1e-4
+    """Largest difference of a layer's output, relative to its largest value where that is above 1."""
 
 
 @dataclass(frozen=True)
