@@ -183,8 +183,8 @@ def load(
     Parameters
     ----------
     path
-        A model folder of this project (``runs/NAME/model``, ``runs/NAME/finetune/model``), a folder of transformers
-        with wav2vec 2.0, HuBERT or WavLM (its encoder is read, not its heads), or a .pt or .pth file of torchaudio.
+        A model folder of this project (``runs/NAME/model``, ``runs/NAME/finetune/model``), a folder of transformers,
+        ``hf:org/name``, or a file of fairseq, fairseq2 or torchaudio. A CTC head with a vocabulary transcribes.
     device
         ``auto`` takes a GPU where there is one.
     precision

@@ -18,7 +18,8 @@ from speechssl.asr.spec_augment import spec_augment
 from speechssl.asr.tokens import BLANK, Tokens
 from speechssl.config import CtcConfig, MaskConfig
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.interop.model_folder import ModelFolder, load_folder
+from speechssl.interop.any_model import load_any
+from speechssl.interop.model_folder import ModelFolder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.logmel import MelAugmentation
 from speechssl.models.norm import at_least_float32
@@ -275,11 +276,12 @@ def _repeated(rows: Tensor, times: int) -> Tensor:
 
 
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> tuple[CtcModel, Tokens]:
-    """Return the recogniser of a model folder, in evaluation mode on ``device``, and its tokens.
+    """Return the recogniser of a model, in evaluation mode on ``device``, and its tokens.
 
-    Raises DataError when the folder holds no CTC head (a pretrained model that was not fine-tuned yet) or is damaged.
+    ``folder`` is whatever ``load_any`` reads. Raises as that does, and DataError when the model has no CTC head with
+    tokens (a pretrained model that was not fine-tuned yet).
     """
-    model, tokens = recogniser_of(load_folder(Path(folder)), folder)
+    model, tokens = recogniser_of(load_any(folder), folder)
     return model.to(device), tokens
 
 

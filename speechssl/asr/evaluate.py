@@ -33,6 +33,7 @@ from speechssl.evaluation.wer.hypotheses import score_row
 from speechssl.evaluation.wer.report import WerReport
 from speechssl.evaluation.wer.summary import summarise
 from speechssl.evaluation.wer.wer import greedy_score, raw_text, write_wer
+from speechssl.interop.hub import PREFIX
 from speechssl.training.parallel import Parallel, start_parallel
 from speechssl.training.precision import agreed
 
@@ -57,6 +58,8 @@ def evaluate(cfg: EvaluateConfig, *, parallel: Parallel | None = None) -> WerRep
     """
     if not cfg.model:
         raise ConfigError("no model to evaluate; give --model, the model folder of a fine-tuning run")
+    if cfg.model.startswith(PREFIX) and not cfg.output:
+        raise ConfigError(f"{cfg.model} has no folder here that the scores could go to; give --output FOLDER")
     ranks = parallel or start_parallel(cfg.device)
     try:
         return _evaluate(cfg, ranks)

@@ -142,7 +142,12 @@ class Tokens:
 
     @cached_property
     def characters(self) -> frozenset[str]:
-        """The characters that labels can spell, the space included."""
+        """The characters that labels can spell, the space included.
+
+        A vocabulary of characters may hold longer symbols of another library, such as ``<unk>``: no text spells them.
+        """
+        if self.kind == "characters":
+            return frozenset(symbol for symbol in self.symbols[2:] if len(symbol) == 1) | {" "}
         return frozenset("".join(self.symbols[1:]).replace(BOUNDARY, " ").replace("▁", " ") + " ")
 
     @cached_property

@@ -96,6 +96,15 @@ VERB_HELP = {
             "speechssl selftrain selftrain-tiny --finetune.data.shards shards",
         ),
     ),
+    "import": _Verb(
+        "MODEL OUTPUT [CONFIG]",
+        "Writes a model of another library as a model folder, after comparing both layer by layer. MODEL is a folder "
+        "of Hugging Face, hf:org/name, or a file of fairseq, fairseq2 or torchaudio.",
+        (
+            "speechssl import hf:facebook/wav2vec2-base models/base --audio talk.wav",
+            "speechssl import wav2vec_small.pt models/small",
+        ),
+    ),
     "lm": _Verb(
         "TEXT|MANIFEST|SHARDS OUTPUT [CONFIG]",
         "Estimates an n-gram language model (modified Kneser-Ney) and writes it as an ARPA file, for decoding.",

@@ -33,6 +33,7 @@ VERBS: dict[str, Verb] = {
     "pretrain": training.pretrain,
     "finetune": training.finetune,
     "selftrain": training.selftrain,
+    "import": training.import_model,
     "lm": recognition.lm,
     "tune": recognition.tune,
     "evaluate": recognition.evaluate,

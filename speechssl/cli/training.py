@@ -1,4 +1,4 @@
-"""Verbs that train: ``pretrain``, ``finetune``, ``selftrain``, and from audio to a page: ``run``, ``demo`` ..."""
+"""Verbs that train or make models: ``pretrain``, ``finetune``, ``selftrain``, ``import``, ``run``, ``demo`` ..."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from speechssl.cli.arguments import load, positional, wants_help
 from speechssl.cli.help import verb_help
 from speechssl.core.errors import ConfigError
 
-__all__ = ["compare_objectives", "demo", "estimate", "finetune", "pretrain", "run", "selftrain"]
+__all__ = ["compare_objectives", "demo", "estimate", "finetune", "import_model", "pretrain", "run", "selftrain"]
 
 
 PROFILED_STEPS = 5
@@ -55,6 +55,16 @@ def selftrain(words: list[str], overrides: list[str]) -> None:
     from speechssl.workflows.selftrain import selftrain as go
 
     print(go(cfg))
+
+
+def import_model(words: list[str], overrides: list[str]) -> None:
+    """Write a model of another library as a model folder."""
+    from speechssl.config import ImportConfig
+
+    (source, output), cfg = load(ImportConfig, "import", words, overrides, 2)
+    from speechssl.interop.importing import import_model as convert
+
+    convert(source, Path(output), cfg)
 
 
 def estimate(words: list[str], overrides: list[str]) -> None:

@@ -23,7 +23,14 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.validation import ValidationConfig
-from speechssl.config.verbs import EvaluateConfig, LabellingConfig, RelabelConfig, RunConfig, SelftrainConfig
+from speechssl.config.verbs import (
+    EvaluateConfig,
+    ImportConfig,
+    LabellingConfig,
+    RelabelConfig,
+    RunConfig,
+    SelftrainConfig,
+)
 
 __all__ = [
     "AlignConfig",
@@ -41,6 +48,7 @@ __all__ = [
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",
+    "ImportConfig",
     "LabellingConfig",
     "LiveConfig",
     "LmConfig",

@@ -118,8 +118,8 @@ class PretrainConfig:
     output: str = ""
     """Run folder; empty for ``runs/NAME``."""
     init: str = ""
-    """Weights to start from (continued pretraining): a model folder (ours, or of Hugging Face), or a torchaudio state
-    dict (.pt, .pth). Empty: random weights. Its sizes must be those of ``[model]``."""
+    """Weights to start from: a model folder, also of Hugging Face (``hf:org/name``), or a file of fairseq, fairseq2 or
+    torchaudio. Empty: random weights. Its sizes must be those of ``[model]``."""
     model_from_init: bool = False
     """Take the sizes of the model from ``init``. Dropouts and the gradient scale stay those of ``[model]``."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -273,8 +273,8 @@ class FinetuneConfig:
     output: str = ""
     """Run folder; empty for ``runs/NAME``."""
     init: str = ""
-    """Pretrained weights: a model folder (ours, or of Hugging Face), or a torchaudio state dict (.pt, .pth). Empty:
-    train from scratch, with the sizes of ``[model]``."""
+    """Pretrained weights: a model folder, also of Hugging Face (``hf:org/name``), or a file of fairseq, fairseq2 or
+    torchaudio. Empty: train from scratch, with the sizes of ``[model]``."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The encoder. Its sizes count from scratch only, its dropouts always."""
     tokens: TokensConfig = field(default_factory=TokensConfig)

@@ -1,4 +1,4 @@
-"""Settings of evaluation and of the whole way."""
+"""Settings of imports, of evaluation and of the whole way."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,7 +8,19 @@ from speechssl.config.decoding import DecoderConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
 from speechssl.core.errors import ConfigError
 
-__all__ = ["EvaluateConfig", "LabellingConfig", "RelabelConfig", "RunConfig", "SelftrainConfig"]
+__all__ = ["EvaluateConfig", "ImportConfig", "LabellingConfig", "RelabelConfig", "RunConfig", "SelftrainConfig"]
+
+
+@dataclass(frozen=True)
+class ImportConfig:
+    """Write a model of another library as a model folder, after a comparison of both on audio."""
+
+    audio: tuple[str, ...] = ()
+    """Recordings on which both are compared. Empty: noise with silence in it."""
+    seconds: float = 10.0
+    """Audio of each recording that is used, from its start; half a second of silence follows."""
+    tolerance: float = 1e-4
+    """Largest difference of a layer's output, relative to its largest value where that is above 1."""
 
 
 @dataclass(frozen=True)
@@ -16,7 +28,7 @@ class EvaluateConfig:
     """Decode a split with a fine-tuned model and score it."""
 
     model: str = ""
-    """Model folder of a fine-tuning run."""
+    """Model folder of a fine-tuning run, or another model with a CTC head and its vocabulary."""
     output: str = ""
     """Where ``hypotheses.jsonl``, ``wer.json`` and ``wer.txt`` go; empty for ``MODEL/../evaluate-SPLIT``."""
     data: DataConfig = field(
@@ -105,6 +117,8 @@ class RunConfig:
     """Empty: the folder's name."""
     output: str = ""
     """Empty: ``runs/NAME``."""
+    init: str = ""
+    """Model that pretraining continues from, with its sizes, as ``init`` of ``pretrain``. Empty: ``pretrain.init``."""
     scratch: bool = False
     """Also fine-tune the model from random weights, with the same labels, updates and learning rates, to compare."""
     learning_rates: tuple[float, ...] = ()

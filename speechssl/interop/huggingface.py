@@ -1,11 +1,10 @@
-"""wav2vec 2.0, HuBERT and WavLM encoders in the layout of Hugging Face transformers: weights and configuration.
+"""wav2vec 2.0, HuBERT, WavLM and data2vec encoders in the layout of Hugging Face transformers: weights, configuration.
 
-In: a state dict and a config dict, or a folder with ``model.safetensors`` and ``config.json``. Out: a SpeechEncoder, or
-the same two back, exactly (of wav2vec 2.0 and HuBERT). transformers itself is not needed. What the encoder cannot
-express (adapters, batch norm in the positional convolution) is refused by name, never dropped.
+In: a state dict and a config dict. Out: a SpeechEncoder, or the same two back, exactly (of wav2vec 2.0 and HuBERT).
+transformers itself is not needed. What the encoder cannot express (adapters, batch norm in the positional convolution)
+is refused by name, never dropped. ``huggingface_folder`` reads folders.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,21 +21,22 @@ from speechssl.models.encoder import SpeechEncoder
 __all__ = [
     "encoder_from_huggingface",
     "encoder_to_huggingface",
-    "load_huggingface",
     "preprocessor_config",
     "save_huggingface",
+    "split_heads",
 ]
 
 Architecture = Literal["wav2vec2", "hubert"]
+
+PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio."}
+"""Supported ``model_type`` -> what task models write before the names of the encoder's tensors."""
 
 HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "projector.", "classifier.", "label_embeddings",
          "layer_weights", "feature_extractor.weight", "feature_extractor.bias", "tdnn.", "objective.")  # fmt: skip
 """Parts of task models around the encoder; they are not part of it."""
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-"""First bytes of a git-lfs pointer, which stands in for a large file that was not fetched."""
-
 POSITION = "encoder.pos_conv_embed.conv."
+STACKED = "encoder.pos_conv_embed.layers."
 WEIGHT_NORM = {
     POSITION + "weight_g": POSITION + "parametrizations.weight.original0",
     POSITION + "weight_v": POSITION + "parametrizations.weight.original1",
@@ -59,12 +59,11 @@ BUCKETS = {"num_buckets": 320, "max_bucket_distance": 800}
 
 def _names(cfg: ModelConfig) -> dict[str, str]:
     """Return our name -> their name for every tensor that is copied as it is (queries, keys and values are joined)."""
-    names = {
-        "mask_embedding": "masked_spec_embed",
-        "position.magnitude": POSITION + "parametrizations.weight.original0",
-        "position.direction": POSITION + "parametrizations.weight.original1",
-        "position.bias": POSITION + "bias",
-    }
+    names = {"mask_embedding": "masked_spec_embed"}
+    if cfg.encoder.pos_depth == 1:
+        names["position.magnitude"] = POSITION + "parametrizations.weight.original0"
+        names["position.direction"] = POSITION + "parametrizations.weight.original1"
+        names["position.bias"] = POSITION + "bias"
     modules = {
         "feature_norm": "feature_projection.layer_norm",
         "projection": "feature_projection.projection",
@@ -92,6 +91,8 @@ def _names(cfg: ModelConfig) -> dict[str, str]:
             ours, theirs = f"blocks.{i}.attention.gate.", f"encoder.layers.{i}.attention.gru_rel_pos_"
             names[ours + "scale"] = theirs + "const"
             modules[ours + "project"] = theirs + "linear"
+    if cfg.encoder.pos_depth > 1:
+        modules |= {f"position.layers.{i}": f"{STACKED}{i}.conv" for i in range(cfg.encoder.pos_depth)}
     for ours, theirs in modules.items():
         names |= {f"{ours}.{leaf}": f"{theirs}.{leaf}" for leaf in ("weight", "bias")}
     return names
@@ -108,8 +109,10 @@ def _joined(cfg: ModelConfig) -> dict[str, list[str]]:
 
 def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig:
     kind = config.get("model_type")
-    if kind not in ("wav2vec2", "hubert", "wavlm"):
-        raise ConfigError(f"Hugging Face model_type {kind!r} is not supported: 'wav2vec2', 'hubert' and 'wavlm' are")
+    if kind not in PREFIXES:
+        raise ConfigError(f"Hugging Face model_type {kind!r} is not supported; supported: {', '.join(PREFIXES)}")
+    if kind == "data2vec-audio":
+        config = {"feat_extract_norm": "layer", "do_stable_layer_norm": False, **config}
     for name, value in (EXPECTED | (BUCKETS if kind == "wavlm" else {})).items():
         if config.get(name, value) != value:
             raise ConfigError(f"Hugging Face config: {name} = {config[name]!r} is not supported, only {value!r} is")
@@ -127,7 +130,8 @@ def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig
             heads=config["num_attention_heads"],
             ffn_dim=config["intermediate_size"],
             norm="pre" if config["do_stable_layer_norm"] else "post",
-            pos_kernel=config["num_conv_pos_embeddings"],
+            pos_kernel=config["conv_pos_kernel_size" if kind == "data2vec-audio" else "num_conv_pos_embeddings"],
+            pos_depth=config["num_conv_pos_embeddings"] if kind == "data2vec-audio" else 1,
             pos_groups=config["num_conv_pos_embedding_groups"],
             relative_position="gated" if kind == "wavlm" else "none",
             dropout=float(config.get("hidden_dropout", 0.1)),
@@ -143,19 +147,22 @@ def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig
     )
 
 
-def _bare(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the encoder's tensors under their bare names and in the new weight-norm layout."""
-    prefixes = ("wav2vec2.", "hubert.", "wavlm.")
-    prefix = next((p for p in prefixes if any(name.startswith(p) for name in state)), "")
-    bare = {}
+def split_heads(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the encoder's tensors, under bare names and in the new weight-norm layout, and those of known heads.
+
+    Raises CheckpointError when a task model has a tensor that is neither.
+    """
+    prefix = next((p for p in PREFIXES.values() if any(name.startswith(p) for name in state)), "")
+    bare, heads = {}, {}
     for name, value in state.items():
         if prefix and not name.startswith(prefix):
             if not name.startswith(HEADS):
                 raise CheckpointError(f"Hugging Face weights hold {name!r}, which is neither encoder nor a known head")
-            continue
-        short = name.removeprefix(prefix)
-        bare[WEIGHT_NORM.get(short, short)] = value
-    return bare
+            heads[name] = value
+        else:
+            short = name.removeprefix(prefix)
+            bare[WEIGHT_NORM.get(short, short)] = value
+    return bare, heads
 
 
 def _converted(ours: str, value: Tensor) -> Tensor:
@@ -168,13 +175,14 @@ def _converted(ours: str, value: Tensor) -> Tensor:
 def encoder_from_huggingface(
     state_dict: Mapping[str, Tensor], hf_config: Mapping[str, Any], *, normalize: bool | None = None
 ) -> SpeechEncoder:
-    """Return the encoder of a wav2vec 2.0, HuBERT or WavLM model of transformers, in evaluation mode.
+    """Return the encoder of a model of transformers that `PREFIXES` names, in evaluation mode.
 
     Parameters
     ----------
     state_dict
         Weights of the bare model or of a task model around it (its heads are left out); both layouts of the
-        weight-normalised positional kernel are understood. A model without a mask embedding keeps a fresh one.
+        weight-normalised positional kernel are understood. A model without a mask embedding gets a new one,
+        always the same.
     hf_config
         The content of ``config.json``, complete (as ``model.config.to_dict()``).
     normalize
@@ -189,10 +197,9 @@ def encoder_from_huggingface(
     """
     cfg = _config_in(hf_config, normalize)
     encoder = SpeechEncoder(cfg)
-    bare = _bare(state_dict)
-    own = encoder.state_dict()
+    bare, _ = split_heads(state_dict)
     if "masked_spec_embed" not in bare:
-        bare["masked_spec_embed"] = own["mask_embedding"]
+        bare["masked_spec_embed"] = torch.rand(encoder.dim, generator=torch.Generator().manual_seed(1))
     names, joined = _names(cfg), _joined(cfg)
     wanted = set(names.values()).union(*joined.values())
     missing, extra = sorted(wanted - bare.keys()), sorted(bare.keys() - wanted)
@@ -296,49 +303,3 @@ def save_huggingface(folder: Path, encoder: SpeechEncoder, architecture: Archite
             write_json(folder / name, content, indent=2)
     except OSError as error:
         raise CheckpointError(f"{folder}: the export was not written: {error}") from error
-
-
-def load_huggingface(folder: Path) -> SpeechEncoder:
-    """Return the encoder of a folder with ``model.safetensors`` (or its shards and their index), ``config.json`` and
-    perhaps ``preprocessor_config.json``.
-
-    Raises
-    ------
-    ConfigError, CheckpointError
-        As :func:`encoder_from_huggingface`, or a file is missing or damaged. Pickled weights (``pytorch_model.bin``)
-        are not read: save the model with ``save_pretrained`` of a current transformers, which writes safetensors.
-    """
-    from safetensors import SafetensorError
-
-    preprocessor = folder / "preprocessor_config.json"
-    try:
-        config = json.loads(_fetched(folder / "config.json").read_text(encoding="utf-8"))
-        normalize = json.loads(preprocessor.read_text(encoding="utf-8")) if preprocessor.is_file() else {}
-        state = _weights(folder)
-    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
-        hint = "; save it as safetensors with save_pretrained" if (folder / "pytorch_model.bin").is_file() else ""
-        raise CheckpointError(f"{folder}: not a Hugging Face model folder that can be read: {error}{hint}") from error
-    return encoder_from_huggingface(state, config, normalize=normalize.get("do_normalize"))
-
-
-def _weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of ``model.safetensors``, or of the shards that ``model.safetensors.index.json`` names."""
-    from safetensors.torch import load_file
-
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if not (folder / names[0]).is_file() and index.is_file():
-        shards = json.loads(_fetched(index).read_text(encoding="utf-8"))["weight_map"].values()
-        names = sorted({Path(name).name for name in shards})  # names inside the folder only
-    state: dict[str, Tensor] = {}
-    for name in names:
-        state |= load_file(_fetched(folder / name))
-    return state
-
-
-def _fetched(path: Path) -> Path:
-    """Return the path of a file that is there, and no git-lfs pointer to it."""
-    with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise CheckpointError(f"{path}: a git-lfs pointer, not the file; run `git lfs pull` in that folder")
-    return path

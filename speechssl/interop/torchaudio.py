@@ -1,32 +1,26 @@
-"""Encoders of torchaudio's wav2vec 2.0 and HuBERT models.
+"""Models of torchaudio: wav2vec 2.0, HuBERT, WavLM.
 
-In: a ``torchaudio.models.Wav2Vec2Model`` (or ``HuBERTPretrainModel``) with its weights, or a file with the state dict
-of one. Out: a SpeechEncoder that gives the same numbers. The names of torchaudio's tensors are nearly those of
+In: a ``torchaudio.models.Wav2Vec2Model`` (or ``HuBERTPretrainModel``) with its weights, or the state dict of one. Out:
+a SpeechEncoder that gives the same numbers, or a ``Foreign``. The names of torchaudio's tensors are nearly those of
 transformers, so the same mapping is used.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-import torchaudio
 from torch import Tensor, nn
 
-from speechssl.core.errors import CheckpointError, ConfigError
-from speechssl.interop.huggingface import encoder_from_huggingface
+from speechssl.core.errors import ConfigError
+from speechssl.interop.foreign import Foreign, described
+from speechssl.interop.huggingface import WEIGHT_NORM, encoder_from_huggingface
+from speechssl.interop.vocabulary import ctc_head, fairseq_symbols
 from speechssl.models.encoder import SpeechEncoder
 
-__all__ = ["encoder_from_torchaudio", "load_torchaudio"]
+__all__ = ["encoder_from_torchaudio", "is_torchaudio", "read_torchaudio"]
 
-KERNELS, STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
-"""The stem of every published wav2vec 2.0 and HuBERT model."""
-HEAD_CHANNELS, MOST_HEADS = 64, 16
-"""Heads of 64 channels (BASE 12, LARGE 16), and 16 wider ones in models that are wider still."""
-HEADS = ("logit_generator.", "feature_grad_mult")
-"""Parts of ``HuBERTPretrainModel`` beside the model and its mask embedding."""
-KERNEL = "encoder.transformer.pos_conv_embed.conv.parametrizations.weight.original1"
-OLD_KERNEL = "encoder.transformer.pos_conv_embed.conv.weight_v"
-"""The positional kernel in the layouts of torch from 2.1 on, and before."""
+UNIT_HEADS = {"logit_generator.label_embeddings": "embeddings"}
+"""A head of ``HuBERTPretrainModel`` and its name here, where it is not only the beginning that differs."""
 
 
 def _config(model: Any) -> dict[str, Any]:
@@ -80,87 +74,67 @@ def encoder_from_torchaudio(model: nn.Module, *, normalize: bool = False) -> Spe
     core: Any = getattr(whole, "wav2vec2", whole)
     if not hasattr(core, "feature_extractor") or not hasattr(core, "encoder"):
         raise ConfigError(f"{type(model).__name__} is not a torchaudio Wav2Vec2Model or HuBERTPretrainModel")
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, value in core.state_dict().items():
         if not name.startswith("aux."):
-            name = name.replace("encoder.transformer.", "encoder.")
-            state[name.replace("encoder.feature_projection.", "feature_projection.")] = value
+            state |= _renamed(name, value)
     if core is not whole:
         state["masked_spec_embed"] = whole.mask_generator.mask_embedding
     return encoder_from_huggingface(state, _config(core), normalize=normalize)
 
 
-def load_torchaudio(path: Path) -> SpeechEncoder:
-    """Return the encoder of a file with the state dict of a torchaudio model, such as those of its pipelines.
+def is_torchaudio(content: Mapping[str, Any]) -> bool:
+    """Whether a state dict has the names of torchaudio."""
+    return any(".encoder.transformer." in f".{name}" for name in content)
 
-    A state dict has no configuration. Sizes follow from the shapes of its tensors. What shapes do not show is taken
-    from the wav2vec 2.0 and HuBERT models that torchaudio publishes. Strides are 5, 2, 2, 2, 2, 2, 2, and heads have 64
-    channels, at most 16 of them. Layer norm before each branch and normalised waveforms are assumed exactly where the
-    stem has layer norm.
+
+def read_torchaudio(content: Mapping[str, Any], path: Path) -> Foreign:
+    """Return the model of a state dict of torchaudio, such as those of its pipelines.
+
+    A state dict has no configuration: `described` says what is taken for granted. A CTC head is read when
+    ``dict.ltr.txt`` in the file's folder has its labels.
 
     Raises
     ------
     CheckpointError
-        The file cannot be read, or its tensors are not those of such a model.
+        Tensors of such a model are missing, or the labels do not fit.
     ConfigError
-        The stem is another one, or the model is a WavLM.
+        The stem is another one.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types for a foreign file
-        raise CheckpointError(f"{path}: not a state dict that torch reads safely: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: not a state dict: expected names and tensors of a torchaudio model")
-    masks = {name: value for name, value in state.items() if name.startswith("mask_generator.")}
-    core = {name.removeprefix("wav2vec2."): value for name, value in state.items() if not name.startswith(HEADS)}
-    core = {name: value for name, value in core.items() if not name.startswith(("aux.", "mask_generator."))}
-    try:
-        settings, normalize = _settings(core)
-    except (KeyError, IndexError, ValueError) as error:
-        raise CheckpointError(f"{path}: no wav2vec 2.0 or HuBERT model of torchaudio: {error} is missing") from error
-    model = torchaudio.models.wav2vec2_model(**settings, aux_num_out=None)
-    try:
-        model.load_state_dict(core)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: no wav2vec 2.0 or HuBERT model of torchaudio: {error}") from error
-    encoder = encoder_from_torchaudio(model, normalize=normalize)
-    if (mask := masks.get("mask_generator.mask_embedding")) is not None:
-        with torch.no_grad():
-            encoder.mask_embedding.copy_(mask)
-    return encoder
+    state = {name.removeprefix("wav2vec2."): value for name, value in content.items()}
+    encoder, heads, ctc = {}, {}, {}
+    for name, value in state.items():
+        if name.startswith("aux."):
+            ctc[name.removeprefix("aux.")] = value
+        elif name.startswith("logit_generator."):
+            heads[UNIT_HEADS.get(name, name.replace("logit_generator.final_proj", "projection"))] = value
+        elif name == "mask_generator.mask_embedding":
+            encoder["masked_spec_embed"] = value
+        elif not name.startswith("feature_grad_mult"):
+            encoder |= _renamed(name, value)
+    if gates := [value for name, value in encoder.items() if name.endswith("0.attention.gru_rel_pos_const")]:
+        embedding = encoder["encoder.layers.0.attention.rel_attn_embed.weight"]
+        config = described(encoder, kind="wavlm", heads=gates[0].numel()) | {"num_buckets": len(embedding)}
+    else:
+        config = described(encoder)
+    if heads:
+        return Foreign("torchaudio", encoder, config, None, heads, None, "hubert")
+    if not ctc:
+        return Foreign("torchaudio", encoder, config, None)
+    if (symbols := fairseq_symbols(path, len(ctc["weight"]))) is None:
+        why = f"the CTC head (no labels in the file; put dict.ltr.txt of fairseq into {path.parent})"
+        return Foreign("torchaudio", encoder, config, None, left_out=why)
+    head, tokens = ctc_head(ctc["weight"], ctc["bias"], symbols, blank=0)
+    return Foreign("torchaudio", encoder, config, None, head, tokens, "ctc")
 
 
-def _settings(state: dict[str, Tensor]) -> tuple[dict[str, Any], bool]:
-    """Return the arguments of torchaudio's ``wav2vec2_model``, and whether the waveform is normalised."""
-    stem = "feature_extractor.conv_layers."
-    convs = [state[f"{stem}{i}.conv.weight"].shape for i in range(len(STRIDES))]
-    if tuple(shape[2] for shape in convs) != KERNELS or f"{stem}{len(STRIDES)}.conv.weight" in state:
-        raise ConfigError(
-            f"a state dict does not hold strides, and kernels {[shape[2] for shape in convs]} are not those of the "
-            f"published stem {list(KERNELS)}. Build the torchaudio model, and save what encoder_from_torchaudio gives"
-        )
-    if any("rel_attn_embed" in name or "gru_rel_pos" in name for name in state):
-        raise ConfigError("torchaudio WavLM models have relative positions, which this encoder does not have")
-    layers = "encoder.transformer.layers."
-    numbers = {int(name.removeprefix(layers).split(".")[0]) for name in state if name.startswith(layers)}
-    dim, inner, kernel = state[KERNEL].shape if KERNEL in state else state[OLD_KERNEL].shape
-    normed = f"{stem}1.layer_norm.weight" in state
-    shapes = [(shape[0], k, stride) for shape, k, stride in zip(convs, KERNELS, STRIDES, strict=True)]
-    settings = {
-        "extractor_mode": "layer_norm" if normed else "group_norm",
-        "extractor_conv_layer_config": shapes,
-        "extractor_conv_bias": f"{stem}0.conv.bias" in state,
-        "encoder_embed_dim": dim,
-        "encoder_projection_dropout": 0.0,
-        "encoder_pos_conv_kernel": kernel,
-        "encoder_pos_conv_groups": dim // inner,
-        "encoder_num_layers": max(numbers) + 1,
-        "encoder_num_heads": min(dim // HEAD_CHANNELS, MOST_HEADS),
-        "encoder_attention_dropout": 0.0,
-        "encoder_ff_interm_features": state[f"{layers}0.feed_forward.intermediate_dense.weight"].shape[0],
-        "encoder_ff_interm_dropout": 0.0,
-        "encoder_dropout": 0.0,
-        "encoder_layer_norm_first": normed,
-        "encoder_layer_drop": 0.0,
-    }
-    return settings, normed
+def _renamed(name: str, value: Tensor) -> dict[str, Tensor]:
+    """Return a tensor of the encoder by its names in transformers."""
+    name = name.replace("encoder.transformer.", "encoder.")
+    name = name.replace("encoder.feature_projection.", "feature_projection.")
+    name = name.replace(".attention.attention.", ".attention.")  # WavLM
+    start, _, leaf = name.rpartition(".in_proj_")
+    if start:
+        parts = zip("qkv", value.chunk(3), strict=True)
+        return {f"{start}.{part}_proj.{leaf}": chunk for part, chunk in parts}
+    return {WEIGHT_NORM.get(name, name): value}

@@ -32,6 +32,7 @@ from speechssl.data.ingest.manifest import read_manifest
 from speechssl.data.store.writer import shard_manifest
 from speechssl.interop.model_folder import is_model
 from speechssl.reports.run.build import build_report
+from speechssl.training.initialisation import with_initial_sizes
 from speechssl.training.precision import settled_run
 from speechssl.training.pretrain import pretrain
 from speechssl.training.run_folder import decisive
@@ -235,6 +236,10 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     output = Path(cfg.output or f"runs/{name}").resolve()
     if output == folder or output in folder.parents:
         raise ConfigError(f"the output {output} must not hold the audio folder {folder}; give another --output")
+    if cfg.init:
+        cfg = replace(cfg, pretrain=replace(cfg.pretrain, init=cfg.init, model_from_init=True))
+    if cfg.pretrain.model_from_init:  # the scratch arm has the same sizes
+        cfg = replace(cfg, pretrain=with_initial_sizes(cfg.pretrain))
     check_rounds(cfg)
     output.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)

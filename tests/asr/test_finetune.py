@@ -31,10 +31,12 @@ from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.store.reader import open_corpus
+from speechssl.interop.any_model import load_any
 from speechssl.interop.model_folder import load_folder, save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.training.monitoring.log import read_metrics
 from tests.oracles.ctc import frames_needed
+from tests.support.public_models import fairseq_checkpoint, of_fairseq, of_transformers
 from tests.support.tones import MODEL, make_sentence, recipe, speak, trained, write_shards
 
 WAVEFORM = replace(MODEL, frontend=FrontendConfig(conv_layers=((16, 10, 5), (16, 8, 8), (16, 4, 4), (16, 2, 2))))
@@ -384,3 +386,26 @@ def test_a_language_with_another_case_among_others_is_said(tmp_path: Path) -> No
     (entry,) = data.entries
     assert (entry.item, entry.reason, entry.action) == ("tr", "mixed_languages", "kept")
     assert data.tokens.language == "" and "set tokens.language" in entry.detail
+
+
+@pytest.mark.parametrize("library", ["Hugging Face", "fairseq"])
+def test_models_of_other_libraries_are_fine_tuned(library: str, shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    init = tmp_path / "theirs"
+    if library == "fairseq":
+        init = tmp_path / "model.pt"
+        torch.save(fairseq_checkpoint(of_fairseq(large=True)), init)
+    else:
+        of_transformers("Data2VecAudioForCTC").save_pretrained(init)
+    cfg = short(shards, tmp_path / "run", steps=10, init=str(init), ctc=CtcConfig(freeze_steps=2))
+    model = finetune(cfg)
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    losses = [line["loss"] for line in metrics if line["phase"] == "train"]
+    assert len(losses) == 10
+    assert losses[-1] < losses[0]
+    before, after = load_any(init), load_folder(model)
+    assert before.cfg.frontend == after.cfg.frontend
+    for name in ("encoder.blocks.0.up.weight", "encoder.projection.weight"):
+        assert not torch.equal(before.state[name], after.state[name])
+    report = evaluate(EvaluateConfig(model=str(model), data=replace(cfg.dev, shards=str(shards))))
+    assert report.wer == after.info["dev_wer"]

@@ -39,6 +39,7 @@ from speechssl.training.monitoring.log import read_metrics
 from speechssl.training.pretrain import pretrain, resolved
 from speechssl.training.targets import check_targets
 from tests.support.objectives import with_targets
+from tests.support.public_models import of_transformers
 
 SMALL = ModelConfig(
     frontend=FrontendConfig(kind="logmel", n_mels=20, stack=2),
@@ -291,8 +292,8 @@ def test_H2_what_is_no_model_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
     (tmp_path / "empty").mkdir()
     for name, message in (
-        ("other.pt", "no wav2vec 2.0 or HuBERT model of torchaudio"),
-        ("text.pt", "not a state dict that torch reads safely"),
+        ("other.pt", "no wav2vec 2.0, HuBERT or WavLM model in a format of fairseq"),
+        ("text.pt", "not a checkpoint that torch reads safely"),
         ("model.safetensors", "a file; give a model folder"),
         ("empty", "not a model folder"),
         ("nowhere", "no such folder"),
@@ -382,6 +383,20 @@ def test_H3_heads_of_another_objective_or_library_are_new(cfg, tmp_path, capsys)
     save_huggingface(tmp_path / "hf", SpeechEncoder(WAVEFORM).eval())
     pretrain(contrastive(cfg, tmp_path / "c", init=str(tmp_path / "hf"), model=WAVEFORM))
     assert "all heads are new (it comes from Hugging Face)" in capsys.readouterr().err
+
+
+def test_H3_the_heads_of_a_public_model_are_taken_and_pretraining_continues(cfg, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    sizes = {"num_codevectors_per_group": 8, "codevector_dim": 8, "proj_codevector_dim": 8}
+    of_transformers("Wav2Vec2ForPreTraining", **sizes).save_pretrained(tmp_path / "theirs")
+    here = replace(CONTRASTIVE, mask=replace(MASK, length=2))
+    model = pretrain(
+        contrastive(cfg, tmp_path / "run", init=str(tmp_path / "theirs"), model_from_init=True, objective=here)
+    )
+    assert "taken: encoder, quantizer, project_targets, project_context; new: nothing" in capsys.readouterr().err
+    before, after = load_any(tmp_path / "theirs").state, load_folder(model).state
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-7)
 
 
 def test_H3_an_iteration_that_carries_over_has_new_heads_for_its_new_units(cfg, tmp_path, capsys):

@@ -13,10 +13,13 @@ import pytest
 
 from speechssl.config import DecoderConfig, RunConfig
 from speechssl.config.load import load_config, write_toml
-from speechssl.core.errors import ConfigError
+from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.core.ledger import read_ledger
 from speechssl.data.ingest.manifest import read_manifest
 from speechssl.evaluation.wer.hypotheses import read_hypotheses
+from speechssl.interop.model_folder import save_model
+from speechssl.models.encoder import SpeechEncoder
+from speechssl.workflows import pipeline
 from speechssl.workflows.pipeline import _train_stages, run
 from speechssl.workflows.stages import run_stages
 from tests.support.objectives import with_targets
@@ -193,3 +196,26 @@ def test_real_recordings_as_found(shared_data, tmp_path):
     assert len(made) == len(read_manifest(tmp_path / "run" / "manifest" / "manifest.jsonl"))
     assert json.loads((tmp_path / "run" / "evaluate" / "wer.json").read_text(encoding="utf-8"))["N"] > 100
     assert "broken/awful.wav" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_run_continues_from_a_model_with_its_sizes_in_both_arms(folder, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop(*args):
+        raise Stop
+
+    monkeypatch.setattr(pipeline, "run_stages", stop)
+    cfg = settings(tmp_path / "run", scratch=True)
+    wider = replace(cfg.pretrain.model, encoder=replace(cfg.pretrain.model.encoder, dim=48, layers=1))
+    save_model(tmp_path / "model", encoder=SpeechEncoder(wider))
+    with pytest.raises(Stop):
+        run(folder, replace(cfg, init=str(tmp_path / "model")))
+    found = load_config(RunConfig, str(tmp_path / "run" / "config.toml"), [])
+    assert found.pretrain.init == str(tmp_path / "model")
+    assert (found.pretrain.model.encoder.dim, found.pretrain.model.encoder.layers) == (48, 1)
+    arms = pipeline._arms(found, tmp_path / "run")
+    assert arms["finetune-scratch"].model.encoder.dim == 48
+    with pytest.raises(CheckpointError, match="no such folder"):
+        run(folder, replace(cfg, init=str(tmp_path / "none"), output=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()

@@ -45,9 +45,9 @@ def _splitter(cfg: LmConfig) -> Callable[[str], list[str]]:
         raise ConfigError("a model of tokens needs the recogniser whose tokens they are; give --model")
     if not cfg.model:
         return lambda line: normalise_text(line, cfg.normalise).split()
-    from speechssl.interop.model_folder import load_folder
+    from speechssl.interop.any_model import load_any
 
-    stored = load_folder(Path(cfg.model)).tokens
+    stored = load_any(cfg.model).tokens
     if stored is None:
         raise DataError(f"{cfg.model} holds a model without tokens; give the folder of a fine-tuned one")
     tokens = Tokens.from_dict(stored)
