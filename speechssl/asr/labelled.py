@@ -51,7 +51,7 @@ class Labelled:
 
     def corpus(self, ids: Iterable[str] | None = None) -> Corpus:
         """Open the shards for some of these utterances (None: for all)."""
-        return open_corpus(self.cfg.shards, cache=self.cfg.cache, ids=self.utterances if ids is None else ids)
+        return _open(self.cfg, self.utterances if ids is None else ids)
 
 
 def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
@@ -68,7 +68,7 @@ def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
     """
     if not cfg.shards:
         raise ConfigError("no shards to read; give data.shards, the folder that `speechssl shard` wrote")
-    corpus = open_corpus(cfg.shards, cache=cfg.cache)
+    corpus = _open(cfg)
     absent = absent_ids(cfg.ids, corpus.ids, stage=stage, where=cfg.shards) if cfg.ids else []
     if cfg.ids:
         wanted = read_ids(cfg.ids)
@@ -81,6 +81,10 @@ def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
     labelled = {name: known[name] for name, text in texts.items() if text is not None and not only_tags(text)}
     dropped = [_dropped(stage, name, texts[name]) for name in chosen if name not in labelled]
     return Labelled(cfg, labelled, (*absent, *dropped))
+
+
+def _open(cfg: DataConfig, ids: Iterable[str] | None = None) -> Corpus:
+    return open_corpus(cfg.shards, cache=cfg.cache, cache_gb=cfg.cache_gb, ids=ids)
 
 
 def _dropped(stage: str, name: str, text: str | None) -> Entry:

@@ -49,8 +49,10 @@ VERB_HELP = {
     ),
     "shard": _Verb(
         "MANIFEST OUTPUT [CONFIG]",
-        "Converts the audio of a manifest to 16 kHz mono in webdataset tars with an index.",
-        ("speechssl shard corpus/manifest.jsonl shards", "speechssl shard corpus shards --encoding pcm16"),
+        "Converts the audio of a manifest to 16 kHz mono in webdataset tars with an index. OUTPUT is a folder or the "
+        "address of an object store.",
+        ("speechssl shard corpus/manifest.jsonl shards", "speechssl shard corpus s3://bucket/shards --encoding pcm16"),
+        (("--part I/N", "Make the I-th of N parts, for a job array; then run without it for the listing."),),
     ),
     "verify": _Verb(
         "SHARDS",

@@ -71,10 +71,12 @@ class DataConfig:
     """Which utterances make a batch, and how they are read."""
 
     shards: str = ""
-    """Folder of shards, or its http(s) URL (read through a local cache). Webdataset tars made by others: their folder,
-    one tar, or a pattern such as ``data/train-{000000..000099}.tar``."""
+    """Folder of shards, or its address: http(s), s3, gs, az or hf (read through a local cache). Webdataset tars made by
+    others: their folder, one tar, or a pattern such as ``data/train-{000000..000099}.tar``."""
     cache: str = ""
     """Where remote shards are kept; empty for ``~/.cache/speechssl``."""
+    cache_gb: float = 0.0
+    """Gigabytes of remote shards that are kept; 0 for all. Those opened least recently make room."""
     splits: tuple[str, ...] = ("train",)
     """Splits of the shards to use."""
     ids: tuple[str, ...] = ()

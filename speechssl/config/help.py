@@ -19,7 +19,7 @@ from speechssl.config.load import tagged
 __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 
 RARE = {
-    "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
+    "DataConfig": "cache cache_gb noise reverb buckets window_shards loader timeout max_bad_fraction",
     "ModelConfig": "normalize frontend.conv_layers frontend.norm frontend.bias frontend.statistics frontend.grad_scale",
     "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
     "MaskConfig": "min_spans",

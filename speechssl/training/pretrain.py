@@ -89,4 +89,4 @@ def _corpus(cfg: PretrainConfig) -> Corpus:
     if not data.shards:
         raise ConfigError("data.shards is empty: give the folder (or address) of shards made by `speechssl shard`")
     ids = read_ids(data.ids) if data.ids else None
-    return open_corpus(data.shards, cache=data.cache, splits=data.splits, ids=ids)
+    return open_corpus(data.shards, cache=data.cache, cache_gb=data.cache_gb, splits=data.splits, ids=ids)

@@ -33,6 +33,7 @@ FREE = (
     "*.workers",
     "*.timeout",
     "*.cache",
+    "*.cache_gb",
     "*.max_bad_fraction",
     "*.shards",
     "*.loader",
