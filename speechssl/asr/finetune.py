@@ -27,6 +27,7 @@ from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.augment import Sounds, augmenter
+from speechssl.data.batches.mixture import mixed
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
@@ -197,7 +198,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
-    dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
+    mix = cfg.dev.mix if cfg.dev.shards else replace(cfg.dev.mix, corpora=cfg.data.mix.corpora)
+    dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache, mix=mix), stage="finetune")
     if dev.utterances:
         check_corpus(run, dev.corpus(), parallel, name="corpus-dev", texts=dev.texts)
     run.record([*data.entries, *dev.dropped, *tokens.tags(dev.texts), *tokens.unseen(dev.texts, split=dev.name)])
@@ -209,9 +211,13 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     _say(parallel, _summary(data, validation))
     if said := say_absent(dev.dropped):
         _say(parallel, f"{said} (dev)")
+
+    def plan(without: np.ndarray | None) -> Plan:
+        return Plan.finetune(data.corpus, cfg.data, cfg.seed, without=without)
+
     stream = Stream(
         data.corpus,
-        Plan.finetune(data.corpus, cfg.data, cfg.seed),
+        mixed(plan, data.corpus, cfg.data.mix, cfg.seed),
         cfg.data,
         batches_per_step=cfg.data.batches_per_step,
         rank=parallel.rank,

@@ -14,7 +14,8 @@ from speechssl.data.ingest.ids import absent_ids, read_ids
 from speechssl.data.ingest.manifest import Utterance
 from speechssl.data.ingest.text.casing import language_code
 from speechssl.data.ingest.text.corpus_tags import only_tags
-from speechssl.data.store.reader import Corpus, open_corpus
+from speechssl.data.store.joined import open_data
+from speechssl.data.store.reader import Corpus
 
 __all__ = ["Labelled", "open_labelled"]
 
@@ -51,7 +52,7 @@ class Labelled:
 
     def corpus(self, ids: Iterable[str] | None = None) -> Corpus:
         """Open the shards for some of these utterances (None: for all)."""
-        return _open(self.cfg, self.utterances if ids is None else ids)
+        return open_data(self.cfg, ids=self.utterances if ids is None else ids)
 
 
 def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
@@ -68,7 +69,7 @@ def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
     """
     if not cfg.shards:
         raise ConfigError("no shards to read; give data.shards, the folder that `speechssl shard` wrote")
-    corpus = _open(cfg)
+    corpus = open_data(cfg)
     absent = absent_ids(cfg.ids, corpus.ids, stage=stage, where=cfg.shards) if cfg.ids else []
     if cfg.ids:
         wanted = read_ids(cfg.ids)
@@ -81,10 +82,6 @@ def open_labelled(cfg: DataConfig, *, stage: str) -> Labelled:
     labelled = {name: known[name] for name, text in texts.items() if text is not None and not only_tags(text)}
     dropped = [_dropped(stage, name, texts[name]) for name in chosen if name not in labelled]
     return Labelled(cfg, labelled, (*absent, *dropped))
-
-
-def _open(cfg: DataConfig, ids: Iterable[str] | None = None) -> Corpus:
-    return open_corpus(cfg.shards, cache=cfg.cache, cache_gb=cfg.cache_gb, ids=ids)
 
 
 def _dropped(stage: str, name: str, text: str | None) -> Entry:

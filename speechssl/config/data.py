@@ -1,9 +1,11 @@
 """Settings of the data side: manifests, shards, augmentation, batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["AugmentConfig", "DataConfig", "ManifestConfig", "ShardConfig"]
+from speechssl.core.errors import ConfigError
+
+__all__ = ["AugmentConfig", "DataConfig", "ManifestConfig", "MixConfig", "ShardConfig"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,41 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
+class MixConfig:
+    """A mixture of corpora or languages: each batch is of one of them."""
+
+    corpora: tuple[str, ...] = ()
+    """Further folders or addresses of shards, beside ``shards``; their ids must differ."""
+    by: Literal["none", "corpus", "language"] = "none"
+    """What has a share of the batches: each folder of shards, or each language of the manifest. none: utterances of all
+    corpora are mixed as they come."""
+    temperature: float = 1.0
+    """A share is proportional to hours to this power: 1 keeps the proportions, 0 gives equal shares."""
+    weights: tuple[str, ...] = ()
+    """Factors of shares, such as ``de=2`` or ``shards/de=2``; 1 for those that are not named."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ConfigError(f"mix.temperature = {self.temperature:g}: give 0 (equal shares) or more")
+        self.weight_of()
+        if self.by == "none" and (self.weights or self.temperature != 1):
+            raise ConfigError("mix.weights and mix.temperature need mix.by = 'corpus' or 'language'")
+
+    def weight_of(self) -> dict[str, float]:
+        """Return the weights by name; ConfigError when one is no positive number."""
+        found = {}
+        for text in self.weights:
+            name, _, number = text.rpartition("=")
+            try:
+                found[name] = float(number)
+            except ValueError:
+                found[name] = 0.0
+            if not name or not 0 < found[name] < float("inf"):
+                raise ConfigError(f"mix.weights: {text!r}: give NAME=WEIGHT with a weight above 0")
+        return found
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which utterances make a batch, and how they are read."""
 
@@ -77,6 +114,7 @@ class DataConfig:
     """Where remote shards are kept; empty for ``~/.cache/speechssl``."""
     cache_gb: float = 0.0
     """Gigabytes of remote shards that are kept; 0 for all. Those opened least recently make room."""
+    mix: MixConfig = field(default_factory=MixConfig)
     splits: tuple[str, ...] = ("train",)
     """Splits of the shards to use."""
     ids: tuple[str, ...] = ()

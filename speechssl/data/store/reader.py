@@ -26,7 +26,7 @@ from speechssl.data.store.remote import UnreachableError
 from speechssl.data.store.sources import Source, source_of
 from speechssl.data.store.tar import quick_header
 
-__all__ = ["Corpus", "open_corpus", "open_lazily"]
+__all__ = ["Corpus", "manifest_of", "open_corpus", "open_lazily", "select"]
 
 LARGE = 1_000_000
 """Utterances above which a corpus is opened without reading its indexes."""
@@ -79,7 +79,7 @@ def open_corpus(
 
     with ThreadPoolExecutor(8) as pool:
         rows = [row for index in pool.map(load, range(len(listing.shards))) for row in index.rows]
-    taken = _select(rows, splits, ids, source.name)
+    taken = select(rows, splits, ids, source.name)
     return Corpus(source, listing, StoredRows(taken, len(listing.shards)))
 
 
@@ -108,7 +108,17 @@ def open_lazily(source: Source, listing: Listing, splits: Sequence[str]) -> "Cor
     return Corpus(source, listing, rows)
 
 
-def _select(rows: list[IndexRow], splits: Sequence[str], ids: Iterable[str] | None, where: str) -> list[IndexRow]:
+def manifest_of(source: Source, listing: Listing) -> list[Utterance]:
+    """Return the entries of a folder's manifest; DataError when it is not the one that the listing knows."""
+    size, crc32 = listing.manifest_bytes, listing.manifest_crc32
+    path = source.local("manifest.jsonl", size=size, crc32=crc32)
+    if zlib.crc32(path.read_bytes()) != crc32:
+        raise DataError(f"{path}: changed since the shards were written; run `speechssl shard` again")
+    return read_manifest(path)
+
+
+def select(rows: list[IndexRow], splits: Sequence[str], ids: Iterable[str] | None, where: str) -> list[IndexRow]:
+    """Return the rows of some splits or ids, as ``open_corpus`` takes them; DataError when there is none."""
     if ids is not None:
         wanted = {safe_id(item) for item in ids}
         taken = [row for row in rows if row.id in wanted]
@@ -227,12 +237,8 @@ class Corpus:
     def utterances(self) -> dict[str, Utterance]:
         """Return the manifest's entries of these utterances by id (read when first asked for)."""
         if self._utterances is None:
-            size, crc32 = self.listing.manifest_bytes, self.listing.manifest_crc32
-            path = self.source.local("manifest.jsonl", size=size, crc32=crc32)
-            if zlib.crc32(path.read_bytes()) != crc32:
-                raise DataError(f"{path}: changed since the shards were written; run `speechssl shard` again")
             mine = set(self.ids)
-            self._utterances = {item.id: item for item in read_manifest(path) if item.id in mine}
+            self._utterances = {item.id: item for item in manifest_of(self.source, self.listing) if item.id in mine}
         return self._utterances
 
     def parts(self) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
