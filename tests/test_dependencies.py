@@ -16,6 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 NAMES = {
     "PIL": "pillow",
     "flashlight": "flashlight-text",
+    "mlflow": "mlflow-skinny",
     "sklearn": "scikit-learn",
 }
 """Packages whose name in imports is not the one they are installed by (``_`` and ``-`` are the same)."""

@@ -23,6 +23,7 @@ class _Verb(NamedTuple):
 
 
 _PROFILE = ("--profile", "Record 5 steps with PyTorch's profiler: --training.profile 5.")
+_LOG = ("--log TRACKER ...", "Where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, mlflow.")
 _CHANGES = ("--allow-changes", "Resume although the settings or the corpus have changed; the ledger says so.")
 
 VERB_HELP = {
@@ -78,7 +79,7 @@ VERB_HELP = {
             "speechssl pretrain wav2vec2-base --data.shards shards --output runs/mine",
             "torchrun --nproc-per-node 8 -m speechssl pretrain mine.toml",
         ),
-        (_PROFILE, _CHANGES),
+        (_LOG, _PROFILE, _CHANGES),
     ),
     "finetune": _Verb(
         "[CONFIG]",
@@ -87,7 +88,7 @@ VERB_HELP = {
             "speechssl finetune finetune-1h --data.shards shards --init runs/mine/model",
             "speechssl finetune finetune-cpu --data.shards shards --output runs/scratch",
         ),
-        (_PROFILE, _CHANGES),
+        (_LOG, _PROFILE, _CHANGES),
     ),
     "lm": _Verb(
         "TEXT|MANIFEST|SHARDS OUTPUT [CONFIG]",

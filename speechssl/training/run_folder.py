@@ -23,6 +23,7 @@ from speechssl.core.files import exclusive
 from speechssl.core.ledger import Entry, Ledger, read_ledger
 from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.monitoring.log import MetricsLog
+from speechssl.training.monitoring.trackers import check_trackers
 from speechssl.training.parallel import Parallel
 
 __all__ = ["ALLOWED", "FREE", "RunFolder", "config_changes", "decisive"]
@@ -43,6 +44,7 @@ FREE = (
     "training.recompute",
     "training.profile",
     "training.validate_every",
+    "training.log",
     "training.log_every",
     "training.save_every",
     "training.keep",
@@ -143,6 +145,8 @@ class RunFolder:
         self.allow_changes = allow_changes
         self.stage = type(cfg).__name__.removesuffix("Config").lower() if is_dataclass(cfg) else "train"
         keep = getattr(getattr(cfg, "training", None), "keep", 3)
+        trackers = getattr(getattr(cfg, "training", None), "log", ("tensorboard",))
+        check_trackers(trackers)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         with ExitStack() as held:
             if parallel.first:
@@ -156,7 +160,9 @@ class RunFolder:
                     problem = f"{self.path}: cannot be used as a run folder: {error}"
             if problem := parallel.gather(problem)[0]:
                 raise RunError(problem)
-            self.metrics = MetricsLog(self.path / "metrics.jsonl", active=parallel.first)
+            self.metrics = MetricsLog(
+                self.path / "metrics.jsonl", active=parallel.first, trackers=trackers, config=to_dict(cfg)
+            )
             held.callback(self.metrics.close)
             if parallel.first:
                 write_environment(self.path, devices=f"{parallel.world} x {_name(parallel.device)}")
