@@ -23,7 +23,7 @@ class _Verb(NamedTuple):
 
 
 _PROFILE = ("--profile", "Record 5 steps with PyTorch's profiler: --training.profile 5.")
-_LOG = ("--log TRACKER ...", "Where metrics go besides metrics.jsonl: tensorboard, wandb, trackio, mlflow.")
+_LOG = ("--log NAME ...", "Metrics also go to wandb, trackio, mlflow or tensorboard.")
 _CHANGES = ("--allow-changes", "Resume although the settings or the corpus have changed; the ledger says so.")
 
 VERB_HELP = {

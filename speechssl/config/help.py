@@ -29,7 +29,8 @@ RARE = {
     "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",
     "ValidationConfig": "seconds ids",
     "OptimConfig": "betas eps hold init_scale final_scale",
-    "TrainingConfig": "log profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
+    "TrainingConfig": """
+        log upload profile recompute threads log_every keep pause_at max_skips on_collapse deterministic""",
     "PretrainConfig": """
         model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
         objective.ema_* objective.codebook_* objective.freeze_after training.validate_every training.ema_decay""",

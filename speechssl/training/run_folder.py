@@ -25,6 +25,7 @@ from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.monitoring.log import MetricsLog
 from speechssl.training.monitoring.trackers import check_trackers
 from speechssl.training.parallel import Parallel
+from speechssl.training.upload import Upload
 
 __all__ = ["ALLOWED", "FREE", "RunFolder", "config_changes", "decisive"]
 
@@ -45,6 +46,7 @@ FREE = (
     "training.profile",
     "training.validate_every",
     "training.log",
+    "training.upload",
     "training.log_every",
     "training.save_every",
     "training.keep",
@@ -146,6 +148,7 @@ class RunFolder:
         self.stage = type(cfg).__name__.removesuffix("Config").lower() if is_dataclass(cfg) else "train"
         keep = getattr(getattr(cfg, "training", None), "keep", 3)
         trackers = getattr(getattr(cfg, "training", None), "log", ("tensorboard",))
+        address = getattr(getattr(cfg, "training", None), "upload", "")
         check_trackers(trackers)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         with ExitStack() as held:
@@ -153,6 +156,9 @@ class RunFolder:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
                     held.enter_context(exclusive(self.path / "run.lock"))
+                    if address:
+                        upload = held.enter_context(Upload(self.path, address))
+                        self.checkpoints.after_save = upload.start
                     changes = self._settle(cfg)
                 except (DataError, RunError) as error:
                     problem = str(error)

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import random
+import shutil
 import time
 import urllib.error
 import urllib.request
@@ -30,6 +31,7 @@ __all__ = [
     "RemoteFolder",
     "UnreachableError",
     "cache_folder",
+    "download",
     "fetch",
     "files_below",
     "put",
@@ -158,6 +160,18 @@ def fetch(url: str, *, attempts: int = 0) -> bytes:
     return _retry(url, read, attempts=attempts)
 
 
+def download(url: str, path: Path, *, size: int) -> None:
+    """Write a file of a store to the disk, whole or not at all; errors as in ``fetch``."""
+
+    def read() -> None:
+        with _reading(url) as response, atomic_file(path) as file:
+            shutil.copyfileobj(response, file, CHUNK)
+            if file.tell() != size:
+                raise ConnectionError(f"the transfer ended after {file.tell()} of {size} bytes")
+
+    _retry(url, read)
+
+
 def put(source: Path, url: str) -> None:
     """Write a file to a store and look at its size there; errors as in ``fetch``, OSError when ``source`` is gone.
 
@@ -169,7 +183,7 @@ def put(source: Path, url: str) -> None:
         files, path = _files(url)
         files.put_file(str(source), path)
         files.invalidate_cache()
-        if (found := files.info(path)["size"]) != size:
+        if (found := files.info(path)["size"]) < size:  # a log may have grown meanwhile
             raise ValueError(f"{found} bytes arrived of {size}")
 
     _retry(url, send)
