@@ -108,8 +108,8 @@ class DataConfig:
     """Which utterances make a batch, and how they are read."""
 
     shards: str = ""
-    """Folder of shards, or its address: http(s), s3, gs, az or hf (read through a local cache). Webdataset tars made by
-    others: their folder, one tar, or a pattern such as ``data/train-{000000..000099}.tar``."""
+    """Folder or address (http, s3, gs, az, hf) of shards; or tars of others: folder, tar or pattern
+    (``x-{00..42}.tar``)."""
     cache: str = ""
     """Where remote shards are kept; empty for ``~/.cache/speechssl``."""
     cache_gb: float = 0.0
