@@ -22,10 +22,10 @@ from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.files import exclusive
 from speechssl.core.ledger import Entry, Ledger, read_ledger
 from speechssl.training.checkpoints.checkpoint import Checkpoints
+from speechssl.training.checkpoints.upload import Upload
 from speechssl.training.monitoring.log import MetricsLog
 from speechssl.training.monitoring.trackers import check_trackers
 from speechssl.training.parallel import Parallel
-from speechssl.training.upload import Upload
 
 __all__ = ["ALLOWED", "FREE", "RunFolder", "config_changes", "decisive"]
 
