@@ -66,7 +66,7 @@ class SimulatedFolder:
             partial.replace(path)
         return path
 
-    def require(self, name: str) -> None:
+    def require(self, name: str, *, size: int, crc32: int) -> None:
         """There is always one."""
 
 

@@ -265,7 +265,8 @@ WRITERS = {
     "data/audio/ffmpeg.py",  # what came through a pipe, in a temporary folder
     "data/ingest/public/unpack.py",  # extracts into a temporary path of the caller
     "data/synth/corpus.py",  # workers fill an atomic folder of their parent
-    "training/monitoring/log.py",  # appends to metrics.jsonl; TensorBoard appends to its event files
+    "training/monitoring/log.py",  # appends to metrics.jsonl
+    "training/monitoring/trackers.py",  # TensorBoard appends to its event files
     "workflows/side_by_side.py",  # a child's output is appended to its log
 }
 """Files that write outside ``core/files.py``: they append, or fill what is thrown away or renamed by their caller."""

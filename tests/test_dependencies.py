@@ -7,12 +7,16 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from fsspec.registry import known_implementations
+
+from speechssl.data.store.remote import STORES
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NAMES = {
     "PIL": "pillow",
     "flashlight": "flashlight-text",
+    "mlflow": "mlflow-skinny",
     "sklearn": "scikit-learn",
 }
 """Packages whose name in imports is not the one they are installed by (``_`` and ``-`` are the same)."""
@@ -25,6 +29,8 @@ TOOLS = {
     "pytest-cov": "--cov ",
 }
 """Tools of the extra ``dev``, and how the Makefile calls them."""
+LOADED_BY_FSSPEC = {"s3fs", "gcsfs", "adlfs", "huggingface-hub"}
+"""What fsspec imports when an address of its kind is opened; the package names none of them."""
 DEVELOPMENT = {"bench", "dev", "figures"}
 """Extras that the package itself does not import: benchmarks, tests and pictures of docs/ do."""
 
@@ -81,7 +87,9 @@ PACKAGE = imports_below("speechssl")
 
 
 def test_what_the_package_imports_is_declared_and_what_is_declared_is_imported():
-    assert set(PACKAGE) == HARD | OPTIONAL
+    assert set(PACKAGE) | LOADED_BY_FSSPEC == HARD | OPTIONAL
+    opened = {known_implementations[kind]["class"].split(".")[0].replace("_", "-") for kind in STORES}
+    assert opened - {"fsspec"} == EXTRAS["stores"] == LOADED_BY_FSSPEC
 
 
 def test_the_reader_of_imports_sees_every_way_to_import(tmp_path):
@@ -100,7 +108,7 @@ def test_the_reader_of_imports_sees_every_way_to_import(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(OPTIONAL))
+@pytest.mark.parametrize("name", sorted(OPTIONAL & set(PACKAGE)))
 def test_what_an_extra_brings_is_never_imported_at_the_start_of_a_module(name):
     assert not {path for path, lazy in PACKAGE[name].items() if not lazy}
 

@@ -28,6 +28,7 @@ from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.augment import Sounds, augmenter
+from speechssl.data.batches.mixture import mixed
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.shares import SharedPlan, labelled_plan
 from speechssl.data.batches.stream import Stream
@@ -235,6 +236,11 @@ def _data(cfg: FinetuneConfig, pretrained: ModelFolder | None) -> TrainingSet:
 
 
 def _plan(cfg: FinetuneConfig, data: TrainingSet) -> Plan | SharedPlan:
+    def plan(without: np.ndarray | None) -> Plan:
+        return Plan.finetune(data.corpus, cfg.data, cfg.seed, without=without)
+
+    if cfg.data.mix.by != "none":
+        return mixed(plan, data.corpus, cfg.data.mix, cfg.seed)
     return labelled_plan(data.corpus, cfg.data, cfg.seed, pseudo=data.pseudo, true_share=cfg.pseudo.true_share)
 
 
@@ -247,7 +253,8 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     tokens = data.tokens
     model = build_recogniser(cfg, pretrained, tokens.size)
     shards, cache = cfg.dev.shards or cfg.data.shards, cfg.dev.cache or cfg.data.cache
-    dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache), stage="finetune")
+    mix = cfg.dev.mix if cfg.dev.shards else replace(cfg.dev.mix, corpora=cfg.data.mix.corpora)
+    dev = open_labelled(replace(cfg.dev, shards=shards, cache=cache, mix=mix), stage="finetune")
     refuse_held_out(data.pseudo, dev)
     if dev.utterances:
         check_corpus(run, dev.corpus(), parallel, name="corpus-dev", texts=dev.texts)

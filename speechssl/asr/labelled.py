@@ -15,7 +15,8 @@ from speechssl.data.ingest.ids import absent_ids, read_ids
 from speechssl.data.ingest.manifest import Utterance
 from speechssl.data.ingest.text.casing import language_code
 from speechssl.data.ingest.text.corpus_tags import only_tags
-from speechssl.data.store.reader import Corpus, open_corpus
+from speechssl.data.store.joined import open_data
+from speechssl.data.store.reader import Corpus
 
 __all__ = ["Labelled", "chosen_ids", "open_labelled", "refuse_held_out"]
 
@@ -54,7 +55,7 @@ class Labelled:
 
     def corpus(self, ids: Iterable[str] | None = None) -> Corpus:
         """Open the shards for some of these utterances (None: for all)."""
-        corpus = open_corpus(self.cfg.shards, cache=self.cfg.cache, ids=self.utterances if ids is None else ids)
+        corpus = open_data(self.cfg, ids=self.utterances if ids is None else ids)
         corpus.texts = self.pseudo
         return corpus
 
@@ -116,7 +117,7 @@ def refuse_held_out(pseudo: Collection[str], dev: Labelled) -> None:
 def _open(cfg: DataConfig) -> Corpus:
     if not cfg.shards:
         raise ConfigError("no shards to read; give data.shards, the folder that `speechssl shard` wrote")
-    return open_corpus(cfg.shards, cache=cfg.cache)
+    return open_data(cfg)
 
 
 def _dropped(stage: str, name: str, text: str | None) -> Entry:

@@ -1,5 +1,6 @@
 """Verbs on audio and manifests: ``corpus``, ``manifest``, ``shard``, ``verify``."""
 
+import re
 from pathlib import Path
 
 from speechssl.cli.arguments import load, positional, wants_help
@@ -46,18 +47,40 @@ def manifest(words: list[str], overrides: list[str]) -> None:
 
 
 def shard(words: list[str], overrides: list[str]) -> None:
-    """Write a manifest as webdataset shards."""
+    """Write a manifest as webdataset shards, here or to an object store."""
     from speechssl.config import ShardConfig
     from speechssl.config.load import write_toml
     from speechssl.core.progress import progress
+    from speechssl.data.store.remote import cache_folder, put, scheme
     from speechssl.data.store.writer import shard_manifest
 
+    part, overrides = _part(overrides)
     (manifest, output), cfg = load(ShardConfig, "shard", words, overrides, 2)
-    path = Path(manifest)
+    path, store = Path(manifest), output.rstrip("/") if scheme(output) not in ("", "file") else ""
+    folder = cache_folder("", f"{store} written") if store else Path(output)
     with progress("shard", unit="utterances") as advance:
-        summary = shard_manifest(path / "manifest.jsonl" if path.is_dir() else path, Path(output), cfg, advance)
-    write_toml(cfg, Path(output) / "config.toml")
+        path = path / "manifest.jsonl" if path.is_dir() else path
+        summary = shard_manifest(path, folder, cfg, advance, store=store, part=part)
     print(summary)
+    if part is not None:
+        print(f"part {part[0]} of {part[1]} is done; after all of them, the same command without --part ends the work")
+        return
+    write_toml(cfg, folder / "config.toml")
+    if store:
+        put(folder / "config.toml", f"{store}/config.toml")
+
+
+def _part(overrides: list[str]) -> tuple[tuple[int, int] | None, list[str]]:
+    """Return the (i, n) of ``--part i/n``, None without it, and the other words."""
+    from speechssl.config.load import take
+
+    value, left = take("--part", overrides)
+    if value is None:
+        return None, left
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", value)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ConfigError(f"--part {value}: give I/N, the I-th of N parts, with I from 1 to N, such as 3/100")
+    return (int(found[1]), int(found[2])), left
 
 
 def verify(words: list[str], overrides: list[str]) -> int:

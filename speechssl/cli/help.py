@@ -23,6 +23,7 @@ class _Verb(NamedTuple):
 
 
 _PROFILE = ("--profile", "Record 5 steps with PyTorch's profiler: --training.profile 5.")
+_LOG = ("--log NAME ...", "Metrics also go to wandb, trackio, mlflow or tensorboard.")
 _CHANGES = ("--allow-changes", "Resume although the settings or the corpus have changed; the ledger says so.")
 
 VERB_HELP = {
@@ -49,8 +50,10 @@ VERB_HELP = {
     ),
     "shard": _Verb(
         "MANIFEST OUTPUT [CONFIG]",
-        "Converts the audio of a manifest to 16 kHz mono in webdataset tars with an index.",
-        ("speechssl shard corpus/manifest.jsonl shards", "speechssl shard corpus shards --encoding pcm16"),
+        "Converts the audio of a manifest to 16 kHz mono in webdataset tars with an index. OUTPUT is a folder or the "
+        "address of an object store.",
+        ("speechssl shard corpus/manifest.jsonl shards", "speechssl shard corpus s3://bucket/shards --encoding pcm16"),
+        (("--part I/N", "Make the I-th of N parts, for a job array; then run without it for the listing."),),
     ),
     "verify": _Verb(
         "SHARDS",
@@ -76,7 +79,7 @@ VERB_HELP = {
             "speechssl pretrain wav2vec2-base --data.shards shards --output runs/mine",
             "torchrun --nproc-per-node 8 -m speechssl pretrain mine.toml",
         ),
-        (_PROFILE, _CHANGES),
+        (_LOG, _PROFILE, _CHANGES),
     ),
     "finetune": _Verb(
         "[CONFIG]",
@@ -85,7 +88,7 @@ VERB_HELP = {
             "speechssl finetune finetune-1h --data.shards shards --init runs/mine/model",
             "speechssl finetune finetune-cpu --data.shards shards --output runs/scratch",
         ),
-        (_PROFILE, _CHANGES),
+        (_LOG, _PROFILE, _CHANGES),
     ),
     "selftrain": _Verb(
         "[CONFIG]",

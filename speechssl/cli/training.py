@@ -14,7 +14,8 @@ PROFILED_STEPS = 5
 
 
 def _profiled(overrides: list[str]) -> list[str]:
-    """Replace the flag ``--profile`` by ``--training.profile 5``."""
+    """Replace the flag ``--profile`` by ``--training.profile 5``, and ``--log`` by ``--training.log``."""
+    overrides = ["--training.log" if word == "--log" else word for word in overrides]
     if "--profile" not in overrides:
         return overrides
     return [word for word in overrides if word != "--profile"] + ["--training.profile", str(PROFILED_STEPS)]

@@ -6,7 +6,7 @@
 from speechssl.config.audit import AuditConfig
 from speechssl.config.comparing import CompareConfig, CompareObjectivesConfig
 from speechssl.config.corpus import CorpusConfig
-from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, PseudoLabelsConfig, ShardConfig
+from speechssl.config.data import AugmentConfig, DataConfig, ManifestConfig, MixConfig, PseudoLabelsConfig, ShardConfig
 from speechssl.config.decoding import DecoderConfig, LmConfig, TuneConfig
 from speechssl.config.masked_objectives import HubertConfig, MaskConfig, TargetsConfig, TeacherConfig, Wav2Vec2Config
 from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
@@ -54,6 +54,7 @@ __all__ = [
     "LmConfig",
     "ManifestConfig",
     "MaskConfig",
+    "MixConfig",
     "ModelConfig",
     "ObjectiveConfig",
     "OptimConfig",

@@ -1,11 +1,11 @@
 """Settings of the data side: manifests, shards, augmentation, batches."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from speechssl.core.errors import ConfigError
 
-__all__ = ["AugmentConfig", "DataConfig", "ManifestConfig", "PseudoLabelsConfig", "ShardConfig"]
+__all__ = ["AugmentConfig", "DataConfig", "ManifestConfig", "MixConfig", "PseudoLabelsConfig", "ShardConfig"]
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,52 @@ class AugmentConfig:
 
 
 @dataclass(frozen=True)
+class MixConfig:
+    """A mixture of corpora or languages: each batch is of one of them."""
+
+    corpora: tuple[str, ...] = ()
+    """Further folders or addresses of shards, beside ``shards``; their ids must differ."""
+    by: Literal["none", "corpus", "language"] = "none"
+    """What has a share of the batches: each folder of shards, or each language of the manifest. none: utterances of all
+    corpora are mixed as they come."""
+    temperature: float = 1.0
+    """A share is proportional to hours to this power: 1 keeps the proportions, 0 gives equal shares."""
+    weights: tuple[str, ...] = ()
+    """Factors of shares, such as ``de=2`` or ``shards/de=2``; 1 for those that are not named."""
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ConfigError(f"mix.temperature = {self.temperature:g}: give 0 (equal shares) or more")
+        self.weight_of()
+        if self.by == "none" and (self.weights or self.temperature != 1):
+            raise ConfigError("mix.weights and mix.temperature need mix.by = 'corpus' or 'language'")
+
+    def weight_of(self) -> dict[str, float]:
+        """Return the weights by name; ConfigError when one is no positive number."""
+        found = {}
+        for text in self.weights:
+            name, _, number = text.rpartition("=")
+            try:
+                found[name] = float(number)
+            except ValueError:
+                found[name] = 0.0
+            if not name or not 0 < found[name] < float("inf"):
+                raise ConfigError(f"mix.weights: {text!r}: give NAME=WEIGHT with a weight above 0")
+        return found
+
+
+@dataclass(frozen=True)
 class DataConfig:
     """Which utterances make a batch, and how they are read."""
 
     shards: str = ""
-    """Folder of shards, or its http(s) URL (read through a local cache). Webdataset tars made by others: their folder,
-    one tar, or a pattern such as ``data/train-{000000..000099}.tar``."""
+    """Folder or address (http, s3, gs, az, hf) of shards; or tars of others: folder, tar or pattern
+    (``x-{00..42}.tar``)."""
     cache: str = ""
     """Where remote shards are kept; empty for ``~/.cache/speechssl``."""
+    cache_gb: float = 0.0
+    """Gigabytes of remote shards that are kept; 0 for all. Those opened least recently make room."""
+    mix: MixConfig = field(default_factory=MixConfig)
     splits: tuple[str, ...] = ("train",)
     """Splits of the shards to use."""
     ids: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from speechssl.config.load import tagged
 __all__ = ["RARE", "Setting", "settings", "settings_lines"]
 
 RARE = {
-    "DataConfig": "cache noise reverb buckets window_shards loader timeout max_bad_fraction",
+    "DataConfig": "cache cache_gb mix noise reverb buckets window_shards loader timeout max_bad_fraction",
     "ModelConfig": """
         normalize frontend.conv_layers frontend.norm frontend.bias frontend.conv2d frontend.statistics
         frontend.grad_scale""",
@@ -31,7 +31,8 @@ RARE = {
     "TargetsConfig": "units_normalise kmeans_hours kmeans_starts units_hop teacher",
     "ValidationConfig": "seconds ids",
     "OptimConfig": "betas eps hold init_scale final_scale",
-    "TrainingConfig": "profile recompute threads log_every keep pause_at max_skips on_collapse deterministic",
+    "TrainingConfig": """
+        log upload profile recompute threads log_every keep pause_at max_skips on_collapse deterministic""",
     "PretrainConfig": """
         model_from_init objective.final_dim objective.logit_temperature objective.gumbel_* objective.decoder_*
         objective.ema_* objective.codebook_* objective.freeze_after training.epochs training.validate_every

@@ -26,6 +26,7 @@ __all__ = [
     "presets",
     "read_toml",
     "tagged",
+    "take",
     "to_dict",
     "to_toml",
     "toml_lines",
@@ -235,7 +236,7 @@ def _choose(base: Any, words: list[str], prefix: str = "") -> tuple[Any, list[st
     for item in fields(base):
         value, path = getattr(base, item.name), f"{prefix}{item.name}"
         if tagged(hints[item.name]):
-            kind, words = _take(f"--{path}.kind", words)
+            kind, words = take(f"--{path}.kind", words)
             if kind not in (None, value.kind):
                 value = _convert({"kind": kind}, hints[item.name], path)
         if is_dataclass(value):
@@ -244,7 +245,7 @@ def _choose(base: Any, words: list[str], prefix: str = "") -> tuple[Any, list[st
     return base, words
 
 
-def _take(name: str, words: list[str]) -> tuple[str | None, list[str]]:
+def take(name: str, words: list[str]) -> tuple[str | None, list[str]]:
     """Return the value of an option, None without it, and the other words; the last of several values counts."""
     value, left = None, []
     rest = iter(words)

@@ -65,6 +65,12 @@ class TrainingConfig:
     recompute: bool = False
     """Activation checkpointing: run the transformer's blocks again in the backward pass. Less memory, about a third
     more time, the same numbers."""
+    log: tuple[Literal["tensorboard", "wandb", "trackio", "mlflow"], ...] = ("tensorboard",)
+    """Where metrics go besides ``metrics.jsonl``. The settings of each are its own: ``WANDB_MODE``,
+    ``MLFLOW_TRACKING_URI`` and the like. Short on the command line: ``--log``."""
+    upload: str = ""
+    """Address of a folder in an object store (s3, gs, az, hf) that the run folder is copied to after each checkpoint,
+    and from which a machine without it goes on."""
     profile: int = 0
     """Steps to record with PyTorch's profiler; ``profile/`` in the run folder gets a trace and a table by component."""
     threads: int = 0

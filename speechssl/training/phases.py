@@ -19,6 +19,7 @@ from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.augment import Sounds
 from speechssl.data.batches.holdout import held_out
+from speechssl.data.batches.mixture import mixed
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import absent_ids, say_absent
@@ -78,7 +79,13 @@ def open_phase(
     held = held_out(corpus, cfg.validation, min_samples=shortest)
     bare = _unlabelled(corpus, labelled)
     held = np.setdiff1d(held, bare)
-    plan = Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop, without=np.union1d(held, bare))
+    unused = np.union1d(held, bare)
+
+    def plan_without(rows: np.ndarray | None) -> Plan:
+        without = unused if rows is None else np.union1d(unused, rows)
+        return Plan.pretrain(corpus, cfg.data, seed, align=encoder.hop, without=without)
+
+    plan = mixed(plan_without, corpus, cfg.data.mix, seed)
     cfg = run.settle_steps(cfg, plan)
     lists = (*cfg.data.ids, *cfg.validation.ids)
     absent = absent_ids(lists, corpus.ids, stage="pretrain", where=cfg.data.shards) if lists else []

@@ -12,7 +12,8 @@ from speechssl.config import PretrainConfig
 from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError
 from speechssl.data.ingest.ids import read_ids
-from speechssl.data.store.reader import Corpus, open_corpus
+from speechssl.data.store.joined import open_data
+from speechssl.data.store.reader import Corpus
 from speechssl.interop.model_folder import is_model
 from speechssl.training.checkpoints.same_corpus import check_corpus
 from speechssl.training.initialisation import with_initial_sizes
@@ -96,4 +97,4 @@ def _corpus(cfg: PretrainConfig) -> Corpus:
     if not data.shards:
         raise ConfigError("data.shards is empty: give the folder (or address) of shards made by `speechssl shard`")
     ids = read_ids(data.ids) if data.ids else None
-    return open_corpus(data.shards, cache=data.cache, splits=data.splits, ids=ids)
+    return open_data(data, splits=data.splits, ids=ids)

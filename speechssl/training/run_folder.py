@@ -25,7 +25,9 @@ from speechssl.core.ledger import Entry, Ledger, read_ledger
 from speechssl.data.batches.plan import Plan
 from speechssl.data.batches.shares import SharedPlan
 from speechssl.training.checkpoints.checkpoint import Checkpoints
+from speechssl.training.checkpoints.upload import Upload
 from speechssl.training.monitoring.log import MetricsLog
+from speechssl.training.monitoring.trackers import check_trackers
 from speechssl.training.parallel import Parallel
 
 __all__ = ["ALLOWED", "FREE", "RunFolder", "config_changes", "decisive"]
@@ -38,6 +40,7 @@ FREE = (
     "*.workers",
     "*.timeout",
     "*.cache",
+    "*.cache_gb",
     "*.max_bad_fraction",
     "*.shards",
     "pseudo.labels",
@@ -48,6 +51,8 @@ FREE = (
     "training.recompute",
     "training.profile",
     "training.validate_every",
+    "training.log",
+    "training.upload",
     "training.log_every",
     "training.save_every",
     "training.keep",
@@ -150,12 +155,18 @@ class RunFolder:
         self.allow_changes = allow_changes
         self.stage = type(cfg).__name__.removesuffix("Config").lower() if is_dataclass(cfg) else "train"
         keep = getattr(getattr(cfg, "training", None), "keep", 3)
+        trackers = getattr(getattr(cfg, "training", None), "log", ("tensorboard",))
+        address = getattr(getattr(cfg, "training", None), "upload", "")
+        check_trackers(trackers)
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         with ExitStack() as held:
             if parallel.first:
                 try:
                     self.path.mkdir(parents=True, exist_ok=True)
                     held.enter_context(exclusive(self.path / "run.lock"))
+                    if address:
+                        upload = held.enter_context(Upload(self.path, address))
+                        self.checkpoints.after_save = upload.start
                     changes = self._settle(cfg)
                 except (DataError, RunError) as error:
                     problem = str(error)
@@ -163,7 +174,9 @@ class RunFolder:
                     problem = f"{self.path}: cannot be used as a run folder: {error}"
             if problem := parallel.gather(problem)[0]:
                 raise RunError(problem)
-            self.metrics = MetricsLog(self.path / "metrics.jsonl", active=parallel.first)
+            self.metrics = MetricsLog(
+                self.path / "metrics.jsonl", active=parallel.first, trackers=trackers, config=to_dict(cfg)
+            )
             held.callback(self.metrics.close)
             if parallel.first:
                 write_environment(self.path, devices=f"{parallel.world} x {_name(parallel.device)}")

@@ -125,11 +125,11 @@ class Plan:
         return cls(corpus, cfg, chosen, kind="pretrain", seed=seed, align=align)
 
     @classmethod
-    def finetune(cls, corpus: Corpus, cfg: DataConfig, seed: int) -> Self:
-        """Plan whole utterances with transcripts in padded batches of similar length."""
+    def finetune(cls, corpus: Corpus, cfg: DataConfig, seed: int, *, without: np.ndarray | None = None) -> Self:
+        """Plan whole utterances with transcripts in padded batches of similar length, without some rows."""
         known = corpus.utterances()
         labelled = np.array([known[name].text is not None for name in corpus.ids], dtype=bool)
-        chosen = Selection("finetune", cfg.min_seconds, cfg.max_seconds, labelled)
+        chosen = Selection("finetune", cfg.min_seconds, cfg.max_seconds, labelled, without)
         return cls(corpus, cfg, chosen, kind="finetune", seed=seed)
 
     @classmethod

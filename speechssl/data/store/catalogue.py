@@ -172,8 +172,9 @@ class LazyRows:
 def read_index(source: Source, listing: Listing, shard: int) -> ShardIndex:
     """Return the index of a shard; DataError when it is missing, damaged, or belongs to other shards."""
     record = listing.shards[shard]
-    source.require(f"{record.name}.idx")
-    path = source.local(f"{record.name}.idx", size=record.idx_bytes, crc32=record.idx_crc32)
+    name, size, crc32 = f"{record.name}.idx", record.idx_bytes, record.idx_crc32
+    source.require(name, size=size, crc32=crc32)
+    path = source.local(name, size=size, crc32=crc32)
     index = parse_index(path.read_bytes(), where=str(path), shard=shard)
     if (len(index.rows), index.tar_crc32) != (record.utterances, record.tar_crc32):
         raise DataError(f"{path}: this index belongs to other shards; copy the whole folder again")

@@ -56,9 +56,9 @@ class ForeignTars:
         stem, _, suffix = name.rpartition(".")
         return self.tars[int(stem.rpartition("-")[2])] if suffix == "tar" else self.index / name
 
-    def require(self, name: str) -> None:
+    def require(self, name: str, *, size: int, crc32: int) -> None:
         """Raise DataError when the file is not there."""
-        path = self.local(name, size=0, crc32=0)
+        path = self.local(name, size=size, crc32=crc32)
         if not path.is_file():
             raise DataError(f"{path}: this tar is missing; copy it again")
 

@@ -1,6 +1,6 @@
 """Shards as an array of utterances: any utterance by its number, checked against the index as it is read.
 
-In: a folder of shards (or an http(s) address) and which utterances to take. Out: lengths, ids, samples. Reading goes by
+In: a folder of shards (or an address) and which utterances to take. Out: lengths, ids, samples. Reading goes by
 offset, never through tar headers, and works from any number of threads and processes, forked or spawned.
 """
 
@@ -23,10 +23,11 @@ from speechssl.data.store.index import IndexRow, Listing, ShardIndex, ShardRecor
 from speechssl.data.store.lengths import FILE_NAME, LengthTable
 from speechssl.data.store.open_files import OpenFiles
 from speechssl.data.store.payload import EXTENSIONS, crc32, decode_payload, encoding_of
+from speechssl.data.store.remote import UnreachableError
 from speechssl.data.store.sources import Source, source_of
 from speechssl.data.store.tar import quick_header
 
-__all__ = ["Corpus", "open_corpus", "open_lazily"]
+__all__ = ["Corpus", "manifest_of", "open_corpus", "open_lazily", "select"]
 
 LARGE = 1_000_000
 """Utterances above which a corpus is opened without reading its indexes."""
@@ -37,7 +38,12 @@ SCRATCH = 1 << 22
 
 
 def open_corpus(
-    location: str | Path, *, cache: str = "", splits: Sequence[str] = (), ids: Iterable[str] | None = None
+    location: str | Path,
+    *,
+    cache: str = "",
+    cache_gb: float = 0.0,
+    splits: Sequence[str] = (),
+    ids: Iterable[str] | None = None,
 ) -> "Corpus":
     """Open shards, looking at every index and for every tar; of a large corpus at neither.
 
@@ -47,10 +53,11 @@ def open_corpus(
     Parameters
     ----------
     location
-        Folder made by ``shard_manifest``, or an http(s) address of one; or webdataset tars that others made: a folder
-        of them, one, or a pattern with braces. Those are looked through once, and an index is kept.
-    cache
-        Where remote shards are kept; empty for ``~/.cache/speechssl``.
+        Folder made by ``shard_manifest``, or an address of one (http(s) or an object store); or webdataset tars that
+        others made: a folder of them, one, or a pattern with braces. Those are looked through once, and an index is
+        kept.
+    cache, cache_gb
+        Where remote shards are kept (empty for ``~/.cache/speechssl``), and how many bytes of them (10^9; 0: all).
     splits
         Take utterances of these splits; one without a split counts as ``train``. Empty for all.
     ids
@@ -61,22 +68,23 @@ def open_corpus(
     DataError
         A shard or index is missing or damaged, sharding did not finish, or no utterance is left.
     """
-    source = _source(location, cache)
+    source = _source(location, cache, cache_gb)
     listing = Listing.from_bytes(source.listing(), where=f"{source.name}/summary.json")
     if listing.utterances > LARGE and listing.splits and ids is None:
         return open_lazily(source, listing, splits)
 
     def load(number: int) -> ShardIndex:
-        source.require(f"{listing.shards[number].name}.tar")
+        record = listing.shards[number]
+        source.require(f"{record.name}.tar", size=record.tar_bytes, crc32=record.tar_crc32)
         return read_index(source, listing, number)
 
     with ThreadPoolExecutor(8) as pool:
         rows = [row for index in pool.map(load, range(len(listing.shards))) for row in index.rows]
-    taken = _select(rows, splits, ids, source.name)
+    taken = select(rows, splits, ids, source.name)
     return Corpus(source, listing, StoredRows(taken, len(listing.shards)))
 
 
-def _source(location: str | Path, cache: str) -> Source:
+def _source(location: str | Path, cache: str, cache_gb: float) -> Source:
     """Return our own shards, or webdataset tars that others made, indexed."""
     text = str(location)
     folder = Path(text)
@@ -86,7 +94,7 @@ def _source(location: str | Path, cache: str) -> Source:
 
         if (tars := open_tars(text, cache)) is not None:
             return tars
-    return source_of(location, cache)
+    return source_of(location, cache, most_gb=cache_gb)
 
 
 def open_lazily(source: Source, listing: Listing, splits: Sequence[str]) -> "Corpus":
@@ -101,7 +109,17 @@ def open_lazily(source: Source, listing: Listing, splits: Sequence[str]) -> "Cor
     return Corpus(source, listing, rows)
 
 
-def _select(rows: list[IndexRow], splits: Sequence[str], ids: Iterable[str] | None, where: str) -> list[IndexRow]:
+def manifest_of(source: Source, listing: Listing) -> list[Utterance]:
+    """Return the entries of a folder's manifest; DataError when it is not the one that the listing knows."""
+    size, crc32 = listing.manifest_bytes, listing.manifest_crc32
+    path = source.local("manifest.jsonl", size=size, crc32=crc32)
+    if zlib.crc32(path.read_bytes()) != crc32:
+        raise DataError(f"{path}: changed since the shards were written; run `speechssl shard` again")
+    return read_manifest(path)
+
+
+def select(rows: list[IndexRow], splits: Sequence[str], ids: Iterable[str] | None, where: str) -> list[IndexRow]:
+    """Return the rows of some splits or ids, as ``open_corpus`` takes them; DataError when there is none."""
     if ids is not None:
         wanted = {safe_id(item) for item in ids}
         taken = [row for row in rows if row.id in wanted]
@@ -205,6 +223,8 @@ class Corpus:
         ------
         AudioError
             As ``read_bytes``, or ``undecodable``, or ``length_mismatch`` with the index.
+        UnreachableError
+            The store of the shards does not answer.
         """
         row = self.row(i)
         wanted = row.samples - start if frames is None else frames
@@ -220,14 +240,14 @@ class Corpus:
     def utterances(self) -> dict[str, Utterance]:
         """Return the manifest's entries of these utterances by id (read when first asked for)."""
         if self._utterances is None:
-            size, crc32 = self.listing.manifest_bytes, self.listing.manifest_crc32
-            path = self.source.local("manifest.jsonl", size=size, crc32=crc32)
-            if zlib.crc32(path.read_bytes()) != crc32:
-                raise DataError(f"{path}: changed since the shards were written; run `speechssl shard` again")
             mine = set(self.ids)
-            found = (item for item in read_manifest(path) if item.id in mine)
+            found = (item for item in self._manifest() if item.id in mine)
             self._utterances = {item.id: replace(item, text=self.texts.get(item.id, item.text)) for item in found}
         return self._utterances
+
+    def _manifest(self) -> Iterator[Utterance]:
+        """Read the manifest's entries."""
+        return iter(manifest_of(self.source, self.listing))
 
     def parts(self) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
         """Yield ids, samples (int64) and checksums of the stored bytes (uint32), some rows at a time, in order."""
@@ -270,6 +290,8 @@ class Corpus:
         for attempt in range(READ_ATTEMPTS):
             try:
                 return self._files.read_into(buffer, row.shard, path, offset)
+            except UnreachableError:
+                raise  # a store that is away says nothing of its rows: the run ends, and goes on when it is back
             except (OSError, DataError) as error:
                 # A network file system may fail once (ESTALE, EIO): open the file anew before giving the row up.
                 self._files.forget()

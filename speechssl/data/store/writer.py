@@ -7,9 +7,10 @@ and taken up again. A shard counts when its index is there; the folder counts wh
 import hashlib
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing import get_context
@@ -27,9 +28,11 @@ from speechssl.core.randomness import key
 from speechssl.core.tolerance import Tolerance
 from speechssl.data.audio.decode import SAMPLE_RATE, decode, fit_scale
 from speechssl.data.ingest.manifest import Utterance, read_manifest
+from speechssl.data.store.destination import Destination
 from speechssl.data.store.index import VALID_SHARD, IndexRow, Listing, ShardIndex, ShardRecord, parse_index
 from speechssl.data.store.lengths import FILE_NAME, pack_lengths
 from speechssl.data.store.payload import EXTENSIONS, Encoding, encode_payload
+from speechssl.data.store.remote import UnreachableError
 from speechssl.data.store.tar import end_of_archive, header, padding, sidecars, utterance_json
 
 __all__ = ["ShardSummary", "shard_manifest"]
@@ -55,7 +58,7 @@ class ShardSummary:
 class _Job:
     """Everything that one shard is made from."""
 
-    folder: Path
+    output: Destination
     name: str
     shard: int
     utterances: tuple[Utterance, ...]
@@ -67,7 +70,13 @@ class _Job:
 
 
 def shard_manifest(
-    manifest: Path, output: Path, cfg: ShardConfig, progress: Callable[[int, int], None] | None = None
+    manifest: Path,
+    output: Path,
+    cfg: ShardConfig,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    store: str = "",
+    part: tuple[int, int] | None = None,
 ) -> ShardSummary:
     """Write the shards of a manifest into ``output``, taking up where an earlier call stopped.
 
@@ -83,6 +92,12 @@ def shard_manifest(
         utterances that are in the shards, in shard order.
     progress
         Called with (utterances done, utterances in all).
+    store
+        Address of an object store that receives the files; each shard is in ``output`` only until it has arrived.
+    part
+        (i, n), i from 1 to n: make only every n-th shard, from the i-th on, and no listing. Parts may run at the same
+        time, on any machines. When all are done, a call without ``part`` finds their shards and writes the listing:
+        the folder is that of a single call.
 
     Raises
     ------
@@ -94,26 +109,39 @@ def shard_manifest(
     if not utterances:
         raise DataError(f"{manifest}: no utterances in it; the ledger of the manifest stage has the reasons")
     output.mkdir(parents=True, exist_ok=True)
-    with exclusive(output / "shards.lock"):
-        parts = _assign(utterances, cfg)
-        _clear(output, cfg.name, len(parts))
-        workers = cfg.workers or cores()
-        processes, threads = min(workers, len(parts)), max(1, workers // len(parts))
+    divided, target = _assign(utterances, cfg), Destination(output, store)
+    numbers = range(len(divided)) if part is None else range(part[0] - 1, len(divided), part[1])
+    workers = cfg.workers or cores()
+    processes, threads = min(workers, len(numbers)), max(1, workers // max(1, len(numbers)))
+    with ExitStack() as locks:
+        _lock(output, part, locks)
+        stored = target.files()
+        _clear(target, stored, cfg.name, len(divided), alone=part is None)
         jobs = [
             _Job(
-                output,
+                target,
                 f"{cfg.name}-{i:06d}",
                 i,
-                part,
+                divided[i],
                 manifest.parent,
                 cfg.channels,
                 cfg.encoding,
                 threads,
-                _source(part, cfg),
+                _source(divided[i], cfg),
             )
-            for i, part in enumerate(parts)
+            for i in numbers
         ]
-        return _make(jobs, output, cfg, processes, progress)
+        return _make(jobs, target, cfg, processes, progress, stored=stored, listed=part is None)
+
+
+def _lock(output: Path, part: tuple[int, int] | None, locks: ExitStack) -> None:
+    """Hold the folder, or one part of it; DataError when another process does, or has a part while all is wanted."""
+    if part is None:
+        for name in ("shards.lock", *sorted(path.name for path in output.glob("part-*.lock"))):
+            locks.enter_context(exclusive(output / name))
+        return
+    with exclusive(output / "shards.lock", wait=True):
+        locks.enter_context(exclusive(output / f"part-{part[0]}-of-{part[1]}.lock"))
 
 
 def _assign(utterances: list[Utterance], cfg: ShardConfig) -> list[tuple[Utterance, ...]]:
@@ -133,27 +161,38 @@ def _source(part: tuple[Utterance, ...], cfg: ShardConfig) -> str:
     return digest.hexdigest()
 
 
-def _clear(output: Path, name: str, n_shards: int) -> None:
-    """Mark the folder unfinished; remove leftovers of killed writers and of an earlier, longer set of shards."""
-    for path in sorted(output.iterdir()):
-        if path.suffix not in {".tar", ".idx", ".tmp"}:
+def _clear(output: Destination, stored: Mapping[str, int], name: str, n_shards: int, *, alone: bool) -> None:
+    """Refuse other shards; ``alone``: remove leftovers of killed writers and of an earlier, longer set of shards."""
+    for found in sorted(stored):
+        stem, _, suffix = found.partition(".")
+        if suffix not in {"tar", "idx"}:
             continue
-        stem = path.name.split(".", 1)[0]
-        if path.suffix != ".tmp" and (not VALID_SHARD.fullmatch(stem) or stem.rsplit("-", 1)[0] != name):
-            raise DataError(f"{path}: not a shard named {name!r}; give every set of shards a folder of its own")
-        if path.suffix == ".tmp" or int(stem.rsplit("-", 1)[1]) >= n_shards:
-            path.unlink()
+        if not VALID_SHARD.fullmatch(stem) or stem.rsplit("-", 1)[0] != name:
+            raise DataError(
+                f"{output.name}/{found}: not a shard named {name!r}; give every set of shards a folder of its own"
+            )
+        if alone and int(stem.rsplit("-", 1)[1]) >= n_shards:
+            output.remove(found)
+    for path in output.folder.glob("*.tmp") if alone else ():
+        path.unlink()
 
 
 def _make(
-    jobs: list[_Job], output: Path, cfg: ShardConfig, processes: int, progress: Callable[[int, int], None] | None
+    jobs: list[_Job],
+    output: Destination,
+    cfg: ShardConfig,
+    processes: int,
+    progress: Callable[[int, int], None] | None,
+    *,
+    stored: Mapping[str, int],
+    listed: bool,
 ) -> ShardSummary:
-    ledger = Ledger(output / "ledger.jsonl", fresh=True)
-    tolerance = Tolerance(cfg.max_bad_fraction, what=f"shards in {output}")
+    ledger = Ledger(output.folder / "ledger.jsonl", fresh=True) if listed else Ledger()
+    tolerance = Tolerance(cfg.max_bad_fraction, what=f"shards in {output.name}")
     total, done = sum(len(job.utterances) for job in jobs), 0
     rows: list[IndexRow] = []
     records: list[ShardRecord] = []
-    for job, index in zip(jobs, _indices(jobs, cfg, processes), strict=True):
+    for job, index in zip(jobs, _indices(jobs, cfg, processes, stored), strict=True):
         ledger.extend(index.rejected)
         refused = {entry.item: entry.reason for entry in index.rejected if entry.action == "rejected"}
         for utterance in job.utterances:
@@ -170,21 +209,26 @@ def _make(
         if progress is not None:
             progress(done, total)
     tolerance.finish()
-    return _publish(jobs, rows, records, ledger, cfg)
+    if listed:
+        _publish(jobs, rows, records, ledger, cfg)
+    return ShardSummary(len(records), len(rows), _hours(rows), ledger.counts())
+
+
+def _hours(rows: list[IndexRow]) -> float:
+    return sum(row.samples for row in rows) / SAMPLE_RATE / 3600
 
 
 def _publish(
     jobs: list[_Job], rows: list[IndexRow], records: list[ShardRecord], ledger: Ledger, cfg: ShardConfig
-) -> ShardSummary:
+) -> None:
     known = {utterance.id: utterance for job in jobs for utterance in job.utterances}
     lines = b"".join(utterance_json(known[row.id]) for row in rows)
-    hours = sum(row.samples for row in rows) / SAMPLE_RATE / 3600
     settings = {"name": cfg.name, "encoding": cfg.encoding, "channels": cfg.channels, "sample_rate": SAMPLE_RATE}
     lengths, splits = pack_lengths(rows)
     listing = Listing(
         shards=tuple(records),
         utterances=len(rows),
-        hours=hours,
+        hours=_hours(rows),
         rejected=ledger.counts(),
         manifest_bytes=len(lines),
         manifest_crc32=zlib.crc32(lines),
@@ -192,21 +236,23 @@ def _publish(
         splits=splits,
         lengths_crc32=zlib.crc32(lengths),
     )
-    output = jobs[0].folder
-    manifest = output / "manifest.jsonl"
+    output = jobs[0].output
+    manifest = output.folder / "manifest.jsonl"
     manifest.unlink(missing_ok=True)
-    write_atomic(output / FILE_NAME, lengths)
-    write_atomic(output / "summary.json", listing.to_bytes())
+    write_atomic(output.folder / FILE_NAME, lengths)
+    write_atomic(output.folder / "summary.json", listing.to_bytes())
     write_atomic(manifest, lines)
-    return ShardSummary(len(records), len(rows), hours, ledger.counts())
+    output.send("ledger.jsonl", FILE_NAME, "manifest.jsonl", "summary.json")  # the last is what a reader asks for first
 
 
-def _indices(jobs: list[_Job], cfg: ShardConfig, processes: int) -> Iterator[ShardIndex]:
+def _indices(jobs: list[_Job], cfg: ShardConfig, processes: int, stored: Mapping[str, int]) -> Iterator[ShardIndex]:
     """Yield the index of every shard in order, making those that are not there yet."""
-    kept = {job.shard: index for job in jobs if (index := _kept(job, cfg)) is not None}
+    kept = {job.shard: index for job in jobs if (index := _kept(job, cfg, stored)) is not None}
     missing = [job for job in jobs if job.shard not in kept]
-    if missing and (jobs[0].folder / "manifest.jsonl").exists():
-        (jobs[0].folder / "manifest.jsonl").unlink()
+    if missing:
+        jobs[0].output.remove("manifest.jsonl")
+        if "summary.json" in stored and jobs[0].output.store:
+            jobs[0].output.remove("summary.json")
     if processes <= 1 or len(missing) <= 1:
         for job in jobs:
             yield kept[job.shard] if job.shard in kept else _make_shard(job)
@@ -220,22 +266,25 @@ def _indices(jobs: list[_Job], cfg: ShardConfig, processes: int) -> Iterator[Sha
                 yield kept[job.shard] if job.shard in kept else futures[job.shard].result()
         except BrokenProcessPool as error:
             raise DataError(
-                f"{jobs[0].folder}: a worker process died while writing shards (out of memory?); run the same command "
-                "again to go on, with fewer workers or a smaller shard_seconds"
+                f"{jobs[0].output.name}: a worker process died while writing shards (out of memory?); run the same "
+                "command again to go on, with fewer workers or a smaller shard_seconds"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _kept(job: _Job, cfg: ShardConfig) -> ShardIndex | None:
+def _kept(job: _Job, cfg: ShardConfig, stored: Mapping[str, int]) -> ShardIndex | None:
     """Return the index of a shard that an earlier call finished, unless it is stale or lost too much to be trusted."""
-    path = job.folder / f"{job.name}.idx"
+    name = f"{job.name}.idx"
+    if name not in stored:
+        return None
     try:
-        index = parse_index(path.read_bytes(), where=str(path), shard=job.shard)
-        size = path.with_suffix(".tar").stat().st_size
+        index = parse_index(job.output.read(name), where=f"{job.output.name}/{name}", shard=job.shard)
+    except UnreachableError:
+        raise
     except (OSError, DataError):
         return None
-    whole = index.source == job.source and index.tar_bytes == size
+    whole = index.source == job.source and index.tar_bytes == stored.get(f"{job.name}.tar")
     refused = sum(entry.action == "rejected" for entry in index.rejected)
     lossy = refused > max(1.0, cfg.max_bad_fraction * len(job.utterances))
     return index if whole and not lossy else None
@@ -243,7 +292,7 @@ def _kept(job: _Job, cfg: ShardConfig) -> ShardIndex | None:
 
 def _make_shard(job: _Job) -> ShardIndex:
     """Write one tar, then its index; the index is what makes the shard count."""
-    path = job.folder / f"{job.name}.tar"
+    path = job.output.folder / f"{job.name}.tar"
     path.with_suffix(".idx").unlink(missing_ok=True)
     rows: list[IndexRow] = []
     rejected: list[Entry] = []
@@ -270,6 +319,7 @@ def _make_shard(job: _Job) -> ShardIndex:
             tar.write(data)
         index = ShardIndex(rows, rejected, offset + len(data), zlib.crc32(data, checksum), job.source)
         write_atomic(path.with_suffix(".idx"), index.to_bytes())
+        job.output.send(path.name, f"{job.name}.idx", move=True)
     except OSError as error:
         raise DataError(
             f"{path}: cannot write the shard ({error.strerror or error}); make room or choose another output folder, "

@@ -12,6 +12,7 @@ import re
 import shutil
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,8 @@ class Checkpoints:
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder = folder
         self.keep = max(2, keep)
+        self.after_save: Callable[[], None] = lambda: None
+        """Called when a checkpoint is on the disk."""
         self._known_good: set[int] = set()
 
     def steps(self) -> list[int]:
@@ -100,6 +103,7 @@ class Checkpoints:
         if final == self.path(step):
             self._known_good.add(step)
             self.prune()
+        self.after_save()
         return final
 
     def prune(self) -> None:

@@ -1,20 +1,21 @@
-"""What a run says while it trains: metrics.jsonl (always), TensorBoard (when installed), and progress for people.
+"""What a run says while it trains: metrics.jsonl (always), trackers (which are asked for), and progress for people.
 
 In: dictionaries of numbers. Out: one JSON line each, on the disk at once, so that a killed run leaves whole lines; no
 step appears twice after a resume, because the lines past the resumed step are cut off.
 """
 
-import importlib.util
 import json
 import math
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
 from speechssl.core.files import write_atomic
 from speechssl.core.progress import bars, duration
+from speechssl.training.monitoring.trackers import Trackers
 
 __all__ = ["MetricsLog", "Progress", "read_metrics"]
 
@@ -32,16 +33,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends to ``metrics.jsonl`` and, where TensorBoard is installed, to ``events/`` beside it.
+    """Appends to ``metrics.jsonl``, and to trackers: by default to TensorBoard's files in ``events/`` beside it.
 
-    ``active`` is false on ranks other than 0: every method then does nothing.
+    ``active`` is false on ranks other than 0: every method then does nothing. ``config`` is what trackers show of the
+    run.
     """
 
-    def __init__(self, path: Path, *, active: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        active: bool = True,
+        trackers: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self.active = active
         self._file: TextIO | None = None
-        self._board: Any = None
+        self._names, self._config = trackers, config or {}
+        self._trackers: Trackers | None = None
         self._purge: int | None = None
 
     def cut(self, step: int) -> None:
@@ -67,26 +77,18 @@ class MetricsLog:
         line = {"step": step, "phase": phase, "time": round(time.time(), 3), **plain}
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
-        if (board := self._tensorboard()) is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    board.add_scalar(f"{phase}/{name}", value, step)
-
-    def _tensorboard(self) -> Any:
-        if self._board is None and importlib.util.find_spec("tensorboard") is not None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(self.path.parent / "events"), purge_step=self._purge)
-        return self._board
+        if self._trackers is None:
+            self._trackers = Trackers(self._names, self.path.parent, self._config, purge=self._purge)
+        self._trackers.log(step, phase, values)
 
     def close(self) -> None:
         """Close the files; a later ``append`` opens them again."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        if self._trackers is not None:
+            self._trackers.close()
+            self._trackers = None
 
 
 class Progress:

@@ -2,19 +2,24 @@
 
 import functools
 import http.server
+import os
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from speechssl.core.errors import AudioError, DataError
-from speechssl.data.store import sources
+from speechssl.data.store import remote
 from speechssl.data.store.identity import identity_of
 from speechssl.data.store.reader import open_corpus
+from speechssl.data.store.remote import UnreachableError
 from speechssl.data.store.sources import source_of
 from tests.support.chirps import chirp_shards
 
@@ -44,15 +49,21 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", "ftp://127.0.0.1/x")
             return self.end_headers()
+        if fault == "dropped":
+            return self.connection.shutdown(socket.SHUT_RDWR)
         data = bytearray(Path(self.translate_path(self.path)).read_bytes())
         self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
+        self.send_header("Content-Length", str(len(data) * (2 if fault == "longer" else 1)))
         self.end_headers()
         if fault == "truncated":
             self.wfile.write(data[: len(data) // 2])
         elif fault == "flipped":
             data[len(data) // 2] ^= 1
             self.wfile.write(data)
+        elif fault == "late":
+            time.sleep(0.3)  # longer than the client waits
+        elif fault == "longer":
+            self.wfile.write(data + data)
         return None
 
     def log_message(self, *_):
@@ -64,11 +75,10 @@ def folder(tmp_path_factory):
     return chirp_shards(tmp_path_factory.mktemp("remote"), SECONDS, shard_seconds=3.0)
 
 
-@pytest.fixture
-def server(folder):
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    ) as running:
+@contextmanager
+def serving(folder, port=0):
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as running:
         running.requests, running.faults, running.no_head = Counter(), {}, False
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
         thread.start()
@@ -77,9 +87,15 @@ def server(folder):
         thread.join()
 
 
+@pytest.fixture
+def server(folder):
+    with serving(folder) as running:
+        yield running
+
+
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
-    monkeypatch.setattr(sources, "FIRST_PAUSE", 0.005)
+    monkeypatch.setattr(remote, "FIRST_PAUSE", 0.005)
 
 
 def address(server) -> str:
@@ -109,8 +125,9 @@ def test_splits_and_ids_work_from_afar(server, tmp_path):
     assert open_corpus(address(server), cache=str(tmp_path), ids=["tone-003"]).ids == ["tone-003"]
 
 
-@pytest.mark.parametrize("fault", [503, 500, "truncated", "flipped"])
-def test_passing_faults_are_tried_again(server, folder, tmp_path, fault, caplog):
+@pytest.mark.parametrize("fault", [503, 500, "truncated", "flipped", "dropped", "late"])
+def test_passing_faults_are_tried_again(server, folder, tmp_path, fault, caplog, monkeypatch):
+    monkeypatch.setattr(remote, "TIMEOUT", 0.1 if fault == "late" else 30.0)
     server.faults = {"000001.tar": [fault, fault], "000000.idx": [fault], "summary.json": [503]}
     corpus = open_corpus(address(server), cache=str(tmp_path))
     i = int(np.flatnonzero(corpus.shard_of == 1)[0])
@@ -121,13 +138,66 @@ def test_passing_faults_are_tried_again(server, folder, tmp_path, fault, caplog)
 
 
 def test_a_server_that_never_gives_the_right_bytes_costs_rows_not_the_run(server, tmp_path):
-    server.faults = {"000001.tar": ["flipped"] * 50}
+    server.faults = {"000001.tar": ["flipped", "longer"] * 25}
     corpus = open_corpus(address(server), cache=str(tmp_path))
     i = int(np.flatnonzero(corpus.shard_of == 1)[0])
-    with pytest.raises(AudioError, match=r"shard_unreadable .*expected .* after 5 attempts") as caught:
+    with pytest.raises(AudioError, match=r"shard_unreadable .*expected .* after 8 attempts") as caught:
         corpus.read(i)
     assert caught.value.item == corpus.ids[i]
     assert len(corpus.read(int(np.flatnonzero(corpus.shard_of == 0)[0])))
+
+
+def test_a_server_that_is_killed_stops_the_run_and_loses_nothing(folder, tmp_path):
+    """A dead store says nothing about its rows: none of them becomes silence, and all are read when it is back."""
+    with serving(folder) as running:
+        port = running.server_port
+        corpus = open_corpus(address(running), cache=str(tmp_path))
+        first = corpus.read(0)
+    other = int(np.flatnonzero(corpus.shard_of == 1)[0])
+    with pytest.raises(UnreachableError, match=r"shard-000001.tar: .*after 8 attempts"):
+        corpus.read(other)
+    np.testing.assert_array_equal(corpus.read(0), first)
+    with serving(folder, port):
+        np.testing.assert_array_equal(corpus.read(other), open_corpus(folder).read(other))
+
+
+def test_an_object_of_another_size_is_refused_when_the_corpus_is_opened(server, folder, tmp_path):
+    tar = folder / "shard-000002.tar"
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[:-512])
+    try:
+        with pytest.raises(DataError, match=rf"shard-000002.tar: has {len(whole) - 512} bytes, and {len(whole)} were"):
+            open_corpus(address(server), cache=str(tmp_path))
+    finally:
+        tar.write_bytes(whole)
+
+
+def test_a_warm_cache_asks_for_the_listing_alone(server, tmp_path):
+    corpus = open_corpus(address(server), cache=str(tmp_path))
+    read = [corpus.read(i) for i in range(len(corpus))]
+    server.requests.clear()
+    again = open_corpus(address(server), cache=str(tmp_path))
+    assert all(np.array_equal(again.read(i), wave) for i, wave in enumerate(read))
+    assert server.requests == {("GET", "/summary.json"): 1}
+
+
+def test_the_cache_holds_what_it_may_and_drops_the_least_recently_opened(server, folder, tmp_path, monkeypatch):
+    sizes = [tar.stat().st_size for tar in sorted(folder.glob("*.tar"))]
+    assert len(sizes) >= 3
+    corpus = open_corpus(address(server), cache=str(tmp_path), cache_gb=1.5 * max(sizes) / 1e9)
+    rows = [int(np.flatnonzero(corpus.shard_of == shard)[0]) for shard in range(3)]
+    for row in rows:
+        corpus.read(row)
+    assert len(list(tmp_path.rglob("*.tar"))) == 3, "what was opened within a minute stays"
+    monkeypatch.setattr(remote, "IN_USE", 0.0)
+    for place, tar in enumerate(sorted(tmp_path.rglob("*.tar"))):
+        os.utime(tar, (0, [2, 1, 3][place]))
+    corpus.source._make_room()
+    assert [tar.name[:12] for tar in tmp_path.rglob("*.tar")] == ["shard-000002"]
+    fresh = open_corpus(address(server), cache=str(tmp_path), cache_gb=1.5 * max(sizes) / 1e9)
+    for row in rows:
+        np.testing.assert_array_equal(fresh.read(row), open_corpus(folder).read(row))
+        assert sum(tar.stat().st_size for tar in tmp_path.rglob("*.tar")) <= 1.5 * max(sizes)
 
 
 def test_a_missing_shard_fails_at_start_with_its_name(server, folder, tmp_path):
@@ -156,20 +226,15 @@ def test_a_redirect_to_another_kind_of_address_is_refused(server, tmp_path):
 
 
 def test_without_a_network_the_cache_serves(folder, tmp_path, caplog):
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
-    ) as running:
-        running.requests, running.faults, running.no_head = Counter(), {}, False
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,))
-        thread.start()
+    with serving(folder) as running:
         corpus = open_corpus(address(running), cache=str(tmp_path))
         expected = [corpus.read(i) for i in range(len(corpus))]
-        running.shutdown()
-        thread.join()
     fresh = [corpus.read(i) for i in range(len(corpus))]
     assert all(np.array_equal(a, b) for a, b in zip(expected, fresh, strict=True))
-    with pytest.raises(DataError, match=r"cannot be read .*after 5 attempts; check the address"):
+    with pytest.raises(DataError, match=r"cannot be read .*after 8 attempts; check the address"):
         open_corpus(address(running), cache=str(tmp_path / "other"))
+    offline = open_corpus(address(running), cache=str(tmp_path))
+    assert all(np.array_equal(offline.read(i), wave) for i, wave in enumerate(expected))
     assert source_of(address(running), str(tmp_path)).listing() == (folder / "summary.json").read_bytes()
     assert "going on with the cached listing" in caplog.text
 
@@ -190,10 +255,10 @@ print(sum(float(corpus.read(i).sum()) for i in range(len(corpus))))
     assert set(counts.values()) == {1}
 
 
-@pytest.mark.parametrize("kind", ["pipe:touch {}", "pipe:touch {} #", "s3://b/{}", "ftp://127.0.0.1/{}", "gs://x/y"])
+@pytest.mark.parametrize("kind", ["pipe:touch {}", "pipe:touch {} #", "ftp://127.0.0.1/{}", "github://o:r@/{}"])
 def test_other_kinds_of_address_are_refused_and_run_nothing(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match="shards are read from a folder, file://, http:// or https://"):
+    with pytest.raises(DataError, match="shards are read from a folder, file://, http://, https://, s3://"):
         open_corpus(kind.format("evil"))
     assert list(tmp_path.iterdir()) == []
 
@@ -222,6 +287,6 @@ def test_a_full_cache_is_not_tried_again(server, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     corpus = open_corpus(address(server), cache=str(tmp_path))
-    monkeypatch.setattr(sources, "atomic_file", full)
+    monkeypatch.setattr(remote, "atomic_file", full)
     with pytest.raises(AudioError, match=r"No space left on device.*after 1 attempt;"):
         corpus.read(0)
