@@ -21,6 +21,7 @@ from speechssl.config.training import (
     TrainingConfig,
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
+from speechssl.config.understanding import FeaturesConfig, ProbeConfig, UnitsConfig
 from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import EvaluateConfig, RelabelConfig, RunConfig
 
@@ -37,6 +38,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "FeaturesConfig",
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",
@@ -48,6 +50,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "PretrainConfig",
+    "ProbeConfig",
     "RelabelConfig",
     "RunConfig",
     "ScoreConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "TrainingConfig",
     "TranscribeConfig",
     "TuneConfig",
+    "UnitsConfig",
     "ValidationConfig",
     "Wav2Vec2Config",
 ]
