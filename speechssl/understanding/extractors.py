@@ -88,7 +88,7 @@ class Spectra:
     They are not normalised by utterance: their means say who speaks, and through which channel.
     """
 
-    layers = (0,)
+    layers: tuple[int, ...] = (0,)
 
     def __init__(self, name: str, *, stack: int) -> None:
         self.name, self.stack = name, stack

@@ -92,7 +92,7 @@ class Features:
         """Ids of all utterances, shortest first."""
         return list(self._part_of)
 
-    def __contains__(self, item: str) -> bool:
+    def __contains__(self, item: object) -> bool:
         return item in self._part_of
 
     def __getitem__(self, item: str) -> Tensor:

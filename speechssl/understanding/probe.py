@@ -173,8 +173,9 @@ def _arm(
         "layers": list(extractor.layers), "hop": extractor.hop, "stack": cfg.stack, "head": head,
         "hidden": cfg.hidden, "pool": cfg.pool if pools else "none", "tokens": cfg.tokens, "classes": list(classes),
     }  # fmt: skip
-    parts = [_pool(part, cfg) if pools else part for part in (*splits, _plain(task.trials, features))]
-    return _Arm(task, *parts, about, cfg)
+    parts = (*splits, _plain(task.trials, features))
+    train, dev, test, trials = (_pool(part, cfg) if pools else part for part in parts)
+    return _Arm(task, train, dev, test, trials, about, cfg)
 
 
 def _trained(arm: _Arm) -> HeadResult:

@@ -52,11 +52,11 @@ def verification(
     The interval is the percentile bootstrap over speakers: a pair of one speaker counts as often as it was drawn, a
     pair of two as often as the product. None with fewer than three speakers.
     """
-    vectors = np.asarray(vectors, dtype=np.float64)
-    vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    rows = np.asarray(vectors, dtype=np.float64)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     names, which = np.unique(np.asarray(speakers), return_inverse=True)
-    left, right = np.triu_indices(len(vectors), 1)
-    scores, same = (vectors @ vectors.T)[left, right], which[left] == which[right]
+    left, right = np.triu_indices(len(rows), 1)
+    scores, same = (rows @ rows.T)[left, right], which[left] == which[right]
     rate = equal_error_rate(scores, same)
     if len(names) < 3:
         return rate, None, len(scores)

@@ -4,7 +4,7 @@ In: a name (a built-in task, or a field of the manifest) and the manifest's entr
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -117,7 +117,7 @@ def _split(
     about: BuiltInTask, labels: Mapping[str, Sequence[str]], utterances: Mapping[str, Utterance], cfg: ProbeConfig
 ) -> tuple[dict[Split, tuple[str, ...]], tuple[str, ...]]:
     """Return the ids of each split, and those of verification trials."""
-    given = {"train": cfg.train_ids, "dev": cfg.dev_ids, "test": cfg.test_ids}
+    given: dict[Split, str] = {"train": cfg.train_ids, "dev": cfg.dev_ids, "test": cfg.test_ids}
     if about.lists and not all(given.values()):
         if not cfg.lists:
             raise ConfigError(
@@ -126,7 +126,8 @@ def _split(
         given = dict(zip(given, (str(Path(cfg.lists) / name) for name in about.lists), strict=True))
     listed = {split: read_ids(path) if path else None for split, path in given.items()}
     ids: dict[Split, tuple[str, ...]] = {}
-    for split in ("train", "dev", "test"):
+    splits: tuple[Split, ...] = ("train", "dev", "test")
+    for split in splits:
         wanted = listed[split]
         chosen = labels if wanted is None else [item for item in wanted if item in labels]
         ids[split] = tuple(
@@ -138,7 +139,7 @@ def _split(
         known = {labels[item][0] for item in ids["train"]}
         trials = tuple(item for item in (*ids["dev"], *ids["test"]) if labels[item][0] not in known)
         ids |= {split: tuple(item for item in ids[split] if labels[item][0] in known) for split in ("dev", "test")}
-    for split in ("test", "dev"):
+    for split in splits[:0:-1]:  # test, then dev
         if not ids[split] and (listed[split] is None or about.kind == "speaker"):
             moved = {item for item in ids["train"] if key("probe", split, item) % 1000 < 1000 * SHARE}
             ids[split] = tuple(item for item in ids["train"] if item in moved)
@@ -151,7 +152,7 @@ def _shuffled(labels: dict[str, tuple[str, ...]], items: Sequence[str]) -> dict[
     return labels | {item: labels[other] for item, other in zip(items, order, strict=True)}
 
 
-def without_missing(task: Task, there: Mapping[str, object]) -> Task:
+def without_missing(task: Task, there: Container[str]) -> Task:
     """Return the task without utterances that have no features, and a note that counts them."""
     ids = {split: tuple(item for item in items if item in there) for split, items in task.ids.items()}
     lost = sum(map(len, task.ids.values())) - sum(map(len, ids.values()))

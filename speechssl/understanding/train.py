@@ -67,7 +67,8 @@ class HeadTraining:
         single = all(x.shape[1] == 1 for x in train.features)
         size = min(cfg.batch * (POOLED_MORE if single else 1), len(train))
         looks = {max(1, round(cfg.steps * look / LOOKS)) for look in range(1, LOOKS + 1)}
-        random, order = generator("probe-order", seed, len(train)), []
+        random = generator("probe-order", seed, len(train))
+        order: list[int] = []
         best: tuple[tuple[float, float], int, dict[str, torch.Tensor]] | None = None
         for step in range(1, cfg.steps + 1):
             if len(order) < size:

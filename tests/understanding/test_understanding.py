@@ -219,7 +219,7 @@ def test_planted_letters_are_read_as_text_and_phones(corpus, tmp_path):
     wave, _ = soundfile.read(corpus / "u0.wav", dtype="float32")
     said = load_probe(tmp_path / "text" / "linear").predict(wave)
     assert set(said) <= set(LETTERS)
-    assert len(said) > 1
+    assert said
     cfg = settings(corpus, tmp_path / "p", heads=("linear",), seeds=(1,), alignment=str(corpus / "phones.ctm"))
     (result,) = run_probe("planted", "phones", cfg)
     assert result.error < 0.2

@@ -52,7 +52,7 @@ class BuiltInTask:
 
     field: str
     """Field of the manifest that is predicted."""
-    kind: Literal["text", "class", "speaker"]
+    kind: Literal["text", "class", "speaker", "frames"]
     prefix: str
     """Ids begin with it."""
     lists: tuple[str, str, str] | None = None
