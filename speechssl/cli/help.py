@@ -144,11 +144,11 @@ VERB_HELP = {
         ),
     ),
     "features": _Verb(
-        "MODEL MANIFEST|SHARDS OUTPUT [CONFIG]",
+        "MODEL MANIFEST|SHARDS OUT [CONFIG]",
         "Writes the frames of a model's layers. MODEL is a model folder, logmel, mfcc, or random:FOLDER.",
         (
             "speechssl features runs/mine/model shards features",
-            "speechssl features logmel corpus/manifest.jsonl features --pool mean --format npz",
+            "speechssl features logmel corpus features --pool mean --format npz",
         ),
     ),
     "probe": _Verb(
@@ -161,11 +161,11 @@ VERB_HELP = {
         ),
     ),
     "units": _Verb(
-        "MODEL MANIFEST|SHARDS OUTPUT [CONFIG]",
+        "MODEL MANIFEST|SHARDS OUT [CONFIG]",
         "Clusters the frames of a layer, labels every utterance, and compares the units with phones.",
         (
             "speechssl units runs/mine/model shards units --layer 3 --clusters 100",
-            "speechssl units runs/mine/model shards units --alignment phones.ctm --seeds 1 2 3",
+            "speechssl units M shards units --alignment phones.ctm --seeds 1 2 3",
         ),
     ),
     "report": _Verb(
