@@ -113,7 +113,7 @@ def settings(corpus, output, **changes):
 
 @pytest.mark.parametrize("form", ["safetensors", "npz"])
 def test_features_are_those_of_the_model_alone_and_resumed_part_by_part(corpus, tmp_path, form, monkeypatch):
-    cfg = FeaturesConfig(format=form, part_seconds=20.0, max_bad_fraction=0.5)
+    cfg = FeaturesConfig(format=form, part_seconds=20.0, batch_seconds=10.0, max_bad_fraction=0.5)
     found = write_features(str(corpus / "model"), str(corpus), tmp_path / "x", cfg)
     assert (len(found.ids), found.layers, found.info["hop"]) == (60, (0, 1, 2), 320)
     model = speechssl.load(corpus / "model", device="cpu")
@@ -171,7 +171,7 @@ def test_the_samples_of_a_manifest_are_those_of_its_shards(corpus, tmp_path):
 
 @pytest.mark.usefixtures("planted")
 def test_a_planted_speaker_is_found_in_its_layer_by_every_head(corpus, tmp_path):
-    cfg = settings(corpus, tmp_path, heads=("linear", "mlp", "lstm", "knn"), kind="class", seeds=(1,), steps=30)
+    cfg = settings(corpus, tmp_path, heads=("linear", "mlp", "lstm", "knn"), kind="class", seeds=(1,), steps=100)
     for result in run_probe("planted", "speaker", cfg):
         assert result.error <= 0.1, result.head
         assert max(result.layers, key=result.layers.get) == 1, result.head
