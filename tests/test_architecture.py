@@ -26,6 +26,7 @@ TIERS = (
     {"training"},
     {"evaluation"},
     {"asr"},
+    {"understanding"},
     {"reports"},
     {"workflows"},
     {"api"},

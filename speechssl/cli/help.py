@@ -164,6 +164,31 @@ VERB_HELP = {
             "speechssl compare-objectives compare-cpu --corpus my-audio --arms hubert-cpu",
         ),
     ),
+    "features": _Verb(
+        "MODEL MANIFEST|SHARDS OUT [CONFIG]",
+        "Writes the frames of a model's layers. MODEL is a model folder, logmel, mfcc, or random:FOLDER.",
+        (
+            "speechssl features runs/mine/model shards features",
+            "speechssl features logmel corpus features --pool mean --format npz",
+        ),
+    ),
+    "probe": _Verb(
+        "MODEL TASK [CONFIG]",
+        "Trains small heads on the frozen layers of a model. TASK is a field of the manifest, pitch, energy, "
+        "phones, or one of libri-1h, an4, libri-speakers, an4-speakers, digits, keywords, drinks and sound-events.",
+        (
+            "speechssl probe runs/mine/model speaker --data shards --output runs/speakers",
+            "speechssl probe logmel meta.intent --data corpus --heads linear mlp knn",
+        ),
+    ),
+    "units": _Verb(
+        "MODEL MANIFEST|SHARDS OUT [CONFIG]",
+        "Clusters the frames of a layer, labels every utterance, and compares the units with phones.",
+        (
+            "speechssl units runs/mine/model shards units --layer 3 --clusters 100",
+            "speechssl units M shards units --alignment phones.ctm --seeds 1 2 3",
+        ),
+    ),
     "report": _Verb(
         "RUN",
         "Writes report.html, report.json and report.txt of a run folder.",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from speechssl.cli import data, recognition, scoring, training, transcription
+from speechssl.cli import data, recognition, scoring, training, transcription, understanding
 from speechssl.cli.arguments import Verb, split
 from speechssl.cli.help import listing
 from speechssl.core.errors import InterruptedRun, SpeechsslError
@@ -42,6 +42,9 @@ VERBS: dict[str, Verb] = {
     "score": scoring.score,
     "compare": scoring.compare,
     "compare-objectives": training.compare_objectives,
+    "features": understanding.features,
+    "probe": understanding.probe,
+    "units": understanding.units,
     "report": scoring.report,
 }
 

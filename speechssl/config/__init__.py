@@ -22,6 +22,7 @@ from speechssl.config.training import (
     TrainingConfig,
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
+from speechssl.config.understanding import FeaturesConfig, ProbeConfig, UnitsConfig
 from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import (
     EvaluateConfig,
@@ -45,6 +46,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "FeaturesConfig",
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",
@@ -59,6 +61,7 @@ __all__ = [
     "ObjectiveConfig",
     "OptimConfig",
     "PretrainConfig",
+    "ProbeConfig",
     "PseudoLabelsConfig",
     "RelabelConfig",
     "RunConfig",
@@ -72,6 +75,7 @@ __all__ = [
     "TrainingConfig",
     "TranscribeConfig",
     "TuneConfig",
+    "UnitsConfig",
     "ValidationConfig",
     "Wav2Vec2Config",
 ]

@@ -31,7 +31,7 @@ class Chunks:
     pieces: Iterable[np.ndarray]
 
 
-def save_arrays(path: Path, **arrays: np.ndarray | Chunks) -> None:
+def save_arrays(path: Path, /, **arrays: np.ndarray | Chunks) -> None:
     """Write arrays to an ``.npz`` file that is either whole or not there; equal arrays give equal bytes.
 
     Raises DataError when the file cannot be written.

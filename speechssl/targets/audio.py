@@ -6,22 +6,39 @@ In: rows of a corpus. Out: lists of (id, waveform or the AudioError that reading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from speechssl.core.errors import AudioError
 from speechssl.data.audio.decode import SAMPLE_RATE
-from speechssl.data.store.reader import Corpus
 
-__all__ = ["Read", "group_rows", "read_ahead"]
+__all__ = ["Read", "Recordings", "group_rows", "read_ahead"]
 
 Read = list[tuple[str, np.ndarray | AudioError]]
 """A group of utterances as read."""
 Result = TypeVar("Result")
 
 
-def group_rows(corpus: Corpus, rows: Iterable[int], seconds: float) -> list[list[int]]:
+class Recordings(Protocol):
+    """Utterances by row: a corpus, or anything that reads like one."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of all utterances."""
+        ...
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Length of every utterance in samples at 16 kHz."""
+        ...
+
+    def read(self, i: int, /) -> np.ndarray:
+        """Return the waveform of utterance ``i``, float32 [T] with full scale 1; AudioError if it cannot be read."""
+        ...
+
+
+def group_rows(corpus: Recordings, rows: Iterable[int], seconds: float) -> list[list[int]]:
     """Split rows, shortest first, into groups whose padded audio stays within ``seconds`` (or is one utterance)."""
     groups: list[list[int]] = []
     for row in sorted(rows, key=lambda row: (int(corpus.samples[row]), corpus.ids[row])):
@@ -33,7 +50,7 @@ def group_rows(corpus: Corpus, rows: Iterable[int], seconds: float) -> list[list
 
 
 def read_ahead(
-    corpus: Corpus, groups: Sequence[list[int]], threads: int, work: Callable[[Read], Result]
+    corpus: Recordings, groups: Sequence[list[int]], threads: int, work: Callable[[Read], Result]
 ) -> Iterator[Result]:
     """Yield ``work(group as read)`` for each group, in order; reading and work run in ``threads`` threads.
 
@@ -56,7 +73,7 @@ def read_ahead(
         pool.shutdown(cancel_futures=True)
 
 
-def _read(corpus: Corpus, row: int) -> np.ndarray | AudioError:
+def _read(corpus: Recordings, row: int) -> np.ndarray | AudioError:
     try:
         return corpus.read(row)
     except AudioError as error:

@@ -1,0 +1,44 @@
+"""Verbs that show what a model has learned: ``features``, ``probe`` and ``units``."""
+
+from pathlib import Path
+
+from speechssl.cli.arguments import load
+
+__all__ = ["features", "probe", "units"]
+
+
+def features(words: list[str], overrides: list[str]) -> None:
+    """Write the frames of layers."""
+    from speechssl.config import FeaturesConfig
+
+    (model, place, folder), cfg = load(FeaturesConfig, "features", words, overrides, needed=3)
+    from speechssl.understanding.features import write_features
+
+    found = write_features(model, place, Path(folder), cfg)
+    print(
+        f"{folder}: {len(found.ids):,} utterances, layers {', '.join(map(str, found.layers))}, {found.info['dim']} wide"
+    )
+
+
+def probe(words: list[str], overrides: list[str]) -> None:
+    """Train heads on frozen layers."""
+    from speechssl.config import ProbeConfig
+
+    (model, task), cfg = load(ProbeConfig, "probe", words, overrides, needed=2)
+    from speechssl.understanding.probe import run_probe
+
+    run_probe(model, task, cfg)
+    print(Path(cfg.output, "probe.txt").read_text(encoding="utf-8"), end="")
+
+
+def units(words: list[str], overrides: list[str]) -> None:
+    """Cluster the frames of a layer."""
+    from speechssl.config import UnitsConfig
+
+    (model, place, folder), cfg = load(UnitsConfig, "units", words, overrides, needed=3)
+    from speechssl.reports.units_page import units_text, write_units_page
+    from speechssl.understanding.units import make_model_units
+
+    found = make_model_units(model, place, Path(folder), cfg)
+    print(units_text(found), end="")
+    print(write_units_page(found, Path(folder)))

@@ -1,0 +1,125 @@
+"""When labels such as phones are spoken: read from files of aligners, placed on the frames of a model.
+
+In: a CTM file, an ABX item file, or a folder of TextGrid files (tier ``phones``). Out: intervals by utterance id; a
+label for each frame.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from speechssl.core.errors import DataError
+from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.data.ingest.manifest import safe_id
+
+__all__ = ["Interval", "Item", "frame_labels", "read_alignment", "read_items", "write_items"]
+
+ITEM_HEADER = "#file onset offset #phone prev-phone next-phone speaker"
+TIER = re.compile(r'name = "phones?"(.*?)(?=item \[\d+\]|\Z)', re.DOTALL | re.IGNORECASE)
+INTERVAL = re.compile(r'xmin = ([\d.eE+-]+)\s+xmax = ([\d.eE+-]+)\s+text = "((?:[^"]|"")*)"')
+
+
+class Interval(NamedTuple):
+    """A label and when it is spoken, in seconds of its utterance."""
+
+    start: float
+    end: float
+    label: str
+
+
+class Item(NamedTuple):
+    """A phone of an ABX item file, with its neighbours and speaker."""
+
+    file: str
+    start: float
+    end: float
+    label: str
+    before: str
+    after: str
+    speaker: str
+
+
+def read_alignment(path: Path) -> dict[str, list[Interval]]:
+    """Return the intervals of each utterance, by time.
+
+    Raises DataError, with file and line, when it cannot be read.
+    """
+    found: dict[str, list[Interval]] = {}
+    if path.is_dir():
+        for file in sorted(path.rglob("*.TextGrid")):
+            tier = TIER.search(_text(file))
+            if tier is None:
+                raise DataError(
+                    f"{file}: no tier of intervals with the name phones; export long TextGrid files with one"
+                )
+            intervals = [
+                Interval(float(a), float(b), text.replace('""', '"')) for a, b, text in INTERVAL.findall(tier[1])
+            ]
+            found[safe_id(file.stem)] = [item for item in intervals if item.label]
+    elif path.suffix == ".item":
+        for item in read_items(path):
+            found.setdefault(item.file, []).append(Interval(item.start, item.end, item.label))
+    else:
+        for number, line in enumerate(_text(path).splitlines(), 1):
+            words = line.split()
+            if not words or line.startswith(";;"):
+                continue
+            try:
+                start, length = float(words[2]), float(words[3])
+                found.setdefault(safe_id(words[0]), []).append(Interval(start, start + length, words[4]))
+            except (IndexError, ValueError) as error:
+                raise DataError(
+                    f"{path}, line {number}: expected a CTM line, id channel start duration label"
+                ) from error
+    if not found:
+        raise DataError(f"{path}: no alignment in it; give a CTM or .item file, or a folder of TextGrid files")
+    return {name: sorted(intervals) for name, intervals in found.items()}
+
+
+def read_items(path: Path) -> list[Item]:
+    """Return the lines of an ABX item file (ZeroSpeech, fastabx); DataError with the line when one is wrong."""
+    first, *lines = _text(path).splitlines() or [""]
+    if first.split() != ITEM_HEADER.split():
+        raise DataError(f"{path}, line 1: expected the header {ITEM_HEADER!r}")
+    items = []
+    for number, line in enumerate(lines, 2):
+        try:
+            file, start, end, label, before, after, speaker = line.split()
+            items.append(Item(safe_id(file), float(start), float(end), label, before, after, speaker))
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}: expected the seven fields {ITEM_HEADER}") from error
+    return items
+
+
+def write_items(alignment: dict[str, list[Interval]], speakers: dict[str, str]) -> str:
+    """Return an ABX item file of all phones that have a neighbour on both sides within their utterance."""
+    lines = [ITEM_HEADER]
+    for name, found in alignment.items():
+        for before, item, after in zip(found, found[1:], found[2:], strict=False):
+            times = f"{item.start:.4f} {item.end:.4f}"
+            lines.append(f"{name} {times} {item.label} {before.label} {after.label} {speakers.get(name, 'unknown')}")
+    return "\n".join(lines) + "\n"
+
+
+def frame_labels(intervals: Sequence[Interval], frames: int, *, hop: int, receptive: int) -> list[str | None]:
+    """Return the label at the centre of each frame; None where there is none.
+
+    Frame f sees the samples ``f hop`` to ``f hop + receptive``; an interval holds its start, not its end.
+    """
+    centres = (np.arange(frames) * hop + receptive / 2) / SAMPLE_RATE
+    starts = np.array([item.start for item in intervals])
+    places = np.searchsorted(starts, centres, side="right") - 1
+    return [
+        intervals[place].label if place >= 0 and centre < intervals[place].end else None
+        for place, centre in zip(places.tolist(), centres.tolist(), strict=True)
+    ]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the alignment cannot be read: {error}") from error
