@@ -13,6 +13,7 @@ from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
 from speechssl.config.scoring import ScoreConfig
 from speechssl.config.training import (
+    AdaptConfig,
     CtcConfig,
     FinetuneConfig,
     OptimConfig,
@@ -22,9 +23,10 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.validation import ValidationConfig
-from speechssl.config.verbs import EvaluateConfig, RelabelConfig, RunConfig
+from speechssl.config.verbs import EvaluateConfig, ExportConfig, RelabelConfig, RunConfig
 
 __all__ = [
+    "AdaptConfig",
     "AlignConfig",
     "AuditConfig",
     "AugmentConfig",
@@ -37,6 +39,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "FinetuneConfig",
     "FrontendConfig",
     "HubertConfig",

@@ -5,6 +5,7 @@ In: wave [B, T] at 16 kHz. Out: features [B, F, n_mels * stack], standardised pe
 `FrameLogMel` gives the same on the frames of any other stem: what objectives take their targets from.
 """
 
+import math
 import warnings
 
 import numpy as np
@@ -24,6 +25,7 @@ from speechssl.models.frame_counts import (
     frame_grid,
     window_count,
 )
+from speechssl.models.kernels.choice import is_plain
 from speechssl.models.norm import at_least_float32, frame_mask, standardise, standardise_by_past
 
 __all__ = ["FrameLogMel", "LogMelStem", "mel_filterbank"]
@@ -59,6 +61,15 @@ def mel_filterbank(n_mels: int) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(filters.T, dtype=np.float32))
 
 
+def _log(energy: Tensor) -> Tensor:
+    """Return ``log(energy + LOG_FLOOR)``; on the plain path of ONNX graphs, whose optimiser takes the floor for 0, as
+    ``log(energy / LOG_FLOOR + 1) + log(LOG_FLOOR)``.
+    """
+    if is_plain():
+        return torch.log(energy * (1 / LOG_FLOOR) + 1.0) + math.log(LOG_FLOOR)
+    return torch.log(energy + LOG_FLOOR)
+
+
 class LogMelStem(nn.Module):
     """Log-mel filterbank, normalised per utterance, ``stack`` frames of 10 ms joined into one.
 
@@ -90,7 +101,7 @@ class LogMelStem(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):  # powers span ten decades, too many for bfloat16
             frames = at_least_float32(wave).unfold(1, MEL_WINDOW, MEL_STRIDE) * self.window
             power = torch.fft.rfft(frames, n=FFT).abs().square()
-            mel = torch.log(power @ self.filters + LOG_FLOOR)
+            mel = _log(power @ self.filters)
             short = None if lengths is None else window_count(lengths, MEL_WINDOW, MEL_STRIDE)
             mel = standardise_by_past(mel) if self.past else standardise(mel, short)
         count = mel.shape[1] // self.stack
