@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from speechssl.asr.adapters import trained_parameters
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.tokens import BLANK, Tokens
-from speechssl.config import CtcConfig, MaskConfig
+from speechssl.config import AdaptConfig, CtcConfig, MaskConfig
 from speechssl.core.errors import DataError
 from speechssl.interop.model_folder import ModelFolder, load_folder
 from speechssl.models.encoder import SpeechEncoder
@@ -100,10 +101,11 @@ class CtcObjective(Objective[CtcPrepared]):
         ),
     )
 
-    def __init__(self, model: CtcModel, cfg: CtcConfig, *, seed: int) -> None:
+    def __init__(self, model: CtcModel, cfg: CtcConfig, *, seed: int, adapt: AdaptConfig | None = None) -> None:
         super().__init__()
         self.model = model
         self.cfg = cfg
+        self.adapt = adapt or AdaptConfig()
         self.seed = seed
         self._freeze(step=0)
 
@@ -115,10 +117,12 @@ class CtcObjective(Objective[CtcPrepared]):
         encoder = self.model.encoder
         before = [parameter.requires_grad for parameter in encoder.parameters()]
         trained = step >= self.cfg.freeze_steps
-        encoder.requires_grad_(trained)
+        encoder.requires_grad_(False)
+        for parameter in trained_parameters(encoder, self.adapt):
+            parameter.requires_grad_(trained)
         # A frozen stem has no graph: its activations, the largest of all, are not kept.
-        stem = trained and not self.cfg.freeze_frontend and encoder.cfg.frontend.grad_scale > 0
-        encoder.frontend.requires_grad_(stem)
+        if self.cfg.freeze_frontend or encoder.cfg.frontend.grad_scale == 0:
+            encoder.frontend.requires_grad_(False)
         return before != [parameter.requires_grad for parameter in encoder.parameters()]
 
     def param_groups(self) -> list[dict[str, Any]]:
