@@ -38,8 +38,9 @@ SILENCE = SAMPLE_RATE // 2
 """Samples of digital silence at the start, in the middle and at the end of a recording."""
 WITH_SILENCE = 4
 """Recordings that are repeated with silence in them; one more is nothing else."""
-TOLERANCES = {"waveform": 1e-4, "logmel": 1e-3}
-"""By kind of stem: a logarithm multiplies the rounding of the transform where there is hardly any sound."""
+TOLERANCE, ROUGH_TOLERANCE = 1e-4, 1e-3
+"""Largest differences: in the products of torch on a waveform stem; of onnxruntime, which rounds more, and of log-mel
+stems, whose logarithm multiplies the rounding of near silence (ours is then 3e-4 from float64)."""
 DIFFERENT_TEXTS = 0.05
 """Share of texts that may differ: rounding decides between symbols that are equally probable."""
 
@@ -181,7 +182,8 @@ def export(path: Path, output: Path, cfg: ExportConfig) -> str:
     with atomic_folder(output) as new:
         written = WRITERS[cfg.to](new, model, encoder)
         found = compare(ours(module, tokens), READERS[cfg.to](new), items)
-        _check(found, cfg, cfg.tolerance or TOLERANCES[encoder.cfg.frontend.kind])
+        exact = cfg.to in ("hf", "torchaudio") and encoder.cfg.frontend.kind == "waveform"
+        _check(found, cfg, cfg.tolerance or (TOLERANCE if exact else ROUGH_TOLERANCE))
         findings = [f"{cfg.to}: {found}"]
         if cfg.int8:
             findings += _int8(new, cfg, items, tokens)

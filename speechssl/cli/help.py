@@ -114,7 +114,7 @@ VERB_HELP = {
         "numbers is not written.",
         (
             "speechssl export runs/asr/model exported --to hf",
-            "speechssl export M exported --to onnx --int8 --data.shards shards --data.splits test",
+            "speechssl export M exported --to onnx --int8 --data.shards shards",
         ),
     ),
     "transcribe": _Verb(

@@ -36,7 +36,7 @@ RARE = {
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
-        ctc.final_dropout adapt.alpha dev.shards dev.*_seconds dev.batches_per_step dev.workers""",
+        ctc.final_dropout adapt dev.shards dev.*_seconds dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
     "ExportConfig": "data.[!s]*",
     "TuneConfig": "data.batches_per_step",
@@ -45,7 +45,7 @@ RARE = {
         shard.max_bad_fraction *.name *.output *.shards *.data.splits *.data.ids *.workers *.batches_per_step
         pretrain.objective.penalty_weight pretrain.objective.targets.units *.schedule *.weight_decay *.clip
         *.compile *.save_every *.device finetune.init finetune.model finetune.tokens finetune.dev finetune.ctc.channel_*
-        finetune.adapt finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.augment.noise_* finetune.augment.gain_db
+        finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.augment.noise_* finetune.augment.gain_db
         finetune.training.validate_every finetune.training.precision evaluate.model evaluate.data evaluate.bootstrap
         evaluate.seed evaluate.precision evaluate.decoder.beam_* evaluate.decoder.hotword* evaluate.decoder.n_best""",
     "RelabelConfig": "steps carry_over",

@@ -48,7 +48,7 @@ class ExportConfig:
     """Recordings that both programs are run on. Some of them are repeated with digital silence in them."""
     tolerance: float = 0.0
     """Largest difference of an output (float32) with which the export counts as right; above it, none is written. 0:
-    1e-4, and 1e-3 with a log-mel stem, whose logarithm multiplies the rounding of near silence."""
+    1e-4; for ONNX and log-mel stems 1e-3."""
     data: DataConfig = field(
         default_factory=lambda: DataConfig(splits=("dev", "test"), min_seconds=0.1, max_seconds=30.0)
     )

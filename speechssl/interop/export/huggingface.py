@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from speechssl.core.files import write_json
+from speechssl.core.files import write_atomic, write_json
 from speechssl.interop.export.peer import Answer, Peer, missing, symbols_of
 from speechssl.interop.huggingface import encoder_to_huggingface, preprocessor_config
 from speechssl.interop.model_folder import ModelFolder
@@ -34,7 +34,7 @@ def write_huggingface(folder: Path, model: ModelFolder, encoder: SpeechEncoder) 
 
     Raises ConfigError where transformers has no such encoder (``encoder_to_huggingface``).
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     pretrained = model.info.get("objective") if model.tokens is None else None
     state, config = encoder_to_huggingface(encoder, "hubert" if pretrained == "hubert" else "wav2vec2")
@@ -55,7 +55,7 @@ def write_huggingface(folder: Path, model: ModelFolder, encoder: SpeechEncoder) 
         state, config = state | heads, config | sizes
         name = "Wav2Vec2ForPreTraining"
     config["architectures"] = [name]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    write_atomic(folder / "model.safetensors", save(state, metadata={"format": "pt"}))
     write_json(folder / "config.json", config, indent=2)
     write_json(folder / "preprocessor_config.json", preprocessor, indent=2)
     return name
@@ -123,7 +123,7 @@ def open_huggingface(folder: Path) -> Peer:
     transformers.utils.logging.disable_progress_bar()
     name = json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
     module = getattr(transformers, name).from_pretrained(folder).eval()
-    extract = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     read = None
     if name.endswith("ForCTC"):
         read = transformers.pipeline("automatic-speech-recognition", str(folder), device="cpu")
@@ -131,10 +131,10 @@ def open_huggingface(folder: Path) -> Peer:
     @torch.inference_mode()
     def answer(wave: Tensor) -> Answer:
         samples = wave.numpy()
-        inputs = extract([samples], sampling_rate=extract.sampling_rate, return_tensors="pt").input_values
+        inputs = extractor([samples], sampling_rate=extractor.sampling_rate, return_tensors="pt").input_values
         if read is None:
             return Answer(getattr(module, module.base_model_prefix, module)(inputs).last_hidden_state[0])
-        text = read({"raw": samples, "sampling_rate": extract.sampling_rate})["text"]
+        text = read({"raw": samples, "sampling_rate": extractor.sampling_rate})["text"]
         # The tokenizer writes two spaces where the model puts two boundaries between words.
         return Answer(module(inputs).logits[0].log_softmax(-1), " ".join(text.split()))
 

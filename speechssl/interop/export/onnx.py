@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from speechssl.core.errors import ConfigError
-from speechssl.core.files import write_json
+from speechssl.core.files import write_atomic, write_json
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.interop.export.peer import Answer, Peer, collapsed, missing, symbols_of
 from speechssl.interop.model_folder import ModelFolder
@@ -192,7 +192,7 @@ def _require_head(model: ModelFolder, reader: str) -> None:
 
 def _write_vocabulary(path: Path, model: ModelFolder) -> None:
     symbols = symbols_of(model, "<blk>", "▁")
-    path.write_text("".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols)), encoding="utf-8")
+    write_atomic(path, "".join(f"{symbol} {i}\n" for i, symbol in enumerate(symbols)))
 
 
 def quantise(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from speechssl.core.errors import ConfigError
-from speechssl.core.files import write_json
+from speechssl.core.files import atomic_file, write_atomic, write_json
 from speechssl.interop.export.peer import Answer, Peer, collapsed, symbols_of
 from speechssl.interop.huggingface import encoder_to_huggingface
 from speechssl.interop.model_folder import ModelFolder
@@ -54,9 +54,10 @@ def write_torchaudio(folder: Path, model: ModelFolder, encoder: SpeechEncoder) -
         "encoder_layer_drop": cfg.encoder.layer_drop,
         "aux_num_out": len(state["aux.bias"]) if model.tokens else None,
     }
-    torch.save(state, folder / "model.pt")
+    with atomic_file(folder / "model.pt") as file:
+        torch.save(state, file)
     if model.tokens:
-        (folder / "labels.txt").write_text("\n".join(symbols_of(model, "-", "|")) + "\n", encoding="utf-8")
+        write_atomic(folder / "labels.txt", "\n".join(symbols_of(model, "-", "|")) + "\n")
     write_json(folder / "config.json", {"normalize_waveform": cfg.normalize, "wav2vec2_model": settings}, indent=2)
     return "torchaudio.models.Wav2Vec2Model"
 
