@@ -8,6 +8,7 @@ the plain paths, whose operators ONNX has.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from speechssl.interop.export.peer import Answer, Peer, collapsed, missing, symb
 from speechssl.interop.model_folder import ModelFolder
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.kernels.choice import plain_paths
-from speechssl.models.norm import frame_mask
+from speechssl.models.norm import WAVEFORM_EPS, frame_mask
 
 __all__ = [
     "FLOAT_MODEL",
@@ -70,14 +71,21 @@ class _Graph(nn.Module):
 
 
 class _Alone(nn.Module):
-    """What sherpa-onnx wants: waves [B, T] without lengths -> log-probabilities [B, F, V]."""
+    """What sherpa-onnx wants: waves [B, T] that it has normalised, without lengths -> log-probabilities [B, F, V].
+
+    It divides by ``sqrt(v + SHERPA_EPS)`` for a variance v, and we by ``sqrt(v + WAVEFORM_EPS)``. Its waves have the
+    variance r = v / (v + SHERPA_EPS), so that ours are them divided by ``sqrt(r + (1 - r) WAVEFORM_EPS / SHERPA_EPS)``.
+    """
 
     def __init__(self, encoder: SpeechEncoder, head: nn.Linear) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder = SpeechEncoder(replace(encoder.cfg, normalize=False))
+        self.encoder.load_state_dict(encoder.state_dict())
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
+        share = WAVEFORM_EPS / SHERPA_EPS
+        x = x * torch.rsqrt(x.square().mean(1, keepdim=True) * (1 - share) + share)
         return self.head(self.encoder(x).x).log_softmax(-1)
 
 
@@ -165,8 +173,8 @@ def write_onnx_asr(folder: Path, model: ModelFolder, encoder: SpeechEncoder) -> 
 def write_sherpa(folder: Path, model: ModelFolder, encoder: SpeechEncoder) -> str:
     """Write ``model.onnx`` and ``tokens.txt`` for ``OfflineRecognizer.from_omnilingual_asr_ctc``.
 
-    That reader always normalises the waveform, with more added to its variance than we add. The graph normalises once
-    more, so that quiet recordings get our scale again.
+    That reader always normalises the waveform, with more added to its variance than we add. The graph makes up for the
+    difference exactly.
 
     Raises ConfigError for a model without a CTC head, and for one whose waveforms are not normalised.
     """
