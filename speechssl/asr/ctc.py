@@ -11,12 +11,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from speechssl.asr.adapters import trained_parameters
 from speechssl.asr.ctc_loss import alignment_entropies, consistency, ctc_losses
 from speechssl.asr.layers import encoder_groups, release
 from speechssl.asr.prepared import CtcPrepared, CtcPreparer
 from speechssl.asr.spec_augment import spec_augment
 from speechssl.asr.tokens import BLANK, Tokens
-from speechssl.config import CtcConfig, MaskConfig
+from speechssl.config import AdaptConfig, CtcConfig, MaskConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.interop.any_model import load_any
 from speechssl.interop.model_folder import ModelFolder
@@ -188,10 +189,11 @@ class CtcObjective(Objective[CtcPrepared]):
         ),
     )
 
-    def __init__(self, model: CtcModel, cfg: CtcConfig, *, seed: int) -> None:
+    def __init__(self, model: CtcModel, cfg: CtcConfig, *, seed: int, adapt: AdaptConfig | None = None) -> None:
         super().__init__()
         self.model = model
         self.cfg = cfg
+        self.adapt = adapt or AdaptConfig()
         self.seed = seed
         self._freeze(step=0)
 
@@ -202,10 +204,15 @@ class CtcObjective(Objective[CtcPrepared]):
     def _freeze(self, step: int) -> bool:
         encoder = self.model.encoder
         before = [parameter.requires_grad for parameter in encoder.parameters()]
-        trained = release(encoder, step - self.cfg.freeze_steps, self.cfg.unfreeze_every)
+        release(encoder, step - self.cfg.freeze_steps, self.cfg.unfreeze_every)
+        if self.adapt.partial:
+            adapted = set(trained_parameters(encoder, self.adapt))
+            for parameter in encoder.parameters():
+                if parameter not in adapted:
+                    parameter.requires_grad_(False)
         # A frozen stem has no graph: its activations, the largest of all, are not kept.
-        stem = trained and not self.cfg.freeze_frontend and encoder.cfg.frontend.grad_scale > 0
-        encoder.frontend.requires_grad_(stem)
+        if self.cfg.freeze_frontend or encoder.cfg.frontend.grad_scale == 0:
+            encoder.frontend.requires_grad_(False)
         return before != [parameter.requires_grad for parameter in encoder.parameters()]
 
     def param_groups(self) -> list[dict[str, Any]]:

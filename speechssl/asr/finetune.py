@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from speechssl.asr.adapters import add_adapters, merge_adapters
 from speechssl.asr.ctc import CtcModel, CtcObjective
 from speechssl.asr.decoding.lexicon import words_of
 from speechssl.asr.labelled import Labelled, open_labelled, refuse_held_out
@@ -21,7 +22,7 @@ from speechssl.asr.recipe import recipe_for
 from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.forced_alignment import frames_needed
 from speechssl.asr.validation import Validation
-from speechssl.config import CtcConfig, FinetuneConfig, ModelConfig
+from speechssl.config import AdaptConfig, CtcConfig, FinetuneConfig, ModelConfig
 from speechssl.core.errors import CheckpointError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.core.precision import uses_bf16
@@ -48,6 +49,7 @@ from speechssl.training.run_folder import RunFolder
 
 __all__ = [
     "TrainingSet",
+    "adapt_settings",
     "build_recogniser",
     "ctc_settings",
     "finetune",
@@ -85,6 +87,11 @@ def ctc_settings(cfg: FinetuneConfig) -> CtcConfig:
     if cfg.init:
         return cfg.ctc
     return replace(cfg.ctc, freeze_steps=0, freeze_frontend=False, unfreeze_every=0, layer_lr_decay=1.0)
+
+
+def adapt_settings(cfg: FinetuneConfig) -> AdaptConfig:
+    """Return which weights a run trains: all of them from random weights."""
+    return cfg.adapt if cfg.init else AdaptConfig()
 
 
 def model_settings(cfg: FinetuneConfig, pretrained: ModelConfig | None) -> ModelConfig:
@@ -125,6 +132,7 @@ def build_recogniser(cfg: FinetuneConfig, pretrained: ModelFolder | None, n_toke
             encoder.load_state_dict(pretrained.part("encoder"))
         except RuntimeError as error:
             raise CheckpointError(f"{cfg.init}: the weights do not fit their configuration: {error}") from error
+    add_adapters(encoder, adapt_settings(cfg))
     return model
 
 
@@ -259,7 +267,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
     if dev.utterances:
         check_corpus(run, dev.corpus(), parallel, name="corpus-dev", texts=dev.texts)
     run.record([*data.entries, *dev.dropped, *tokens.tags(dev.texts), *tokens.unseen(dev.texts, split=dev.name)])
-    objective = CtcObjective(model, ctc_settings(cfg), seed=cfg.seed)
+    objective = CtcObjective(model, ctc_settings(cfg), seed=cfg.seed, adapt=adapt_settings(cfg))
     validation = None
     if Validation.possible(tokens, dev):
         bf16 = uses_bf16(cfg.training.precision, parallel.device.type)
@@ -321,6 +329,7 @@ def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
         "word_counts": count_words(texts),
     }
     target = run.path / "model"
+    merge_adapters(model.encoder)
     if parallel.first:
         save_model(target, encoder=model.encoder, extra=model.heads(), tokens=tokens, info=info)
     parallel.barrier()

@@ -129,6 +129,15 @@ VERB_HELP = {
             "speechssl evaluate --model M --data.shards shards --decoder.kind lm",
         ),
     ),
+    "export": _Verb(
+        "MODEL OUTPUT [CONFIG]",
+        "Writes a model for transformers, torchaudio or ONNX, and compares them on real recordings. What gives other "
+        "numbers is not written.",
+        (
+            "speechssl export runs/asr/model exported --to hf",
+            "speechssl export M exported --to onnx --int8 --data.shards shards",
+        ),
+    ),
     "transcribe": _Verb(
         "FILE|FOLDER|-...",
         "Transcribes audio of any length to text and word times: TextGrid, CTM, SRT, VTT, JSON.",

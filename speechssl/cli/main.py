@@ -37,6 +37,7 @@ VERBS: dict[str, Verb] = {
     "lm": recognition.lm,
     "tune": recognition.tune,
     "evaluate": recognition.evaluate,
+    "export": recognition.export,
     "transcribe": transcription.transcribe,
     "align": transcription.align,
     "score": scoring.score,

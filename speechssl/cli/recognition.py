@@ -1,10 +1,10 @@
-"""Verbs that recognise and what they need: ``evaluate``, ``tune``, ``lm``."""
+"""Verbs that recognise, and what they need or give away: ``evaluate``, ``tune``, ``lm``, ``export``."""
 
 from pathlib import Path
 
 from speechssl.cli.arguments import load
 
-__all__ = ["evaluate", "lm", "tune"]
+__all__ = ["evaluate", "export", "lm", "tune"]
 
 
 def evaluate(words: list[str], overrides: list[str]) -> None:
@@ -35,3 +35,13 @@ def lm(words: list[str], overrides: list[str]) -> None:
     from speechssl.asr.lm.text import estimate_lm
 
     print(estimate_lm(Path(source), Path(output), cfg))
+
+
+def export(words: list[str], overrides: list[str]) -> None:
+    """Write a model for another program."""
+    from speechssl.config import ExportConfig
+
+    (source, output), cfg = load(ExportConfig, "export", words, overrides, 2)
+    from speechssl.asr.export import export as write
+
+    print(write(Path(source), Path(output), cfg))

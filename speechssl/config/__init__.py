@@ -13,6 +13,7 @@ from speechssl.config.model import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.config.objectives import ObjectiveConfig
 from speechssl.config.scoring import ScoreConfig
 from speechssl.config.training import (
+    AdaptConfig,
     CtcConfig,
     FinetuneConfig,
     OptimConfig,
@@ -26,6 +27,7 @@ from speechssl.config.understanding import FeaturesConfig, ProbeConfig, UnitsCon
 from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import (
     EvaluateConfig,
+    ExportConfig,
     ImportConfig,
     LabellingConfig,
     RelabelConfig,
@@ -34,6 +36,7 @@ from speechssl.config.verbs import (
 )
 
 __all__ = [
+    "AdaptConfig",
     "AlignConfig",
     "AuditConfig",
     "AugmentConfig",
@@ -46,6 +49,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "FeaturesConfig",
     "FinetuneConfig",
     "FrontendConfig",

@@ -40,10 +40,11 @@ RARE = {
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
-        pseudo ctc.final_dropout ctc.spec_augment ctc.cr_mask_scale ctc.intermediate_* ctc.self_conditioned
+        adapt pseudo ctc.final_dropout ctc.spec_augment ctc.cr_mask_scale ctc.intermediate_* ctc.self_conditioned
         ctc.entropy_weight ctc.layer_lr_decay ctc.unfreeze_every training.patience dev.shards dev.*_seconds
         dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
+    "ExportConfig": "data.[!s]*",
     "TuneConfig": "data.batches_per_step",
     "RunConfig": """
         manifest.max_file_seconds manifest.max_bad_fraction manifest.follow_links shard.seed

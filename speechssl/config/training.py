@@ -12,6 +12,7 @@ from speechssl.config.validation import ValidationConfig
 from speechssl.core.errors import ConfigError
 
 __all__ = [
+    "AdaptConfig",
     "CtcConfig",
     "FinetuneConfig",
     "OptimConfig",
@@ -270,6 +271,29 @@ class CtcConfig:
 
 
 @dataclass(frozen=True)
+class AdaptConfig:
+    """Train few of the pretrained weights: adapters of attention (LoRA), the last blocks, or both. The head always."""
+
+    rank: int = 0
+    """Rank of an adapter of the queries, keys, values and outputs of each attention; 0: none. Adapters are added to the
+    weights in the model folder."""
+    alpha: float = 16.0
+    """The product of an adapter is multiplied by ``alpha / rank``."""
+    layers: int = -1
+    """Blocks that are trained, counted from the last. -1: all of the encoder, or with adapters none. From random
+    weights all of it is trained."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0 or self.alpha <= 0 or self.layers < -1:
+            raise ConfigError("adapt: rank is 0 (no adapters) or more, alpha above 0, layers -1 (all) or more")
+
+    @property
+    def partial(self) -> bool:
+        """Whether some of the encoder's weights are never trained."""
+        return self.rank > 0 or self.layers >= 0
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """One fine-tuning run."""
 
@@ -285,6 +309,7 @@ class FinetuneConfig:
     """The encoder. Its sizes count from scratch only, its dropouts always."""
     tokens: TokensConfig = field(default_factory=TokensConfig)
     ctc: CtcConfig = field(default_factory=CtcConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     data: DataConfig = field(default_factory=lambda: DataConfig(min_seconds=0.1, max_seconds=30.0, batch_seconds=200.0))
     dev: DataConfig = field(

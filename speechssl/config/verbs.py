@@ -1,4 +1,4 @@
-"""Settings of imports, of evaluation and of the whole way."""
+"""Settings of imports and exports, of evaluation and of the whole way."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -8,7 +8,18 @@ from speechssl.config.decoding import DecoderConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
 from speechssl.core.errors import ConfigError
 
-__all__ = ["EvaluateConfig", "ImportConfig", "LabellingConfig", "RelabelConfig", "RunConfig", "SelftrainConfig"]
+__all__ = [
+    "EvaluateConfig",
+    "ExportConfig",
+    "Format",
+    "ImportConfig",
+    "LabellingConfig",
+    "RelabelConfig",
+    "RunConfig",
+    "SelftrainConfig",
+]
+
+Format = Literal["hf", "onnx", "onnx-asr", "sherpa", "torchaudio"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,32 @@ class EvaluateConfig:
     """Resamples for the 95 % interval."""
     seed: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a model for other programs, and compare what they make of it on real recordings."""
+
+    to: Format = "hf"
+    """hf: a folder of transformers. onnx: a graph for onnxruntime. onnx-asr, sherpa: the graph with the files that
+    onnx-asr and sherpa-onnx read. torchaudio: a state dict of its ``wav2vec2_model``."""
+    int8: bool = False
+    """Also write an ONNX graph with weights of 8 bits, and print how the word error rate changes."""
+    utterances: int = 40
+    """Recordings that both programs are run on. Some of them are repeated with digital silence in them."""
+    tolerance: float = 0.0
+    """Largest difference of an output (float32) with which the export counts as right; above it, none is written. 0:
+    1e-4; for ONNX and log-mel stems 1e-3."""
+    data: DataConfig = field(
+        default_factory=lambda: DataConfig(splits=("dev", "test"), min_seconds=0.1, max_seconds=30.0)
+    )
+    """Where the recordings come from. Without ``shards``, they are those that the model was trained on."""
+
+    def __post_init__(self) -> None:
+        if self.int8 and self.to in ("hf", "torchaudio"):
+            raise ConfigError(f"int8 is for ONNX graphs: --to onnx, onnx-asr or sherpa, not {self.to}")
+        if self.utterances < 1 or self.tolerance < 0:
+            raise ConfigError("export: utterances must be positive, and tolerance not negative")
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ is refused by name, never dropped. ``huggingface_folder`` reads folders.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.errors import CheckpointError, ConfigError
@@ -26,7 +28,9 @@ __all__ = [
     "split_heads",
 ]
 
-Architecture = Literal["wav2vec2", "hubert"]
+Architecture = Literal["wav2vec2", "hubert", "wavlm"]
+
+MODELS: dict[Architecture, str] = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
 
 PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio."}
 """Supported ``model_type`` -> what task models write before the names of the encoder's tensors."""
@@ -172,6 +176,13 @@ def _converted(ours: str, value: Tensor) -> Tensor:
     return value.flatten() if ours.endswith(".gate.scale") else value
 
 
+def _theirs(ours: str, value: Tensor) -> Tensor:
+    """Return a copy of a tensor of ours in their shape, such that `_converted` gives it back exactly."""
+    if ".gate.project." in ours:
+        return functional.pad(value[:, None], (0, 0) * (value.dim() - 1) + (0, 3)).flatten(0, 1)
+    return value.view(1, -1, 1, 1).clone() if ours.endswith(".gate.scale") else value.clone()
+
+
 def encoder_from_huggingface(
     state_dict: Mapping[str, Tensor], hf_config: Mapping[str, Any], *, normalize: bool | None = None
 ) -> SpeechEncoder:
@@ -220,18 +231,21 @@ def encoder_from_huggingface(
 def encoder_to_huggingface(
     encoder: SpeechEncoder, architecture: Architecture = "wav2vec2"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return state dict and config dict for ``transformers.Wav2Vec2Model`` or ``HubertModel``.
+    """Return state dict and config dict for ``transformers.Wav2Vec2Model``, ``HubertModel`` or ``WavLMModel``.
 
     ``do_normalize`` is not part of that config: :func:`preprocessor_config` gives the dict that carries it. On a padded
     batch a model with a group-norm stem gives other numbers in transformers, where the padding enters its statistics.
 
-    Raises ConfigError when the encoder has a log-mel stem, is causal, or has other blocks or positions than wav2vec
-    2.0.
+    An encoder with gated relative positions is a WavLM, whatever ``architecture`` says.
+
+    Raises ConfigError when the encoder has a log-mel stem, is causal, or has blocks or positions of no such model.
     """
     cfg = encoder.cfg
+    gated = cfg.encoder.relative_position == "gated"
+    architecture = "wavlm" if gated else architecture
     if cfg.encoder.causal:
         raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
-    if not cfg.encoder.is_standard:
+    if not replace(cfg.encoder, relative_position="none" if gated else cfg.encoder.relative_position).is_standard:
         raise ConfigError(
             f"model.encoder: block = {cfg.encoder.block!r}, pos_depth = {cfg.encoder.pos_depth}, relative_position = "
             f"{cfg.encoder.relative_position!r} cannot be exported: Wav2Vec2Model has 'transformer', 1, 'none'"
@@ -239,13 +253,13 @@ def encoder_to_huggingface(
     if cfg.frontend.kind != "waveform":
         raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")
     own = {name: value.detach().cpu() for name, value in encoder.state_dict().items()}
-    state = {theirs: own[ours].clone() for ours, theirs in _names(cfg).items()}
+    state = {theirs: _theirs(ours, own[ours]) for ours, theirs in _names(cfg).items()}
     for ours, parts in _joined(cfg).items():
         state |= {part: value.clone() for part, value in zip(parts, own[ours].chunk(3), strict=True)}
     dims, kernels, strides = zip(*cfg.frontend.conv_layers, strict=True)
     config = {
         "model_type": architecture,
-        "architectures": ["Wav2Vec2Model" if architecture == "wav2vec2" else "HubertModel"],
+        "architectures": [MODELS[architecture]],
         "hidden_size": cfg.encoder.dim,
         "num_hidden_layers": cfg.encoder.layers,
         "num_attention_heads": cfg.encoder.heads,
@@ -264,6 +278,7 @@ def encoder_to_huggingface(
         "conv_kernel": list(kernels),
         "conv_stride": list(strides),
         **EXPECTED,
+        **(BUCKETS if gated else {}),
     }
     if architecture == "hubert":
         del config["add_adapter"], config["adapter_attn_dim"]

@@ -5,6 +5,7 @@ In: wave [B, T] at 16 kHz. Out: features [B, F, C] of log-mel that is standardis
 `FrameLogMel` gives the same on the frames of any other stem: what objectives take their targets from.
 """
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import cast
@@ -29,6 +30,7 @@ from speechssl.models.frame_counts import (
     mel_frames,
     window_count,
 )
+from speechssl.models.kernels.choice import is_plain
 from speechssl.models.norm import at_least_float32, frame_mask, standardise, standardise_by_past
 
 __all__ = ["FrameLogMel", "LogMelStem", "MelAugmentation", "mel_filterbank"]
@@ -62,6 +64,15 @@ def mel_filterbank(n_mels: int) -> Tensor:
     if n_mels < 1 or not filters.any(axis=1).all():
         raise ConfigError(f"model.frontend.n_mels = {n_mels}: use 1 to 80 filters with a {FFT}-point transform")
     return torch.from_numpy(np.ascontiguousarray(filters.T, dtype=np.float32))
+
+
+def _log(energy: Tensor) -> Tensor:
+    """Return ``log(energy + LOG_FLOOR)``; on the plain path of ONNX graphs, whose optimiser takes the floor for 0, as
+    ``log(energy / LOG_FLOOR + 1) + log(LOG_FLOOR)``.
+    """
+    if is_plain():
+        return torch.log(energy * (1 / LOG_FLOOR) + 1.0) + math.log(LOG_FLOOR)
+    return torch.log(energy + LOG_FLOOR)
 
 
 @dataclass(frozen=True)
@@ -152,7 +163,7 @@ class LogMelStem(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):  # powers span ten decades, too many for bfloat16
             frames = at_least_float32(wave).unfold(1, MEL_WINDOW, MEL_STRIDE) * self.window
             power = torch.fft.rfft(frames, n=FFT).abs().square()
-            mel = torch.log(power @ self.filters + LOG_FLOOR)
+            mel = _log(power @ self.filters)
             mel = (
                 standardise_by_past(mel)
                 if self.past

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from speechssl.asr.ctc import CtcObjective
-from speechssl.asr.finetune import build_recogniser, ctc_settings
+from speechssl.asr.finetune import adapt_settings, build_recogniser, ctc_settings
 from speechssl.config import FinetuneConfig, PretrainConfig
 from speechssl.config.load import from_dict
 from speechssl.config.objectives import offline_targets
@@ -98,7 +98,7 @@ def _objective(cfg: PretrainConfig | FinetuneConfig, *, memory: bool) -> Objecti
     """
     if isinstance(cfg, FinetuneConfig):
         model = build_recogniser(cfg, load_any(Path(cfg.init)) if cfg.init else None, VOCABULARY)
-        return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0)
+        return CtcObjective(model, replace(ctc_settings(cfg), freeze_steps=0), seed=0, adapt=adapt_settings(cfg))
     cfg = resolved(cfg)
     encoder = SpeechEncoder(cfg.model)
     targets = offline_targets(cfg.objective)

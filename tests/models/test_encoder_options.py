@@ -129,6 +129,8 @@ def test_a_convolution_takes_visible_frames_as_they_follow_one_another(causal):
 
 @OPTIONS
 def test_the_export_names_the_settings(changes):
+    if changes == {"relative_position": "gated"}:
+        pytest.skip("a WavLM: tests/interop/export/test_huggingface.py")
     message = "block = .*, pos_depth = .*, relative_position = .* cannot be exported"
     with pytest.raises(ConfigError, match=message):
         encoder_to_huggingface(build(**changes))

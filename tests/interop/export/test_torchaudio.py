@@ -1,0 +1,28 @@
+"""State dicts for torchaudio's wav2vec2_model: the same numbers and texts, and what it has not."""
+
+import pytest
+
+from speechssl.asr.export import Recording, compare, ours
+from speechssl.core.errors import ConfigError
+from speechssl.interop.export.torchaudio import open_torchaudio, write_torchaudio
+from tests.interop.export.models import encoder, folder, recogniser, waves
+
+
+@pytest.mark.parametrize(("stem", "changes"), [("base", {}), ("large", {"normalize": True, "norm": "pre"})], ids=str)
+def test_torchaudio_gives_the_same_numbers_and_text(tmp_path, stem, changes):
+    items = [Recording(str(i), wave, None) for i, wave in enumerate(waves())]
+    model, module, tokens = recogniser(stem, **changes)
+    write_torchaudio(tmp_path, model, module.encoder)
+    found = compare(ours(module, tokens), open_torchaudio(tmp_path), items)
+    assert found.largest < 1e-4 and found.texts == 4, found
+    made = encoder(stem, **changes)
+    write_torchaudio(tmp_path, folder(made), made)
+    (tmp_path / "labels.txt").unlink()
+    assert compare(ours(made, None), open_torchaudio(tmp_path), items).largest < 1e-4
+
+
+def test_what_torchaudio_has_not_is_refused_by_name(tmp_path):
+    for stem, changes, message in (("logmel", {}, "log-mel"), ("base", {"relative_position": "gated"}, "gated")):
+        made = encoder(stem, **changes)
+        with pytest.raises(ConfigError, match=message):
+            write_torchaudio(tmp_path, folder(made), made)
