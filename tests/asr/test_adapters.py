@@ -79,7 +79,7 @@ def test_an_adapter_is_the_formula_of_the_paper():
     (AdaptConfig(layers=0), set()),
     (AdaptConfig(layers=1), {"blocks.2", "norm"}),
     (AdaptConfig(rank=2, layers=2), {"up", "down", "blocks.1", "blocks.2", "norm"}),
-], ids=str)  # fmt: skip
+], ids=["all", "adapters", "head", "last block", "both"])  # fmt: skip
 def test_only_what_is_asked_for_has_a_gradient(adapt, trained):
     model = CtcModel(encoder(norm="pre"), 5)
     add_adapters(model.encoder, adapt)
