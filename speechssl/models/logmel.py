@@ -30,7 +30,6 @@ from speechssl.models.frame_counts import (
     mel_frames,
     window_count,
 )
-from speechssl.models.kernels.choice import is_plain
 from speechssl.models.norm import at_least_float32, frame_mask, standardise, standardise_by_past
 
 __all__ = ["FrameLogMel", "LogMelStem", "MelAugmentation", "mel_filterbank"]
@@ -67,10 +66,11 @@ def mel_filterbank(n_mels: int) -> Tensor:
 
 
 def _log(energy: Tensor) -> Tensor:
-    """Return ``log(energy + LOG_FLOOR)``; on the plain path of ONNX graphs, whose optimiser takes the floor for 0, as
-    ``log(energy / LOG_FLOOR + 1) + log(LOG_FLOOR)``.
+    """Return ``log(energy + LOG_FLOOR)``; in an exported graph as ``log(energy / LOG_FLOOR + 1) + log(LOG_FLOOR)``.
+
+    The optimiser of ONNX graphs takes the floor for 0.
     """
-    if is_plain():
+    if torch.compiler.is_exporting():
         return torch.log(energy * (1 / LOG_FLOOR) + 1.0) + math.log(LOG_FLOOR)
     return torch.log(energy + LOG_FLOOR)
 
