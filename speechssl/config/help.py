@@ -40,7 +40,7 @@ RARE = {
     "TokensConfig": "min_count",
     "FinetuneConfig": """
         model.frontend model.encoder.norm model.encoder.layer_drop augment.noise_prob augment.reverb_prob
-        adapt pseudo ctc.final_dropout ctc.spec_augment ctc.cr_mask_scale ctc.intermediate_* ctc.self_conditioned
+        adapt pseudo ctc.final_dropout ctc.spec_augment ctc.cr_* ctc.intermediate_* ctc.self_conditioned
         ctc.entropy_weight ctc.layer_lr_decay ctc.unfreeze_every training.patience dev.shards dev.*_seconds
         dev.batches_per_step dev.workers""",
     "EvaluateConfig": "data.batches_per_step",
@@ -51,15 +51,15 @@ RARE = {
         shard.max_bad_fraction *.name *.output *.shards *.data.splits *.data.ids *.workers *.batches_per_step
         pretrain.objective.penalty_weight pretrain.objective.targets.units *.schedule *.weight_decay *.clip
         *.compile *.save_every *.device finetune.init finetune.model finetune.tokens finetune.dev finetune.ctc.channel_*
-        finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.ctc.cr_weight finetune.augment.noise_*
+        finetune.ctc.*_dropout finetune.ctc.layer_drop finetune.augment.noise_*
         finetune.augment.gain_db finetune.training.validate_every finetune.training.precision evaluate.model
         evaluate.data evaluate.bootstrap evaluate.seed evaluate.precision evaluate.decoder.beam_*
         evaluate.decoder.hotword* evaluate.decoder.n_best selftrain.[!r]*""",
     "RelabelConfig": "steps carry_over",
     "LabellingConfig": "decoder.beam* decoder.hotword* decoder.n_best",
     "SelftrainConfig": """
-        unlabelled.[!is]* unlabelled.shards test.[!is]* test.shards finetune.[!dipt]* finetune.name finetune.output
-        finetune.optim.[!l]* finetune.tokens finetune.data.[!si]* finetune.training.[!s]*""",
+        unlabelled.[!is]* unlabelled.shards test.[!is]* test.shards finetune.[!dipt]*
+        finetune.tokens finetune.data.[!si]* finetune.training.[!s]*""",
     "CompareObjectivesConfig": """
         manifest shard pretrain.[!dt]* pretrain.data.[!is]* pretrain.training.[!s]* pretrain.training.save_every
         finetune.[!dt]* finetune.dev finetune.tokens finetune.data.[!is]* finetune.training.[!s]*

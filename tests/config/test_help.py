@@ -20,8 +20,8 @@ ALL = {
         for cls in (
             config.AlignConfig, config.AuditConfig, config.CompareConfig, config.CompareObjectivesConfig,
             config.CorpusConfig, config.EvaluateConfig, config.ExportConfig, config.FinetuneConfig, config.LmConfig,
-            config.ManifestConfig,
-            config.ScoreConfig, config.ShardConfig, config.TranscribeConfig, config.TuneConfig, DemoConfig,
+            config.ManifestConfig, config.ScoreConfig, config.SelftrainConfig, config.ShardConfig,
+            config.TranscribeConfig, config.TuneConfig, DemoConfig,
         )
     },
 }  # fmt: skip
@@ -45,7 +45,9 @@ def changed(setting):
             return ((7,) * len(get_args(first)),)
         if get_origin(first) is Literal:
             return get_args(first)[-2:]
-        return tuple({str: f"{setting.path}{i}", int: i + 1, float: i + 0.5}[first] for i in range(len(value) or 2))
+        return tuple(
+            {str: f"{setting.path}={i + 1}", int: i + 1, float: i + 0.5}[first] for i in range(len(value) or 2)
+        )
     return f"{value}x" if kind is str else value * 0.9 if kind is float else value + 1
 
 
