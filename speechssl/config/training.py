@@ -322,3 +322,7 @@ class FinetuneConfig:
         )
     )
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(steps=13_000, validate_every=1_000))
+
+    def __post_init__(self) -> None:
+        if self.pseudo.true_share and self.data.mix.by != "none":
+            raise ConfigError("pseudo.true_share and data.mix.by both say which batches come next: give one of them")

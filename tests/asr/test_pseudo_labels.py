@@ -17,7 +17,8 @@ from speechssl.asr.pseudo_labels import (
     utterance_confidence,
     write_rows,
 )
-from speechssl.core.errors import DataError
+from speechssl.config import DataConfig, FinetuneConfig, MixConfig, PseudoLabelsConfig
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.wer.edit_distance import score_utterance
 from speechssl.evaluation.wer.hypotheses import score_row
 
@@ -115,3 +116,10 @@ def test_the_file_is_read_back_and_bad_lines_are_named(tmp_path):
     with pytest.raises(DataError, match="selftrain"):
         read_pseudo_labels(tmp_path / "none.jsonl")
     assert json.loads((tmp_path / "pseudo.jsonl").read_text(encoding="utf-8").split("\n")[1])["seconds"] == 2.0
+
+
+def test_a_share_of_true_transcripts_and_a_mixture_are_not_given_together():
+    mixture = DataConfig(mix=MixConfig(by="language"))
+    assert FinetuneConfig(data=mixture).pseudo.true_share == 0
+    with pytest.raises(ConfigError, match="give one of them"):
+        FinetuneConfig(data=mixture, pseudo=PseudoLabelsConfig(true_share=0.5))
