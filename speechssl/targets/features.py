@@ -49,6 +49,8 @@ class MfccFeatures:
     threaded = True
 
     def __init__(self, encoder: SpeechEncoder) -> None:
+        import torchaudio.compliance.kaldi  # noqa: F401  # threads that import it first, together, see half of it
+
         self.hop = int(encoder.hop)
         self.receptive = int(encoder.frontend.receptive)
         self.frames = encoder.frames

@@ -1,6 +1,8 @@
 """Units: MFCC against torchaudio, alignment, k-means, tables, labelling of a corpus with damage and interruptions."""
 
 import math
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -377,3 +379,16 @@ def test_normalised_features_forget_gain_and_offset_of_an_utterance():
     assert torch.allclose(loud.mean(0), torch.zeros(39), atol=1e-4)
     assert torch.allclose(loud.std(0, correction=0), torch.ones(39), atol=1e-2)
     assert torch.allclose(loud, quiet, atol=0.05)
+
+
+def test_threads_that_make_the_first_mfcc_of_a_process_need_not_import_torchaudio():
+    """Its modules import each other in circles: threads that import it at the same time can see half of it."""
+    code = (
+        "import sys\n"
+        "from speechssl.config import ModelConfig\n"
+        "from speechssl.models.encoder import SpeechEncoder\n"
+        "from speechssl.targets.features import MfccFeatures\n"
+        "MfccFeatures(SpeechEncoder(ModelConfig()))\n"
+        "assert 'torchaudio.compliance.kaldi' in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
