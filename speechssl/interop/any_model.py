@@ -32,7 +32,7 @@ logger = logging.getLogger("speechssl.model")
 class FileFormat:
     """What one library writes with ``torch.save``."""
 
-    library: str
+    origin: str
     found: Callable[[Mapping[str, Any]], bool]
     """Whether the content of a file is of this format."""
     read: Callable[[Mapping[str, Any], Path], Foreign]
@@ -67,7 +67,7 @@ def read_foreign(path: Path) -> Foreign | None:
     for each in FORMATS:
         if each.found(content):
             return each.read(content, path)
-    known = ", ".join(each.library for each in FORMATS)
+    known = ", ".join(each.origin for each in FORMATS)
     raise CheckpointError(f"{path}: no wav2vec 2.0, HuBERT or WavLM model in a format of {known}")
 
 

@@ -43,14 +43,14 @@ class Difference(NamedTuple):
 class Peer(NamedTuple):
     """The other library's model."""
 
-    library: str
+    origin: str
     outputs: Callable[[Tensor], dict[str, Tensor]]
     """Maps a normalised wave [1, T] to its outputs by name: ``layer 0`` to ``layer N``, ``last``, ``scores``."""
 
 
 def peer_of(foreign: Foreign, path: Path) -> Peer | None:
     """Return the model as the other library runs it; None where transformers is needed and not installed."""
-    if foreign.library == "torchaudio":
+    if foreign.origin == "torchaudio":
         return Peer("torchaudio", _torchaudio(foreign, path))
     try:
         import transformers

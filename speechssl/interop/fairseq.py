@@ -145,7 +145,7 @@ def read_fairseq2(content: Mapping[str, Any], path: Path) -> Foreign:
 
 
 def _with(made: Foreign, heads: Mapping[str, Tensor], objective: str) -> Foreign:
-    return Foreign(made.library, made.state, made.config, made.normalize, heads, None, objective if heads else "")
+    return Foreign(made.origin, made.state, made.config, made.normalize, heads, None, objective if heads else "")
 
 
 def _state(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,9 +228,9 @@ def _with_labels(made: Foreign, content: Mapping[str, Any], head: Mapping[str, T
     symbols = _numbered(dictionary.get("symbols")) or fairseq_symbols(path, len(weight))
     if symbols is None:
         why = f"the CTC head (no labels in the file; put its dict.ltr.txt into {path.parent})"
-        return Foreign(made.library, made.state, made.config, made.normalize, left_out=why)
+        return Foreign(made.origin, made.state, made.config, made.normalize, left_out=why)
     heads, tokens = ctc_head(weight, bias, symbols, blank=0)
-    return Foreign(made.library, made.state, made.config, made.normalize, heads, tokens, "ctc")
+    return Foreign(made.origin, made.state, made.config, made.normalize, heads, tokens, "ctc")
 
 
 def _numbered(symbols: Iterable[str] | None) -> dict[int, str] | None:

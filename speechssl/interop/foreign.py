@@ -29,7 +29,8 @@ Listened = Callable[[Tensor], list[Tensor]]
 class Foreign:
     """An encoder in the terms of transformers, and heads in ours."""
 
-    library: str
+    origin: str
+    """The library that wrote it."""
     state: Mapping[str, Tensor]
     """The encoder's tensors by their names in transformers."""
     config: Mapping[str, Any]
@@ -56,7 +57,7 @@ class Foreign:
         encoder = encoder_from_huggingface(self.state, self.config, normalize=self.normalize)
         state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
         state |= {name: value.detach().float().contiguous() for name, value in self.heads.items()}
-        info = {"library": self.library} | ({"objective": self.objective} if self.objective else {})
+        info = {"library": self.origin} | ({"objective": self.objective} if self.objective else {})
         return ModelFolder(encoder.cfg, state, self.tokens, info)
 
 

@@ -64,7 +64,7 @@ def import_model(source: str, output: Path, cfg: ImportConfig, say: Callable[[st
         differences = compared(model, encoder, peer, waves)
         seconds = sum(len(wave) for wave in waves) / SAMPLE_RATE
         sound = f"{len(waves)} recordings" if cfg.audio else "noise (--audio names recordings)"
-        say(f"compared with {peer.library} on {seconds:.1f} s of {sound}, silence included:")
+        say(f"compared with {peer.origin} on {seconds:.1f} s of {sound}, silence included:")
         say(difference_table(differences))
         worst = max(differences, key=lambda each: each.relative)
         if not worst.relative <= cfg.tolerance:
