@@ -92,6 +92,8 @@ LAYOUTS = (
     Layout("Hugging Face `HubertForCTC`", _folder("HubertForCTC")),
     Layout("Hugging Face `WavLMForCTC`", _folder("WavLMForCTC")),
     Layout("Hugging Face `Data2VecAudioForCTC`", _folder("Data2VecAudioForCTC")),
+    Layout("Hugging Face `Wav2Vec2ConformerForCTC`", _folder("Wav2Vec2ConformerForCTC")),
+    Layout("the same, rotary positions", _folder("Wav2Vec2ConformerForCTC", position_embeddings_type="rotary")),
     Layout("Hugging Face, `pytorch_model.bin`", _pickled),
     Layout("Hugging Face, shards", _sharded),
     Layout("fairseq wav2vec 2.0", _fairseq(hubert=False), "model.pt"),

@@ -23,7 +23,8 @@ RARE = {
     "ModelConfig": """
         normalize frontend.conv_layers frontend.norm frontend.bias frontend.conv2d frontend.statistics
         frontend.grad_scale""",
-    "EncoderConfig": "block conv_kernel pos_kernel pos_groups pos_depth relative_position activation_dropout causal",
+    "EncoderConfig": """block conv_kernel conv_norm pos_kernel pos_groups pos_depth relative_position
+        activation_dropout causal""",
     "MaskConfig": "min_spans",
     "MaskedReconstructionConfig": "bottleneck",
     "DenoiseConfig": "bottleneck",

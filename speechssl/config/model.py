@@ -54,16 +54,20 @@ class EncoderConfig:
     """Layer norm after each sublayer (post: BASE) or before it (pre: LARGE; fairseq's ``layer_norm_first``)."""
     conv_kernel: int = 31
     """Kernel of the depthwise convolution of Conformer blocks, in frames; odd."""
+    conv_norm: Literal["layer", "none"] = "layer"
+    """After that convolution. none: it is followed by no norm, as where the fixed batch norm of a pretrained model is
+    part of its weights."""
     pos_kernel: int = 128
     """Kernel of the positional convolution, in frames."""
     pos_groups: int = 16
     """Groups of the positional convolution."""
     pos_depth: int = 1
     """Positional convolutions, one upon the other. 1: wav2vec 2.0. 5 of kernel 19: data2vec. 0: none."""
-    relative_position: Literal["none", "gated", "alibi", "rotary"] = "none"
+    relative_position: Literal["none", "gated", "alibi", "rotary", "rotary_input", "sinusoid"] = "none"
     """Distances between frames in attention. gated: WavLM's gated bias, one value a head and bucket of distances.
     alibi: a bias that falls with the distance, with a learned scale of each head (data2vec 2.0). rotary: rotation of
-    queries and keys (RoPE)."""
+    queries and keys (RoPE). rotary_input: rotation of what they are projected from (wav2vec2-conformer of fairseq).
+    sinusoid: a product with projected sinusoids of the distance (Transformer-XL)."""
     dropout: float = 0.1
     """On the outputs of attention and feed-forward layers."""
     attention_dropout: float = 0.1

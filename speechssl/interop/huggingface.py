@@ -1,4 +1,4 @@
-"""wav2vec 2.0, HuBERT, WavLM and data2vec encoders in the layout of Hugging Face transformers: weights, configuration.
+"""wav2vec 2.0, its Conformer, HuBERT, WavLM and data2vec encoders in the layout of Hugging Face transformers.
 
 In: a state dict and a config dict. Out: a SpeechEncoder, or the same two back, exactly (of wav2vec 2.0 and HuBERT).
 transformers itself is not needed. What the encoder cannot express (adapters, batch norm in the positional convolution)
@@ -18,6 +18,7 @@ from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.errors import CheckpointError, ConfigError
 from speechssl.core.files import write_atomic, write_json
 from speechssl.data.audio.decode import SAMPLE_RATE
+from speechssl.interop.conformer import block_names, block_settings, with_fixed_norms
 from speechssl.models.encoder import SpeechEncoder
 
 __all__ = [
@@ -32,7 +33,8 @@ Architecture = Literal["wav2vec2", "hubert", "wavlm"]
 
 MODELS: dict[Architecture, str] = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
 
-PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio."}
+PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio.",
+            "wav2vec2-conformer": "wav2vec2_conformer."}  # fmt: skip
 """Supported ``model_type`` -> what task models write before the names of the encoder's tensors."""
 
 HEADS = ("quantizer.", "project_hid.", "project_q.", "lm_head.", "projector.", "classifier.", "label_embeddings",
@@ -87,6 +89,9 @@ def _names(cfg: ModelConfig) -> dict[str, str]:
         "down": "feed_forward.output_dense",
         "ffn_norm": "final_layer_norm",
     }
+    if cfg.encoder.block == "conformer":
+        blocks, single = block_names(cfg.encoder)
+        modules, names, parts = modules | blocks, names | single, {}
     for i in range(cfg.encoder.layers):
         modules |= {f"blocks.{i}.{ours}": f"encoder.layers.{i}.{theirs}" for ours, theirs in parts.items()}
     if cfg.encoder.relative_position == "gated":
@@ -104,8 +109,9 @@ def _names(cfg: ModelConfig) -> dict[str, str]:
 
 def _joined(cfg: ModelConfig) -> dict[str, list[str]]:
     """Return our joined projection -> their queries, keys, values."""
+    theirs = "self_attn.linear_{}" if cfg.encoder.block == "conformer" else "attention.{}_proj"
     return {
-        f"blocks.{i}.attention.qkv.{leaf}": [f"encoder.layers.{i}.attention.{part}_proj.{leaf}" for part in "qkv"]
+        f"blocks.{i}.attention.qkv.{leaf}": [f"encoder.layers.{i}.{theirs.format(part)}.{leaf}" for part in "qkv"]
         for i in range(cfg.encoder.layers)
         for leaf in ("weight", "bias")
     }
@@ -117,6 +123,12 @@ def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig
         raise ConfigError(f"Hugging Face model_type {kind!r} is not supported; supported: {', '.join(PREFIXES)}")
     if kind == "data2vec-audio":
         config = {"feat_extract_norm": "layer", "do_stable_layer_norm": False, **config}
+    if kind == "wav2vec2-conformer":
+        if config.get("hidden_act", "gelu") not in ("swish", "silu"):
+            raise ConfigError(
+                f"Hugging Face config: hidden_act = {config.get('hidden_act')!r}: a Conformer has 'swish'"
+            )
+        config = {**config, "hidden_act": "gelu", "do_stable_layer_norm": True}
     for name, value in (EXPECTED | (BUCKETS if kind == "wavlm" else {})).items():
         if config.get(name, value) != value:
             raise ConfigError(f"Hugging Face config: {name} = {config[name]!r} is not supported, only {value!r} is")
@@ -128,7 +140,7 @@ def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig
             norm=norm,  # type: ignore[arg-type]
             bias=bool(config["conv_bias"]),
         )
-        encoder = EncoderConfig(
+        sizes = EncoderConfig(
             dim=config["hidden_size"],
             layers=config["num_hidden_layers"],
             heads=config["num_attention_heads"],
@@ -144,6 +156,7 @@ def _config_in(config: Mapping[str, Any], normalize: bool | None) -> ModelConfig
             input_dropout=float(config.get("feat_proj_dropout", 0.0)),
             layer_drop=float(config.get("layerdrop", 0.1)),
         )
+        encoder = replace(sizes, **block_settings(config)) if kind == "wav2vec2-conformer" else sizes
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"Hugging Face config cannot be used: {type(error).__name__} {error}") from error
     return ModelConfig(
@@ -211,6 +224,11 @@ def encoder_from_huggingface(
     bare, _ = split_heads(state_dict)
     if "masked_spec_embed" not in bare:
         bare["masked_spec_embed"] = torch.rand(encoder.dim, generator=torch.Generator().manual_seed(1))
+    if cfg.encoder.block == "conformer":
+        try:
+            bare = with_fixed_norms(bare)
+        except KeyError as error:
+            raise CheckpointError(f"Hugging Face weights do not fit their config: {error} is missing") from error
     names, joined = _names(cfg), _joined(cfg)
     wanted = set(names.values()).union(*joined.values())
     missing, extra = sorted(wanted - bare.keys()), sorted(bare.keys() - wanted)

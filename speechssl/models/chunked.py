@@ -107,7 +107,7 @@ def _positioned(encoder: SpeechEncoder, blocks: Iterable[Tensor]) -> Iterator[Te
 
 def _attended(encoder: SpeechEncoder, layer: Layer, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield the sum with a layer's attention: each block's queries over the keys of three."""
-    for before, current, after in neighbours(_heads(layer, blocks)):
+    for before, current, after in neighbours(_heads(encoder, layer, blocks)):
         x, inner, q, _, _ = current
         causal = layer.attention.causal
         views = [view for view in (before, current, None if causal else after) if view is not None]
@@ -143,8 +143,12 @@ def _around(before: Tensor | None, x: Tensor, after: Tensor | None, reach: tuple
     return torch.cat([left, x, right], dim=1), left.shape[1]
 
 
-def _heads(layer: Layer, blocks: Iterable[Tensor]) -> Iterator[Heads]:
+def _heads(encoder: SpeechEncoder, layer: Layer, blocks: Iterable[Tensor]) -> Iterator[Heads]:
+    early = encoder.cfg.encoder.relative_position == "rotary_input"  # depends on the frame, not on distances alone
+    start = 0
     for given in blocks:
         x, inner = layer.opened(given)
-        q, k, v = layer.attention.qkv(inner).view(*x.shape[:2], 3, layer.attention.heads, -1).permute(2, 0, 3, 1, 4)
-        yield x, inner, q, k, v
+        places = torch.arange(start, start + x.shape[1], device=x.device)[None]
+        start += x.shape[1]
+        relative = encoder.relative_position(places, places) if early and encoder.relative_position else None
+        yield x, inner, *layer.attention.projected(inner, None, relative)

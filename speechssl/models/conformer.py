@@ -35,9 +35,9 @@ class FeedForward(nn.Module):
 class Convolution(nn.Module):
     """Layer norm, pointwise convolution and GLU, depthwise convolution, norm, Swish, pointwise convolution (figure 2).
 
-    The norm after the depthwise convolution is a layer norm over the channels of a frame. The batch norm of the paper
-    would make an utterance depend on its neighbours and on padding. Padding is zero before the depthwise convolution;
-    in transformers it is not. A causal one has ``kernel - 1`` frames of padding on its left.
+    The norm after the depthwise convolution is a layer norm over the channels of a frame, or none. The batch norm of
+    the paper would make an utterance depend on its neighbours and on padding. Padding is zero before the depthwise
+    convolution; in transformers it is not. A causal one has ``kernel - 1`` frames of padding on its left.
     """
 
     def __init__(self, cfg: EncoderConfig) -> None:
@@ -49,7 +49,7 @@ class Convolution(nn.Module):
         self.norm = LayerNorm(cfg.dim)
         self.gated = linear(cfg.dim, 2 * cfg.dim)
         self.depthwise = nn.Conv1d(cfg.dim, cfg.dim, cfg.conv_kernel, groups=cfg.dim)
-        self.depthwise_norm: nn.Module = LayerNorm(cfg.dim)
+        self.depthwise_norm = LayerNorm(cfg.dim) if cfg.conv_norm == "layer" else nn.Identity()
         self.out = linear(cfg.dim, cfg.dim)
         self.dropout = Dropout(cfg.dropout)
 
@@ -73,8 +73,7 @@ class ConformerBlock(nn.Module):
         super().__init__()
         self.first = FeedForward(cfg)
         self.attention_norm = LayerNorm(cfg.dim)
-        gated = cfg.relative_position == "gated"
-        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout, causal=cfg.causal, gated=gated)
+        self.attention = Attention(cfg)
         self.dropout = Dropout(cfg.dropout)
         self.convolution = Convolution(cfg)
         self.last = FeedForward(cfg)

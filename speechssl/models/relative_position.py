@@ -1,7 +1,8 @@
 """Relative positions in self-attention: a bias of the scores, or a rotation of queries and keys.
 
 In: the places of queries [B, W] and keys [B, F] in their utterances, int64 (B is 1 where all rows agree). Out: for all
-blocks, [B, H, W, F] to be added to the scores, with or without a gate of the block's own, or a `Rotation`.
+blocks, [B, H, W, F] to be added to the scores, with or without a gate of the block's own, or a `Rotation`, or
+`Distances`, from which each block makes a bias of its own.
 """
 
 import math
@@ -17,10 +18,13 @@ from speechssl.models.norm import at_least_float32
 __all__ = [
     "Alibi",
     "BucketedBias",
+    "DistanceBias",
+    "Distances",
     "Gate",
     "Relative",
     "Rotary",
     "Rotation",
+    "Sinusoids",
     "at_positions",
     "biased",
     "build_relative_position",
@@ -110,6 +114,8 @@ class Rotation(NamedTuple):
 
     queries: Tensor
     keys: Tensor
+    early: bool = False
+    """Whether the input of the projections is rotated, and not what they give."""
 
     def __call__(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Return queries [B, H, W, C] and keys [B, H, F, C], rotated."""
@@ -120,20 +126,21 @@ class Rotary(nn.Module):
     """Rotation of queries and keys by angles that grow with the frame: their products depend on the distance alone.
 
     Channels c and c + C/2 of a head turn by ``frame * 10000^(-2c/C)`` (RoPE, section 3.4.2; the pairs are those of
-    transformers).
+    transformers). An ``early`` rotation turns their input instead, so that more than the distance enters the products.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, *, early: bool = False) -> None:
         super().__init__()
         if size % 2:
             raise ConfigError(
                 f"model.encoder: rotary positions need an even number of channels a head, dim / heads = {size}"
             )
         self.size = size
+        self.early = early
 
     def forward(self, queries: Tensor, keys: Tensor) -> Rotation:
         """Return the rotation of queries [B, W] and keys [B, F]."""
-        return Rotation(self._angles(queries), self._angles(keys))
+        return Rotation(self._angles(queries), self._angles(keys), self.early)
 
     def _angles(self, frames: Tensor) -> Tensor:
         channels = torch.arange(0, self.size, 2, device=frames.device, dtype=torch.float64)
@@ -147,8 +154,57 @@ def _rotated(x: Tensor, angles: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1).to(x.dtype)
 
 
-Relative: TypeAlias = Tensor | Rotation
-"""Relative positions of queries and keys: a bias, or a rotation."""
+class Distances(NamedTuple):
+    """Sinusoids of distances [R, D], and which of them belongs to query and key, int64 [B, W, F]."""
+
+    table: Tensor
+    index: Tensor
+
+
+class Sinusoids(nn.Module):
+    """Sinusoids of the distance from key to query (Transformer-XL, section 3.3).
+
+    Channels 2c and 2c + 1 of distance r are the sine and the cosine of ``r * 10000^(-2c/D)``.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, queries: Tensor, keys: Tensor) -> Distances:
+        """Return the distances of queries [B, W] from keys [B, F]."""
+        distance = queries[..., None] - keys[:, None, :]
+        least = distance.min()
+        channels = torch.arange(0, self.dim, 2, device=distance.device, dtype=torch.float64)
+        rows = torch.arange(int(least), int(distance.max()) + 1, device=distance.device)
+        angles = rows[:, None] * 10_000.0 ** (-channels / self.dim)
+        return Distances(torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1), distance - least)
+
+
+class DistanceBias(nn.Module):
+    """What one block makes of `Sinusoids` (Transformer-XL, section 3.3).
+
+    The score of query q and key k, at the distance of sinusoids r, is ``((q + u) . k + (q + v) . W r) / sqrt(C)`` for a
+    head of C channels with learned u and v.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, dim, bias=False)
+        nn.init.normal_(self.project.weight, std=0.02)
+        self.content = nn.Parameter(torch.zeros(heads, 1, dim // heads))
+        self.place = nn.Parameter(torch.zeros(heads, 1, dim // heads))
+
+    def forward(self, q: Tensor, distances: Distances) -> tuple[Tensor, Tensor]:
+        """Return queries [B, H, W, C] plus u, and the bias [B, H, W, F] of their scores."""
+        table = self.project(distances.table.to(self.project.weight.dtype)).unflatten(1, (q.shape[1], -1))
+        scores = torch.matmul(q + self.place, table.permute(1, 2, 0).to(self.place.dtype)) * q.shape[-1] ** -0.5
+        index = distances.index[:, None].expand(len(scores), scores.shape[1], -1, -1)
+        return (q + self.content).to(q.dtype), scores.gather(-1, index)
+
+
+Relative: TypeAlias = Tensor | Rotation | Distances
+"""Relative positions of queries and keys: a bias, a rotation, or sinusoids of the distances."""
 
 
 def at_positions(relative: Relative, positions: Tensor | None) -> Relative:
@@ -156,7 +212,9 @@ def at_positions(relative: Relative, positions: Tensor | None) -> Relative:
     if positions is None:
         return relative
     if isinstance(relative, Rotation):
-        return Rotation(relative.queries[:, 0, 0][:, positions][:, :, None], relative.keys)
+        return relative._replace(queries=relative.queries[:, 0, 0][:, positions][:, :, None])
+    if isinstance(relative, Distances):
+        return relative._replace(index=relative.index[0][positions])
     return relative[0][:, positions].transpose(0, 1)
 
 
@@ -165,7 +223,7 @@ def biased(bias: Tensor, mask: Tensor | None) -> Tensor:
     return bias if mask is None else bias.masked_fill(~mask, -math.inf)
 
 
-def build_relative_position(cfg: EncoderConfig) -> BucketedBias | Alibi | Rotary | None:
+def build_relative_position(cfg: EncoderConfig) -> BucketedBias | Alibi | Rotary | Sinusoids | None:
     """Return what makes the relative positions that the encoder's blocks share.
 
     Raises
@@ -178,7 +236,9 @@ def build_relative_position(cfg: EncoderConfig) -> BucketedBias | Alibi | Rotary
             return BucketedBias(cfg.heads)
         case "alibi":
             return Alibi(cfg.heads)
-        case "rotary":
-            return Rotary(cfg.dim // cfg.heads)
+        case "rotary" | "rotary_input":
+            return Rotary(cfg.dim // cfg.heads, early=cfg.relative_position == "rotary_input")
+        case "sinusoid":
+            return Sinusoids(cfg.dim)
         case "none":
             return None

@@ -14,7 +14,15 @@ from speechssl.models.kernels.choice import is_plain
 from speechssl.models.kernels.dropout import Dropout, keep_mask
 from speechssl.models.kernels.linear import Linear, linear_product, widened
 from speechssl.models.norm import LayerNorm
-from speechssl.models.relative_position import Gate, Relative, Rotation, at_positions, biased
+from speechssl.models.relative_position import (
+    DistanceBias,
+    Distances,
+    Gate,
+    Relative,
+    Rotation,
+    at_positions,
+    biased,
+)
 
 __all__ = ["Attention", "Block", "linear", "not_after", "product_attention", "take_frames"]
 
@@ -31,19 +39,22 @@ class Attention(nn.Module):
     """Multi-head self-attention through PyTorch's fused kernel.
 
     In a causal one, query f attends to keys 0 to f. Padding follows the frames of an utterance, so that no frame of it
-    attends to padding: a causal attention is given no ``key_mask``. A ``gated`` one has a gate of its own for the bias.
+    attends to padding: a causal attention is given no ``key_mask``. With gated relative positions it has a gate of its
+    own for their bias, and with sinusoids a projection of its own for them.
     """
 
-    def __init__(self, dim: int, heads: int, dropout: float, *, causal: bool = False, gated: bool = False) -> None:
+    def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
+        dim, heads = cfg.dim, cfg.heads
         if heads < 1 or dim % heads:
             raise ConfigError(f"model.encoder.dim = {dim} must be a multiple of heads = {heads}")
         self.heads = heads
-        self.dropout = dropout
-        self.causal = causal
+        self.dropout = cfg.attention_dropout
+        self.causal = cfg.causal
         self.qkv = linear(dim, 3 * dim)
         self.out = linear(dim, dim)
-        self.gate = Gate(dim, heads) if gated else None
+        self.gate = Gate(dim, heads) if cfg.relative_position == "gated" else None
+        self.distance = DistanceBias(dim, heads) if cfg.relative_position == "sinusoid" else None
 
     def forward(
         self, x: Tensor, key_mask: Tensor | None, positions: Tensor | None = None, relative: Relative | None = None
@@ -53,34 +64,57 @@ class Attention(nn.Module):
         ``key_mask`` [B, 1, 1, F] is true where a key may be attended to; None in a causal attention. ``relative``
         is that of all F frames.
         """
-        B, T, D = x.shape
-        if positions is None:
-            q, k, v = self.qkv(x).view(B, T, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        else:
-            weights, biases = self.qkv.weight.tensor_split([D]), self.qkv.bias.tensor_split([D])
-            q = linear_product(take_frames(x, positions), weights[0], biases[0])
-            q = q.view(B, -1, self.heads, D // self.heads).transpose(1, 2)
-            kv = linear_product(x, weights[1], biases[1])
-            k, v = kv.view(B, T, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.projected(x, positions, relative)
         dropout = self.dropout if self.training else 0.0
         on_cpu = q.device.type == "cpu" and (q.dtype == torch.bfloat16 or dropout) and not is_plain()
-        triangle = self.causal and positions is None and not isinstance(relative, Tensor) and not on_cpu
-        mask = not_after(T, positions, x.device) if self.causal and not triangle else key_mask
+        rotated = relative is None or isinstance(relative, Rotation)
+        triangle = self.causal and positions is None and rotated and not on_cpu
+        mask = not_after(x.shape[1], positions, x.device) if self.causal and not triangle else key_mask
         if relative is not None:
             q, k, mask = self.related(at_positions(relative, positions), take_frames(x, positions), q, k, mask)
         if on_cpu:
             y = _cpu_attention(q, k, v, mask, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=triangle)
-        return self.out(y.transpose(1, 2).reshape(B, -1, D))
+        return self.out(y.transpose(1, 2).flatten(2))
+
+    def projected(
+        self, x: Tensor, positions: Tensor | None = None, relative: Relative | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries at ``positions`` (all for None), keys and values of x [B, F, D], each [B, H, frames, D / H].
+
+        An ``early`` rotation turns what queries and keys are projected from.
+        """
+        if isinstance(relative, Rotation) and relative.early:
+            turned = at_positions(relative, positions)(self._split(take_frames(x, positions)), self._split(x))
+            inputs = (*(part.transpose(1, 2).flatten(2) for part in turned), x)
+            weights = zip(inputs, self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+            q, k, v = (self._split(linear_product(part, weight, bias)) for part, weight, bias in weights)
+        elif positions is None:
+            q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        else:
+            D = x.shape[2]
+            (first, rest), biases = self.qkv.weight.tensor_split([D]), self.qkv.bias.tensor_split([D])
+            q = self._split(linear_product(take_frames(x, positions), first, biases[0]))
+            kv = linear_product(x, rest, biases[1])
+            k, v = kv.unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Return the heads of x [B, F, D] as [B, H, F, D / H]."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
     def related(
         self, relative: Relative, x: Tensor, q: Tensor, k: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return queries, keys and mask with relative positions in them; x [B, W, D] is the input of the queries."""
         if isinstance(relative, Rotation):
-            return *relative(q, k), mask
-        bias = relative if self.gate is None else self.gate(x) * relative
+            return (q, k, mask) if relative.early else (*relative(q, k), mask)
+        if isinstance(relative, Distances):
+            assert self.distance is not None
+            q, bias = self.distance(q, relative)
+        else:
+            bias = relative if self.gate is None else self.gate(x) * relative
         return q, k, biased(bias, mask).to(q.dtype)
 
 
@@ -138,8 +172,7 @@ class Block(nn.Module):
     def __init__(self, cfg: EncoderConfig) -> None:
         super().__init__()
         self.pre = cfg.norm == "pre"
-        gated = cfg.relative_position == "gated"
-        self.attention = Attention(cfg.dim, cfg.heads, cfg.attention_dropout, causal=cfg.causal, gated=gated)
+        self.attention = Attention(cfg)
         self.attention_norm = LayerNorm(cfg.dim)
         self.up = linear(cfg.dim, cfg.ffn_dim)
         self.down = linear(cfg.ffn_dim, cfg.dim)

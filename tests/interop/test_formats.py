@@ -27,7 +27,9 @@ from tests.support.public_models import (
 
 transformers = pytest.importorskip("transformers")
 
-KINDS = ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio")
+KINDS = ("Wav2Vec2", "Hubert", "WavLM", "Data2VecAudio", "Wav2Vec2Conformer")
+POSITIONS = {"safetensors": "relative", "bin": "rotary", "old norm": None}
+"""Of a Conformer, one kind in each form."""
 
 
 def sound(seconds: float = 0.5) -> torch.Tensor:
@@ -56,7 +58,8 @@ def test_hugging_face(tmp_path, kind, task, form):
     if not hasattr(transformers, kind + task):
         pytest.skip("transformers has no such class")
     large = {} if kind == "Data2VecAudio" else {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
-    model = of_transformers(kind + task, **large if form == "safetensors" else {})
+    positions = {"position_embeddings_type": POSITIONS[form]} if kind == "Wav2Vec2Conformer" else {}
+    model = of_transformers(kind + task, **positions, **large if form == "safetensors" else {})
     model.save_pretrained(tmp_path)
     if form != "safetensors":
         state = model.state_dict()

@@ -100,6 +100,8 @@ def options(**changes: object) -> SpeechEncoder:
         {"relative_position": "gated"},
         {"relative_position": "alibi"},
         {"relative_position": "rotary"},
+        {"relative_position": "rotary_input"},
+        {"relative_position": "sinusoid"},
         {"pos_depth": 3, "pos_kernel": 5},
         {"pos_depth": 2, "pos_kernel": 6, "relative_position": "gated"},
         {"pos_depth": 0, "relative_position": "alibi"},

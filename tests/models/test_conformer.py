@@ -15,29 +15,13 @@ from speechssl.models.conformer import Convolution
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.kernels.choice import plain_paths
 from speechssl.models.relative_position import Rotary
+from tests.support.public_models import shake
 
 HEADS, SIZE, KERNEL = 4, 12, 7
 
 
-def commuting(generator: torch.Generator) -> torch.Tensor:
-    """Return a matrix [D, D] of which ``rotate(W x) = W rotate(x)``: it mixes channels of the same frequency only.
-
-    Channels c and c + C/2 of a head are the real and imaginary part of a number that is multiplied by another.
-    """
-    weight = torch.zeros(HEADS, 2, SIZE // 2, HEADS, 2, SIZE // 2)
-    for c in range(SIZE // 2):
-        real, imaginary = 0.5 * torch.randn(2, HEADS, HEADS, generator=generator)
-        weight[:, 0, c, :, 0, c] = weight[:, 1, c, :, 1, c] = real
-        weight[:, 0, c, :, 1, c], weight[:, 1, c, :, 0, c] = -imaginary, imaginary
-    return weight.reshape(HEADS * SIZE, HEADS * SIZE)
-
-
 def peer(position: str | None):
-    """Return a random model of transformers, and our encoder with its weights.
-
-    Its batch norm, in evaluation a factor and a shift of each channel, is part of our depthwise convolution, whose own
-    norm is taken out.
-    """
+    """Return a random model of transformers, and our encoder with its weights."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
     config = transformers.Wav2Vec2ConformerConfig(
@@ -46,68 +30,17 @@ def peer(position: str | None):
         position_embeddings_type=position, conv_depthwise_kernel_size=KERNEL, num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=4, attn_implementation="eager",
     )  # fmt: skip
-    model = transformers.Wav2Vec2ConformerModel(config).eval()
-    generator = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for name, value in [*model.named_parameters(), *model.named_buffers()]:
-            if value.is_floating_point() and "inv_freq" not in name:
-                noise = 0.1 * torch.randn(value.shape, generator=generator)
-                value.add_(noise.abs() if name.endswith("running_var") else noise)
-        for layer in model.encoder.layers if position == "rotary" else ():
-            for linear in (layer.self_attn.linear_q, layer.self_attn.linear_k):
-                linear.weight.copy_(commuting(generator))
-                linear.bias.zero_()
-    state = model.state_dict()
-    own = {}
-    for ours, theirs in {"feature_norm": "feature_projection.layer_norm", "projection": "feature_projection.projection",
-                         "norm": "encoder.layer_norm"}.items():  # fmt: skip
-        own |= {f"{ours}.{leaf}": state[f"{theirs}.{leaf}"] for leaf in ("weight", "bias")}
-    modules = {"attention_norm": "self_attn_layer_norm", "attention.out": "self_attn.linear_out",
-               "norm": "final_layer_norm",
-               "first.norm": "ffn1_layer_norm", "first.up": "ffn1.intermediate_dense",
-               "first.down": "ffn1.output_dense",
-               "last.norm": "ffn2_layer_norm", "last.up": "ffn2.intermediate_dense", "last.down": "ffn2.output_dense",
-               "convolution.norm": "conv_module.layer_norm"}  # fmt: skip
-    for i in range(3):
-        block, layer = f"blocks.{i}.", f"encoder.layers.{i}."
-        for leaf in ("weight", "bias"):
-            own |= {f"{block}{ours}.{leaf}": state[f"{layer}{theirs}.{leaf}"] for ours, theirs in modules.items()}
-            own[f"{block}attention.qkv.{leaf}"] = torch.cat(
-                [state[f"{layer}self_attn.linear_{p}.{leaf}"] for p in "qkv"]
-            )
-        for ours, theirs, width in (("gated", "pointwise_conv1", 2), ("out", "pointwise_conv2", 1)):
-            own[f"{block}convolution.{ours}.weight"] = state[f"{layer}conv_module.{theirs}.weight"][..., 0]
-            own[f"{block}convolution.{ours}.bias"] = torch.zeros(width * HEADS * SIZE)
-        batch = model.encoder.layers[i].conv_module.batch_norm
-        factor = batch.weight / torch.sqrt(batch.running_var + batch.eps)
-        depthwise = state[f"{layer}conv_module.depthwise_conv.weight"]
-        own[f"{block}convolution.depthwise.weight"] = depthwise * factor[:, None, None]
-        own[f"{block}convolution.depthwise.bias"] = batch.bias - batch.running_mean * factor
-    stem = {f"feature_extractor.{name}": value for name, value in model.feature_extractor.state_dict().items()}
-    known = json.loads(config.to_json_string(use_diff=False)) | {
-        "model_type": "wav2vec2", "do_stable_layer_norm": True, "num_hidden_layers": 0, "hidden_act": "gelu",
-    }  # fmt: skip
-    rest = {
-        name: value for name, value in state.items() if name.startswith(("feature_projection", "encoder.layer_norm"))
-    }
-    rest |= {name: value for name, value in state.items() if name.startswith("encoder.pos_conv_embed.")}
-    same = encoder_from_huggingface(stem | rest, known, normalize=False)
-    cfg = replace(
-        same.cfg.encoder, layers=3, block="conformer", conv_kernel=KERNEL, pos_depth=0,
-        relative_position="rotary" if position == "rotary" else "none",
-    )  # fmt: skip
-    encoder = SpeechEncoder(replace(same.cfg, encoder=cfg))
-    for block in encoder.blocks:
-        block.convolution.depthwise_norm = nn.Identity()
-    kept = {name: value for name, value in same.state_dict().items() if not name.startswith("position.")}
-    encoder.load_state_dict(kept | own)
-    return model, encoder.eval()
+    model = shake(transformers.Wav2Vec2ConformerModel(config), seed=4)
+    for layer in model.encoder.layers:  # large, so that positions matter
+        for name, weight in layer.self_attn.named_parameters():
+            weight.data.mul_(8.0 if name.startswith(("linear_q.w", "linear_k.w", "linear_pos")) else 1.0)
+    known = json.loads(config.to_json_string(use_diff=False))
+    return model, encoder_from_huggingface(model.state_dict(), known, normalize=False)
 
 
 @pytest.mark.parametrize("paths", [nullcontext, plain_paths])
-@pytest.mark.parametrize("position", [None, "rotary"])
+@pytest.mark.parametrize("position", [None, "rotary", "relative"])
 def test_equal_to_wav2vec2_conformer_layer_by_layer(position, paths):
-    """Transformers rotates before the projections: both are the same where these commute with the rotation."""
     model, encoder = peer(position)
     wave = torch.randn(2, 3_400, generator=torch.Generator().manual_seed(1))
     with paths(), torch.no_grad():
@@ -117,11 +50,26 @@ def test_equal_to_wav2vec2_conformer_layer_by_layer(position, paths):
         torch.testing.assert_close(a, b, atol=5e-5, rtol=1e-4)
     if position:
         plain = SpeechEncoder(replace(encoder.cfg, encoder=replace(encoder.cfg.encoder, relative_position="none")))
-        for block in plain.blocks:
-            block.convolution.depthwise_norm = nn.Identity()
-        plain.load_state_dict(encoder.state_dict())
+        plain.load_state_dict(encoder.state_dict(), strict=False)
         with torch.no_grad():
-            assert (plain.eval()(wave).x - ours.x).abs().max() > 0.01  # the rotation does matter
+            assert (plain.eval()(wave).x - ours.x).abs().max() > 0.01  # the positions do matter
+
+
+@pytest.mark.parametrize("position", ["rotary", "relative"])
+def test_frames_at_positions_are_those_of_all(position):
+    _, encoder = peer(position)
+    wave = torch.randn(2, 3_400, generator=torch.Generator().manual_seed(1))
+    positions = torch.tensor([[3, 50, 7], [0, 1, 200]])
+    with torch.no_grad():
+        all_of_them = encoder(wave).x
+        some = encoder(wave, positions=positions).x
+        attention = encoder.blocks[0].attention
+        frames = torch.arange(all_of_them.shape[1])[None]
+        relative = encoder.relative_position(frames, frames)
+        whole = attention(all_of_them, None, None, relative)
+        part = attention(all_of_them, None, positions, relative)
+    for few, many in ((some, all_of_them), (part, whole)):
+        torch.testing.assert_close(few, many.gather(1, positions[..., None].expand(-1, -1, many.shape[2])))
 
 
 def test_transformers_rotates_before_the_projections_and_so_sees_more_than_distances():

@@ -337,7 +337,7 @@ def test_product_attention_equals_the_fused_kernel(masked):
 
 def test_bfloat16_attention_on_a_cpu_stays_close_to_float32():
     torch.manual_seed(0)
-    attention = Attention(64, 4, 0.0).eval()
+    attention = Attention(EncoderConfig(dim=64, heads=4, attention_dropout=0.0)).eval()
     x = torch.randn(2, 50, 64)
     mask = (torch.arange(50) < torch.tensor([[50], [31]]))[:, None, None, :]
     with torch.no_grad():

@@ -23,6 +23,8 @@ OPTIONS = pytest.mark.parametrize(
         {"relative_position": "gated"},
         {"relative_position": "alibi"},
         {"relative_position": "rotary"},
+        {"relative_position": "rotary_input"},
+        {"relative_position": "sinusoid"},
         {"pos_depth": 3, "pos_kernel": 3},
         {"block": "conformer", "conv_kernel": 5},
         {"block": "conformer", "conv_kernel": 5, "pos_depth": 0, "relative_position": "rotary"},

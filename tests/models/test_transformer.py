@@ -78,7 +78,7 @@ def plain_attention(module: Attention, x: torch.Tensor, keys: int) -> torch.Tens
 @pytest.mark.parametrize("keys", [5, 9])
 def test_attention_against_loops(keys):
     torch.manual_seed(0)
-    module = Attention(16, 4, 0.0).double()
+    module = Attention(EncoderConfig(dim=16, heads=4, attention_dropout=0.0)).double()
     nn.init.normal_(module.qkv.weight)
     nn.init.normal_(module.qkv.bias)
     x = torch.randn(9, 16, dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_attention_against_loops(keys):
 def test_causal_attention_against_loops(paths, bf16):
     """All frames, and some alone; in bfloat16 by the kernels of that precision."""
     torch.manual_seed(0)
-    module = Attention(16, 4, 0.0, causal=True).eval()
+    module = Attention(EncoderConfig(dim=16, heads=4, attention_dropout=0.0, causal=True)).eval()
     nn.init.normal_(module.qkv.weight, std=0.3)
     nn.init.normal_(module.qkv.bias)
     x, positions = torch.randn(2, 9, 16), torch.tensor([[8, 0, 3], [1, 1, 6]])
@@ -106,7 +106,7 @@ def test_causal_attention_against_loops(paths, bf16):
 
 def test_causal_attention_with_dropout_drops_no_future_in():
     """Where dropout leaves the fused kernel: a change of the last frame changes no frame before it."""
-    module = Attention(16, 4, 0.5, causal=True).train()
+    module = Attention(EncoderConfig(dim=16, heads=4, attention_dropout=0.5, causal=True)).train()
     x = torch.randn(1, 9, 16)
     other = torch.cat([x[:, :-1], x[:, -1:] + 3], dim=1)
     results = []

@@ -39,6 +39,13 @@ def encode_whole(encoder: SpeechEncoder, wave: Tensor, block: int) -> Tensor:
         if encoder.relative_position is not None:
             places = torch.arange(frames)[None]
             relative = encoder.relative_position(places, places)
+            if getattr(relative, "early", False):  # what queries and keys are projected from is rotated
+                turned = relative(*2 * [inner.view(1, frames, heads, -1).transpose(1, 2)])
+                weights, biases = layer.attention.qkv.weight.chunk(3), layer.attention.qkv.bias.chunk(3)
+                q, k = (
+                    (part[0].transpose(0, 1).flatten(1) @ weight.T + own).view(frames, heads, -1).transpose(0, 1)
+                    for part, weight, own in zip(turned, weights, biases, strict=False)
+                )
             q, k, bias = (part[0] for part in layer.attention.related(relative, inner, q[None], k[None], sees[None]))
             bias = bias if bias.is_floating_point() else torch.zeros(()).masked_fill(~sees, float("-inf"))
         scores = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5 + bias

@@ -46,6 +46,8 @@ def of_transformers(task: str, **changes):
     sizes = {} if changes.pop("base", False) else SMALL
     if "Data2Vec" in task:
         sizes = {name: value for name, value in sizes.items() if name != "num_conv_pos_embeddings"}
+    if "Conformer" in task:
+        sizes = {"hidden_act": "swish"} | sizes
     return shake(model_class(model_class.config_class(**sizes | {"vocab_size": len(LETTERS) + 4} | changes)))
 
 
