@@ -14,6 +14,7 @@ from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure
 from speechssl.reports.run.collect import Training
 from speechssl.reports.run.facts import dev_wer
+from speechssl.reports.run.published import published_figures
 from speechssl.reports.run.unit_use import use_chart
 
 __all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
@@ -61,7 +62,8 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
     chart = use_chart([(training_label(t, trainings), t.units) for t in trainings if t.units is not None])
     if chart is not None:
         figures.append(Figure(chart, "How often each unit is a target: share of the frames, by rank of the unit."))
-    return [figure for figure in (*figures, *_optimiser(trainings)) if figure is not None]
+    shown = (*figures, *_optimiser(trainings), *published_figures(trainings))
+    return [figure for figure in shown if figure is not None]
 
 
 def _curves(trainings: Sequence[Training]) -> list[Curve]:
