@@ -29,9 +29,8 @@ from speechssl.core.precision import uses_bf16
 from speechssl.core.randomness import key
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.augment import Sounds, augmenter
-from speechssl.data.batches.mixture import mixed
+from speechssl.data.batches.mixture import mixed, with_true_share
 from speechssl.data.batches.plan import Plan
-from speechssl.data.batches.shares import SharedPlan, labelled_plan
 from speechssl.data.batches.stream import Stream
 from speechssl.data.ingest.ids import say_absent
 from speechssl.data.ingest.text.casing import dotless_i
@@ -243,13 +242,13 @@ def _data(cfg: FinetuneConfig, pretrained: ModelFolder | None) -> TrainingSet:
     return training_set(cfg, labelled, grid.frames)
 
 
-def _plan(cfg: FinetuneConfig, data: TrainingSet) -> Plan | SharedPlan:
+def _plan(cfg: FinetuneConfig, data: TrainingSet) -> Plan:
     def plan(without: np.ndarray | None) -> Plan:
         return Plan.finetune(data.corpus, cfg.data, cfg.seed, without=without)
 
     if cfg.data.mix.by != "none":
         return mixed(plan, data.corpus, cfg.data.mix, cfg.seed)
-    return labelled_plan(data.corpus, cfg.data, cfg.seed, pseudo=data.pseudo, true_share=cfg.pseudo.true_share)
+    return with_true_share(plan, data.corpus, data.pseudo, cfg.pseudo.true_share, cfg.seed)
 
 
 def _finetune(cfg: FinetuneConfig, run: RunFolder, parallel: Parallel) -> Path:
@@ -360,7 +359,7 @@ def _outcome(result: TrainResult, validation: Validation | None) -> str:
     return "\n".join(lines)
 
 
-def _summary(cfg: FinetuneConfig, data: TrainingSet, plan: Plan | SharedPlan, validation: Validation | None) -> str:
+def _summary(cfg: FinetuneConfig, data: TrainingSet, plan: Plan, validation: Validation | None) -> str:
     training, per_step = cfg.training, cfg.data.batches_per_step
     left_out = Counter(entry.reason for entry in data.entries if entry.action != "kept")
     lengths = data.corpus.samples / SAMPLE_RATE

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from speechssl.config.data import ManifestConfig, ShardConfig
 from speechssl.config.training import FinetuneConfig, PretrainConfig
+from speechssl.config.understanding import ProbeConfig
 from speechssl.config.verbs import EvaluateConfig
 
 __all__ = ["CompareConfig", "CompareObjectivesConfig"]
@@ -69,3 +70,7 @@ class CompareObjectivesConfig:
     """What all objectives share: data, encoder, updates. ``objective`` and ``optim`` are those of each arm."""
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    probes: tuple[str, ...] = ()
+    """Tasks of ``probe`` on the frozen model of each arm, beside fine-tuning. Empty: none."""
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    """Settings of those probes. Without ``data`` they read ``pretrain.data.shards``."""

@@ -54,7 +54,8 @@ def block_names(cfg: EncoderConfig) -> tuple[dict[str, str], dict[str, str]]:
     for ours, theirs in (("gated", "pointwise_conv1"), ("depthwise", "depthwise_conv"), ("out", "pointwise_conv2")):
         parts[f"convolution.{ours}"] = f"conv_module.{theirs}"
     single = {"project.weight": "linear_pos.weight", "content": "pos_bias_u", "place": "pos_bias_v"}
-    modules, names = {}, {}
+    modules: dict[str, str] = {}
+    names: dict[str, str] = {}
     for i in range(cfg.layers):
         modules |= {f"blocks.{i}.{ours}": f"encoder.layers.{i}.{theirs}" for ours, theirs in parts.items()}
         if cfg.relative_position == "sinusoid":

@@ -158,7 +158,7 @@ class Distances(NamedTuple):
     """Sinusoids of distances [R, D], and which of them belongs to query and key, int64 [B, W, F]."""
 
     table: Tensor
-    index: Tensor
+    rows: Tensor
 
 
 class Sinusoids(nn.Module):
@@ -199,8 +199,8 @@ class DistanceBias(nn.Module):
         """Return queries [B, H, W, C] plus u, and the bias [B, H, W, F] of their scores."""
         table = self.project(distances.table.to(self.project.weight.dtype)).unflatten(1, (q.shape[1], -1))
         scores = torch.matmul(q + self.place, table.permute(1, 2, 0).to(self.place.dtype)) * q.shape[-1] ** -0.5
-        index = distances.index[:, None].expand(len(scores), scores.shape[1], -1, -1)
-        return (q + self.content).to(q.dtype), scores.gather(-1, index)
+        rows = distances.rows[:, None].expand(len(scores), scores.shape[1], -1, -1)
+        return (q + self.content).to(q.dtype), scores.gather(-1, rows)
 
 
 Relative: TypeAlias = Tensor | Rotation | Distances
@@ -214,7 +214,7 @@ def at_positions(relative: Relative, positions: Tensor | None) -> Relative:
     if isinstance(relative, Rotation):
         return relative._replace(queries=relative.queries[:, 0, 0][:, positions][:, :, None])
     if isinstance(relative, Distances):
-        return relative._replace(index=relative.index[0][positions])
+        return relative._replace(rows=relative.rows[0][positions])
     return relative[0][:, positions].transpose(0, 1)
 
 

@@ -4,6 +4,8 @@ In and out: [B, F, D], float32 between the parts (the residual stream stays in f
 products run in bfloat16). Padding arrives as a boolean mask over keys, or as None: then no mask is built.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -86,7 +88,8 @@ class Attention(nn.Module):
         An ``early`` rotation turns what queries and keys are projected from.
         """
         if isinstance(relative, Rotation) and relative.early:
-            turned = at_positions(relative, positions)(self._split(take_frames(x, positions)), self._split(x))
+            rotation = cast(Rotation, at_positions(relative, positions))
+            turned = rotation(self._split(take_frames(x, positions)), self._split(x))
             inputs = (*(part.transpose(1, 2).flatten(2) for part in turned), x)
             weights = zip(inputs, self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
             q, k, v = (self._split(linear_product(part, weight, bias)) for part, weight, bias in weights)

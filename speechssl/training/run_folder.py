@@ -23,7 +23,6 @@ from speechssl.core.errors import ConfigError, DataError, RunError
 from speechssl.core.files import exclusive
 from speechssl.core.ledger import Entry, Ledger, read_ledger
 from speechssl.data.batches.plan import Plan
-from speechssl.data.batches.shares import SharedPlan
 from speechssl.training.checkpoints.checkpoint import Checkpoints
 from speechssl.training.checkpoints.upload import Upload
 from speechssl.training.monitoring.log import MetricsLog
@@ -185,7 +184,7 @@ class RunFolder:
                 self.record(changes)
             yield self
 
-    def settle_steps(self, cfg: Config, plan: Plan | SharedPlan) -> Config:
+    def settle_steps(self, cfg: Config, plan: Plan) -> Config:
         """Return ``cfg`` with the updates that its epochs take by ``plan``, and store it; without epochs, as it is."""
         training = cfg.training
         if not training.epochs:

@@ -32,10 +32,29 @@ from speechssl.understanding.targets import frame_targets
 from speechssl.understanding.tasks import Task, make_task, without_missing
 from speechssl.understanding.train import HeadTraining, predict, score
 
-__all__ = ["run_probe"]
+__all__ = ["open_task", "run_probe"]
 
 NEIGHBOURS = (1, 3, 5, 10, 20)
 """Values of k; dev chooses among them and the layers."""
+
+
+def open_task(name: str, cfg: ProbeConfig) -> Task:
+    """Return a task on ``cfg.data``.
+
+    Raises
+    ------
+    ConfigError
+        Settings that do not fit the task.
+    DataError
+        The data cannot be read, or do not have what the task needs.
+    """
+    _, utterances = open_recordings(cfg.data)
+    task = make_task(name, utterances, cfg)
+    if "knn" in cfg.heads and task.kind in ("text", "frames"):
+        raise ConfigError(
+            f"head knn predicts one class for each utterance, and task {name!r} has other labels: leave it out"
+        )
+    return task
 
 
 def run_probe(model: str, name: str, cfg: ProbeConfig) -> list[HeadResult]:
@@ -48,12 +67,7 @@ def run_probe(model: str, name: str, cfg: ProbeConfig) -> list[HeadResult]:
     DataError, CheckpointError
         The data or the model cannot be used.
     """
-    _, utterances = open_recordings(cfg.data)
-    task = make_task(name, utterances, cfg)
-    if "knn" in cfg.heads and task.kind in ("text", "frames"):
-        raise ConfigError(
-            f"head knn predicts one class for each utterance, and task {name!r} has other labels: leave it out"
-        )
+    task = open_task(name, cfg)
     needed = sorted({*task.ids["train"], *task.ids["dev"], *task.ids["test"], *task.trials})
     recordings, _ = open_recordings(cfg.data, ids=needed)
     extractor = open_extractor(model, layers=cfg.layers, stack=cfg.stack, device=cfg.device)

@@ -1,7 +1,8 @@
 """``speechssl compare-objectives``: every objective on equal terms, from pretraining to one page.
 
 In: ``CompareObjectivesConfig``. Out: a folder with one run an arm and seed (pretraining, then for each label set the
-fine-tunings, of which dev chooses one, and its scores on dev and test), and ``objectives.html``, ``.json``, ``.txt``.
+fine-tunings, of which dev chooses one, and its scores on dev and test; then probes, if any), and ``objectives.html``,
+``.json``, ``.txt``.
 Arms run side by side, each a command line of this verb with ``only``. Finished stages are not made again; an arm that
 fails does not stop the others.
 """
@@ -24,6 +25,7 @@ from speechssl.reports.comparison.objectives_page import build_objectives
 from speechssl.training.pretrain import pretrain
 from speechssl.training.run_folder import decisive
 from speechssl.workflows.arm_costs import ArmCost, arm_costs, expected_seconds, slot_environments
+from speechssl.workflows.arm_probes import check_probes, probe_stages
 from speechssl.workflows.arms import Arm, Labels, arms_of, finetunings, labels_of, pretrainings, runs_of
 from speechssl.workflows.pipeline import corpus_stages
 from speechssl.workflows.side_by_side import EXIT_INTERRUPTED, run_all, start, tail
@@ -57,6 +59,7 @@ def compare_objectives(cfg: CompareObjectivesConfig) -> Path:
             run_stages(output / "arms" / name, _stages(cfg, *every[name], labels, output / "arms" / name))
         return output
     remove_leftovers(output, deep=False)
+    check_probes(cfg)
     for name, run in every.items():  # a refused setting is found before anything is made
         check_stages(output / "arms" / name, _stages(cfg, *run, labels, output / "arms" / name))
     write_toml(cfg, output / "config.toml")
@@ -123,7 +126,7 @@ def _stages(cfg: CompareObjectivesConfig, arm: Arm, seed: int, labels: Sequence[
 
             output = place / split / "wer.json"
             stages.append(Stage(f"{each.name}-{split}", to_dict(request), output, score, cheap=True))
-    return stages
+    return stages + probe_stages(cfg, labels, folder)
 
 
 def _choose(tunings: Sequence[FinetuneConfig], place: Path) -> None:

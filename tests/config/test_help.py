@@ -48,7 +48,7 @@ def changed(setting):
         return tuple(
             {str: f"{setting.path}={i + 1}", int: i + 1, float: i + 0.5}[first] for i in range(len(value) or 2)
         )
-    return f"{value}x" if kind is str else value * 0.9 if kind is float else value + 1
+    return f"{value}x" if kind is str else value * 0.9 if kind is float else value + 2
 
 
 def flat(value):

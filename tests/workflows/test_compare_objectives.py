@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from speechssl.cli.main import main
-from speechssl.config import CompareObjectivesConfig, ObjectiveConfig, TrainingConfig
+from speechssl.config import CompareObjectivesConfig, ObjectiveConfig, ProbeConfig, TrainingConfig
 from speechssl.config.load import load_config, tagged, write_toml
 from speechssl.config.objectives import offline_targets
-from speechssl.core.errors import ConfigError
+from speechssl.core.errors import ConfigError, DataError
 from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.evaluation.wer.wer import compare_systems
 from speechssl.models.encoder import SpeechEncoder
@@ -183,7 +183,11 @@ def shards(tmp_path_factory):
 def compared(shards, tmp_path_factory):
     """A comparison that was killed while its first arms were trained, and then went on."""
     output = tmp_path_factory.mktemp("compared") / "run"
-    cfg = config(output, shards)
+    ids = {"train_ids": range(12), "dev_ids": range(12, 18), "test_ids": range(18, 24)}  # of two speakers
+    for name, numbers in ids.items():
+        (output.parent / name).write_text("".join(f"train-{i:03d}\n" for i in numbers), encoding="utf-8")
+    probe = ProbeConfig(heads=("knn",), bootstrap=50, **{name: str(output.parent / name) for name in ids})
+    cfg = config(output, shards, probes=("speaker",), probe=probe)
     write_toml(cfg, output.parent / "compare-it.toml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arm_costs, "run_probes", measured)
@@ -242,6 +246,25 @@ def test_what_was_learnt_is_what_the_run_logged(compared):
     assert units["target_seconds"] > 0 == apc["target_seconds"]
     assert said["arms"][0]["step_relative"] is None  # the reference is not among the arms
     assert said["arms"][0]["memory_relative"] is None
+
+
+def test_the_frozen_models_are_probed_and_the_features_are_not_kept(compared):
+    _, output = compared
+    said = json.loads((output / "objectives.json").read_text(encoding="utf-8"))
+    for arm in said["arms"]:
+        place = output / "arms" / f"{arm['name']}-seed-1" / "probes" / "speaker"
+        probe = json.loads((place / "probe.json").read_text())
+        assert arm["probes"]["speaker, knn"] == probe["heads"][0]["error"]
+        assert probe["model"].startswith("random:") == arm["scratch"]
+        assert not (place / "features").exists()
+    text = (output / "objectives.txt").read_text(encoding="utf-8")
+    assert "speaker, knn %" in text and "rank correlation" in text
+
+
+def test_a_probe_that_the_data_do_not_have_is_refused_before_anything_is_trained(shards, tmp_path):
+    with pytest.raises((ConfigError, DataError), match="colour"):
+        compare_objectives(config(tmp_path / "run", shards, probes=("colour",)))
+    assert not (tmp_path / "run" / "arms").exists()
 
 
 def test_the_page_and_the_text_have_every_arm_and_escape_its_name(compared):

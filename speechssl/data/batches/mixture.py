@@ -1,14 +1,14 @@
-"""Batches of several corpora or languages in set shares: which group batch k is of, as a function of k.
+"""Batches of several corpora, languages or kinds of labels in set shares: which group batch k is of, by k alone.
 
-In: a corpus, ``MixConfig``, and a plan of any part of the corpus. Out: a plan whose batches are those of its groups,
-each in the order of the group's own plan. A batch holds one group; a step of several batches holds several. Batches are
-dealt in blocks of ``BLOCK``: in a block each group has its share of them, rounded, spread evenly with random offsets.
-So no state is kept, and a group begins its next epoch when it has been through, whatever the others do.
+In: a corpus, ``MixConfig`` or a share, and a plan of any part of the corpus. Out: a plan whose batches are those of its
+groups, each in the order of the group's own plan. A batch holds one group; a step of several batches holds several.
+Batches are dealt in blocks of ``BLOCK``: in a block each group has its share of them, rounded, spread evenly with
+random offsets. So no state is kept, and a group begins its next epoch when it has been through, whatever the others do.
 
 Shares are those of multilingual wav2vec 2.0 (XLSR, arXiv 2006.13979): proportional to hours to the power of a constant.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from speechssl.data.batches.plan import Plan, PlannedBatch
 from speechssl.data.store.joined import JoinedCorpus
 from speechssl.data.store.reader import Corpus
 
-__all__ = ["Mixture", "mixed"]
+__all__ = ["Mixture", "mixed", "with_true_share"]
 
 BLOCK = 10_000
 """Batches over which shares are exact, up to rounding."""
@@ -57,6 +57,21 @@ def mixed(plan: Callable[[np.ndarray | None], Plan], corpus: Corpus, cfg: MixCon
     hours = np.array([part.n_samples for part in parts], dtype=np.float64) / whole.n_samples
     shares = np.array([weights[name] for name in names]) * hours**cfg.temperature
     return Mixture(whole, dict(zip(names, parts, strict=True)), shares / shares.sum(), seed)
+
+
+def with_true_share(
+    plan: Callable[[np.ndarray | None], Plan], corpus: Corpus, pseudo: Collection[str], share: float, seed: int
+) -> Plan:
+    """Return the plan of a corpus; a ``Mixture`` of true and pseudo-labels for a ``share`` of true ones above 0.
+
+    ``plan`` is as in `mixed`; ``pseudo`` are the ids of the utterances whose text is a pseudo-label. Where all or none
+    are, there is nothing to mix.
+    """
+    made = np.array([name in pseudo for name in corpus.ids], dtype=bool)
+    if not share or made.all() or not made.any():
+        return plan(None)
+    parts = {"true": plan(np.flatnonzero(made)), "pseudo": plan(np.flatnonzero(~made))}
+    return Mixture(plan(None), parts, np.array([share, 1 - share]), seed)
 
 
 def _groups(corpus: Corpus, cfg: MixConfig) -> tuple[list[str], np.ndarray]:

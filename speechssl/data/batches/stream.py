@@ -25,7 +25,6 @@ from speechssl.data.batches.labels import Labels, with_texts
 from speechssl.data.batches.loader import batch_loader
 from speechssl.data.batches.memory import array_in
 from speechssl.data.batches.plan import Plan
-from speechssl.data.batches.shares import Planned
 from speechssl.data.batches.supply import Item
 from speechssl.data.store.reader import Corpus
 
@@ -45,7 +44,7 @@ class BatchReader(Generic[Item]):
     """Builds and prepares the batch of a number; shared by loader threads, sent to loader processes."""
 
     corpus: Corpus
-    plan: Planned
+    plan: Plan
     augment: Augment | None = None
     labels: Labels | None = None
     prepare: Callable[[Batch], Item] | None = None
@@ -145,7 +144,7 @@ class Stream(Generic[Item]):
     def __init__(
         self,
         corpus: Corpus,
-        plan: Planned,
+        plan: Plan,
         cfg: DataConfig,
         *,
         batches_per_step: int,

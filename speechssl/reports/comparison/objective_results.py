@@ -15,6 +15,7 @@ from speechssl.core.files import read_json
 from speechssl.evaluation.bootstrap import PairedBootstrap
 from speechssl.evaluation.compare.seeds import Rate, character_rate, difference, word_rate
 from speechssl.evaluation.wer.hypotheses import Row, read_hypotheses
+from speechssl.reports.comparison.probe_results import probe_errors
 from speechssl.reports.run.collect import Training, collect
 from speechssl.training.monitoring.log import read_metrics
 
@@ -114,6 +115,14 @@ class ObjectiveResult:
     learnt: tuple[Learnt, ...]
     """By seed; empty from random weights."""
     scores: tuple[LabelScore, ...]
+    probes: dict[str, float]
+    """Test error of each task and head on the frozen model (``probe_results``)."""
+
+    @property
+    def test_wer(self) -> float | None:
+        """A mean over label sets; None where one has no words."""
+        rates = [score.test_wer.value for score in self.scores]
+        return None if None in rates or not rates else sum(rates) / len(rates)  # type: ignore[arg-type]
 
 
 def results_of(
@@ -147,6 +156,7 @@ def results_of(
                 peak_bytes=cost.peak_bytes,
                 learnt=() if first.scratch else tuple(_learnt(run.folder, labels[0]) for run in mine),
                 scores=tuple(_score(cfg, each, mine, scratch) for each in labels),
+                probes=probe_errors([run.folder for run in mine]),
             )
         )
     return found

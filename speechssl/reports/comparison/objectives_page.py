@@ -17,8 +17,17 @@ from speechssl.core.errors import DataError
 from speechssl.core.files import write_atomic
 from speechssl.core.text_table import interval_text, percent, text_table
 from speechssl.core.version import __version__
+from speechssl.evaluation.compare.ranks import RankCorrelation
 from speechssl.reports.comparison.differences import difference_chart
 from speechssl.reports.comparison.objective_results import ArmRun, Cost, ObjectiveResult, results_of
+from speechssl.reports.comparison.probe_results import (
+    PROBES_NOTE,
+    RANKS,
+    RANKS_NOTE,
+    correlations,
+    probe_table,
+    rank_rows,
+)
 from speechssl.reports.comparison.verdicts import points
 from speechssl.reports.page.figure import Figure, figure, prose
 from speechssl.reports.page.head import document_head
@@ -74,6 +83,7 @@ def build_objectives(
         "updates": {"pretrain": cfg.pretrain.training.steps, "finetune": cfg.finetune.training.steps},
         "reference": cfg.reference,
         "arms": [asdict(result) for result in results],
+        "probe_correlations": {name: asdict(each) for name, each in _correlations(cfg, results).items()},
     }
     text = json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False, default=str)
     write_atomic(folder / "objectives.json", text + "\n")
@@ -148,6 +158,11 @@ def _score_rows(results: Sequence[ObjectiveResult], labels: str) -> list[tuple[s
     return rows
 
 
+def _correlations(cfg: CompareObjectivesConfig, results: Sequence[ObjectiveResult]) -> dict[str, RankCorrelation]:
+    arms = [(result.probes, result.test_wer) for result in results]
+    return correlations(arms, n=cfg.evaluate.bootstrap, seed=cfg.evaluate.seed)
+
+
 def _label_names(results: Sequence[ObjectiveResult]) -> list[str]:
     return list(dict.fromkeys(score.labels for result in results for score in result.scores))
 
@@ -171,7 +186,12 @@ def objectives_text(
     parts += [text_table(LEARNT, _learnt_rows(results), left=3), textwrap.fill(learnt, 100) + "\n"]
     for name in _label_names(results):
         parts += [f"{name}:\n{text_table(SCORES, _score_rows(results, name))}"]
-    parts += [textwrap.fill(scores, 100) + "\n", textwrap.fill(_about(about), 100) + "\n"]
+    parts.append(textwrap.fill(scores, 100) + "\n")
+    header, rows = probe_table([(result.title, result.probes) for result in results])
+    if rows:
+        parts += [text_table(header, rows), textwrap.fill(PROBES_NOTE, 100) + "\n"]
+        parts += [text_table(RANKS, rank_rows(_correlations(cfg, results))), textwrap.fill(RANKS_NOTE, 100) + "\n"]
+    parts.append(textwrap.fill(_about(about), 100) + "\n")
     return "\n".join(parts)
 
 
@@ -188,6 +208,10 @@ def objectives_page(
     for number, name in enumerate(names):
         parts = [_chart(results, name), table(scores, SCORES, _score_rows(results, name), text=(0, 1))]
         sections.append((f"labels-{number}", name, parts))
+    columns, rows = probe_table([(result.title, result.probes) for result in results])
+    if rows:
+        ranks = table(RANKS_NOTE, RANKS, rank_rows(_correlations(cfg, results)), text=(0,))
+        sections.append(("frozen", "Frozen models", [table(PROBES_NOTE, columns, rows, text=(0,)), ranks]))
     header = el(
         "header",
         el("p", "speechssl compare-objectives", class_="kicker"),

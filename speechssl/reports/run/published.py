@@ -5,7 +5,7 @@ points are those of Vaessen & van Leeuwen (2024, arXiv 2402.13723; code and tabl
 LibriSpeech 960 h, a run for each size of batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from speechssl.config.masked_objectives import Wav2Vec2Config
 from speechssl.reports.page.axes import Series
@@ -60,7 +60,7 @@ def published_figures(trainings: Sequence[Training]) -> list[Figure]:
 
 
 def _figure(
-    training: Training, published: dict[float, tuple[float, ...]], names: Sequence[str], scale: float, axis: str
+    training: Training, published: Mapping[float, Sequence[float]], names: Sequence[str], scale: float, axis: str
 ) -> Figure | None:
     data = training.config.get("data", {})
     step_seconds = float(data.get("batch_seconds", 0.0)) * int(data.get("batches_per_step", 1))
@@ -70,9 +70,10 @@ def _figure(
     hours = [_hours(step, step_seconds) for step in own]
     series = [Series("this run", hours, [scale * value for value in own.values()])]
     for seconds in sorted(published, key=lambda batch: abs(batch / step_seconds - 1))[:2]:
-        points = [(_hours(step, seconds), scale * y) for step, y in zip(STEPS, published[seconds], strict=True)]
+        points = [(_hours(step, seconds), scale * value) for step, value in zip(STEPS, published[seconds], strict=True)]
         if inside := [point for point in points if point[0] <= hours[-1]]:
-            series.append(Series(f"{seconds:g} s a step", *zip(*inside, strict=True), style=len(series)))
+            x, y = zip(*inside, strict=True)
+            series.append(Series(f"{seconds:g} s a step", x, y, style=len(series)))
     if len(series) == 1:
         return None
     drawing = line_chart(series, x_label="hours of audio seen, at most", y_label=axis, zero=True, marks=True)
