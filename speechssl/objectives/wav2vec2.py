@@ -1,8 +1,7 @@
 """wav2vec 2.0 (Baevski et al. 2020): tell the true quantised latent of a masked frame from those of others.
 
 In: batches of waveforms. Out: the contrastive loss (equation 3), the codebook diversity loss (equation 4) and the
-feature penalty, as one sum over masked frames. Only masked frames reach the quantiser and the projections, and all
-logits of an utterance come from one matrix product.
+feature penalty, as one sum over masked frames. Only masked frames reach the quantiser and the projections.
 """
 
 import math
@@ -21,6 +20,7 @@ from speechssl.models.kernels.linear import Linear
 from speechssl.models.masking import sample_negatives
 from speechssl.models.quantizer import GumbelQuantizer
 from speechssl.objectives.base import Curve, Loss, Rule
+from speechssl.objectives.published import WAV2VEC2
 from speechssl.objectives.shared.frames import FrameSelection
 from speechssl.objectives.shared.masked import (
     ACCURACY,
@@ -127,6 +127,7 @@ class Wav2Vec2(MaskedObjective[Wav2Vec2Prepared]):
     """The wav2vec 2.0 objective around an encoder; ``seed`` is the key of masks and negatives."""
 
     title = "wav2vec 2.0"
+    published = WAV2VEC2
     curves = (
         Curve(
             "contrastive",

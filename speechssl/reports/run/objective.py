@@ -11,7 +11,7 @@ from speechssl.config import ObjectiveConfig, PretrainConfig
 from speechssl.config.load import from_dict
 from speechssl.config.old_form import in_new_form
 from speechssl.core.errors import ConfigError
-from speechssl.objectives.base import Curve
+from speechssl.objectives.base import Curve, Published
 from speechssl.objectives.build import objective_class
 
 __all__ = ["Trained"]
@@ -27,6 +27,8 @@ class Trained:
     """What the objective is called, its ``kind`` when this version does not know it."""
     curves: tuple[Curve, ...]
     """Its curves; those of all objectives where it is not known which one was trained."""
+    published: tuple[Published, ...] = ()
+    """What published runs of it logged."""
 
     @classmethod
     def by(cls, config: Mapping[str, Any]) -> Self:
@@ -38,7 +40,7 @@ class Trained:
             settings = None
         if settings is not None:
             declared = objective_class(settings)
-            return cls(settings, declared.title, declared.curves)
+            return cls(settings, declared.title, declared.curves, declared.published)
         known = [curve for cfg in get_args(ObjectiveConfig) for curve in objective_class(cfg()).curves]
         curves = sorted(dict.fromkeys(known), key=lambda curve: curve.chance != "loss")
         named = config.get("objective", "")
