@@ -8,13 +8,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from speechssl.objectives.base import Curve
+from speechssl.objectives.base import Curve, Published
 from speechssl.reports.page.axes import LONGEST, Series
 from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure
 from speechssl.reports.run.collect import Training
 from speechssl.reports.run.facts import dev_wer
-from speechssl.reports.run.published import published_figures
 from speechssl.reports.run.unit_use import use_chart
 
 __all__ = ["finetuning_figures", "pretraining_figures", "training_label"]
@@ -25,6 +24,8 @@ _HELD_OUT = (
     "while the training loss falls."
 )
 _LOSS = Curve("loss", "Loss (nats per masked frame)", "Loss; lower is better.", held_out=True)
+_NEAREST = 2
+"""Published sizes of batch that are drawn."""
 _FEW = 60
 """Curves of at most this many points get a dot at each."""
 
@@ -62,7 +63,7 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
     chart = use_chart([(training_label(t, trainings), t.units) for t in trainings if t.units is not None])
     if chart is not None:
         figures.append(Figure(chart, "How often each unit is a target: share of the frames, by rank of the unit."))
-    shown = (*figures, *_optimiser(trainings), *published_figures(trainings))
+    shown = (*figures, *_optimiser(trainings), *_published_figures(trainings))
     return [figure for figure in shown if figure is not None]
 
 
@@ -224,3 +225,53 @@ def _named(levels: Sequence[tuple[str, float]], form: str, n: int) -> list[tuple
     if len(levels) == n and len({value for _, value in levels}) == 1:
         return [(f"chance: {form.format(levels[0][1])}", levels[0][1])]
     return [(f"chance, {name}: {form.format(value)}", value) for name, value in levels]
+
+
+def _published_figures(trainings: Sequence[Training]) -> list[Figure]:
+    """Return metrics over hours of audio, beside published runs.
+
+    A training compares if its objective has the published settings, and it has seen as much audio as the first
+    published point. The sizes of batch nearest to its own are drawn.
+    """
+    figures = [
+        _published_figure(training, published)
+        for training in trainings
+        for published in training.objective.published
+        if all(training.objective.setting(name) == value for name, value in published.settings)
+    ]
+    return [each for each in figures if each is not None]
+
+
+def _published_figure(training: Training, published: Published) -> Figure | None:
+    data = training.config.get("data", {})
+    step_seconds = float(data.get("batch_seconds", 0.0)) * int(data.get("batches_per_step", 1))
+    held_out = _values(training.valid, f"valid_{published.metric}")
+    own = held_out or _values(training.train, published.metric)
+    if not own or step_seconds <= 0:
+        return None
+    hours = [_hours(step, step_seconds) for step in own]
+    series = [Series("this run", hours, [published.scale * value for value in own.values()])]
+    for seconds, values in sorted(published.values, key=lambda pair: abs(pair[0] / step_seconds - 1))[:_NEAREST]:
+        points = [
+            (_hours(step, seconds), published.scale * value)
+            for step, value in zip(published.updates, values, strict=True)
+            if _hours(step, seconds) <= hours[-1]
+        ]
+        if points:
+            x, y = zip(*points, strict=True)
+            series.append(Series(f"{seconds:g} s a step", x, y, style=len(series)))
+    if len(series) == 1:
+        return None
+    drawing = line_chart(series, x_label="hours of audio seen, at most", y_label=published.axis, zero=True, marks=True)
+    if drawing is None:
+        return None
+    return Figure(drawing, f"{published.axis.removesuffix(' (%)')} over audio seen. {published.source}")
+
+
+def _hours(step: float, seconds: float) -> float:
+    return float(f"{step * seconds / 3600:.3g}")
+
+
+def _values(rows: Sequence[dict[str, object]], name: str) -> dict[float, float]:
+    """Return step -> value of a metric."""
+    return {float(row["step"]): float(row[name]) for row in rows if isinstance(row.get(name), int | float)}  # type: ignore[arg-type]

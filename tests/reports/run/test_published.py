@@ -4,7 +4,7 @@ import pytest
 
 from speechssl.objectives.published import WAV2VEC2
 from speechssl.reports.run.collect import Training
-from speechssl.reports.run.published import published_figures
+from speechssl.reports.run.curves import pretraining_figures
 
 
 def training(steps, *, batch_seconds=87.5, per_step=2, kind="wav2vec2", **settings):
@@ -14,6 +14,11 @@ def training(steps, *, batch_seconds=87.5, per_step=2, kind="wav2vec2", **settin
     }
     rows = [{"step": step, "accuracy": 0.2, "valid_accuracy": 0.1 + step / 1e6, "perplexity_0": 30.0} for step in steps]
     return Training("", "pretrain", scratch=False, config=config, train=rows, valid=rows, health=[])
+
+
+def published_figures(trainings):
+    """Return the figures that name a source."""
+    return [figure for figure in pretraining_figures(trainings) if "Published:" in figure.caption]
 
 
 def described(figure):
