@@ -5,7 +5,7 @@ label for each frame.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from speechssl.core.errors import DataError
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.ingest.manifest import safe_id
 
-__all__ = ["Interval", "Item", "frame_labels", "read_alignment", "read_items", "write_items"]
+__all__ = ["Interval", "Item", "alignment_of", "frame_labels", "read_alignment", "read_items", "write_items"]
 
 ITEM_HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 TIER = re.compile(r'name = "phones?"(.*?)(?=item \[\d+\]|\Z)', re.DOTALL | re.IGNORECASE)
@@ -77,6 +77,17 @@ def read_alignment(path: Path) -> dict[str, list[Interval]]:
     if not found:
         raise DataError(f"{path}: no alignment in it; give a CTM or .item file, or a folder of TextGrid files")
     return {name: sorted(intervals) for name, intervals in found.items()}
+
+
+def alignment_of(ids: Collection[str], path: str, place: str) -> dict[str, list[Interval]]:
+    """Return an alignment of the data at ``place``; DataError when it has none of their utterances."""
+    found = read_alignment(Path(path))
+    if not found.keys() & set(ids):
+        raise DataError(
+            f"{path}: none of its utterances is in {place}; its ids are like {min(found)!r}, "
+            f"those of the data like {min(ids)!r}"
+        )
+    return found
 
 
 def read_items(path: Path) -> list[Item]:
