@@ -200,7 +200,8 @@ VERB_HELP = {
     ),
     "layers": _Verb(
         "MODEL... MANIFEST|SHARDS",
-        "Compares the layers of one to four models with each other, and with log-mel, phones and speakers.",
+        "Compares the layers of one to four models with each other, and with log-mel, phones, words and "
+        "speakers.",
         (
             "speechssl layers runs/mine/model shards --alignment phones.ctm",
             "speechssl layers before=runs/mine/model after=runs/tuned/model shards",

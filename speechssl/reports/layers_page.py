@@ -26,6 +26,7 @@ CCA, MI = "mean canonical correlation", "share of the entropy"
 MEASURES = {
     "cca_logmel": ("CCA log-mel", CCA, "CCA with the log-mel frame at the same instant."),
     "cca_phones": ("CCA phones", CCA, "CCA with phone identity (one-hot)."),
+    "cca_words": ("CCA words", CCA, "CCA of the mean over each spoken word with word identity (one-hot)."),
     "cca_speakers": ("CCA speakers", CCA, "CCA with speaker identity (one-hot)."),
     "mi_phones": ("MI phones", MI, "Mutual information of k-means clusters and phones, over the phones' entropy."),
     "mi_speakers": ("MI speakers", MI, "Mutual information of k-means clusters and speakers, over their entropy."),
@@ -34,7 +35,7 @@ MEASURES = {
 }
 """Measure -> its column, the unit of its axis, the caption."""
 SHAPE = ("effective_rank", "anisotropy")
-SUBJECTS = {"logmel": "log-mel is", "phones": "phones are", "speakers": "speakers are"}
+SUBJECTS = {"logmel": "log-mel is", "phones": "phones are", "words": "words are", "speakers": "speakers are"}
 
 
 def write_layers(result: LayersResult, output: Path) -> Path:
@@ -114,7 +115,7 @@ def _towards_input(item: Layers) -> str:
 def _about(result: LayersResult) -> str:
     facts = result.facts
     said = f"{facts['frames']:,} frames of {facts['utterances']:,} utterances ({facts['seconds'] / 60:.1f} min)"
-    labels = [f"{facts[name]} {name}" for name in ("phones", "speakers") if facts[name]]
+    labels = [f"{facts[name]} {name}" for name in ("phones", "words", "speakers") if facts[name]]
     return ", ".join([said, *labels]) + "."
 
 

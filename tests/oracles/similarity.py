@@ -1,4 +1,4 @@
-"""HSIC from whole kernels as its paper writes it (Song et al. 2012, equation 5), and linear CKA from it."""
+"""HSIC_1 from whole kernels as its paper writes it (Song et al. 2012), and linear CKA from it."""
 
 import numpy as np
 

@@ -12,6 +12,7 @@ from speechssl.cli.main import main
 from speechssl.config import LayersConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.reports.layers_page import findings, write_layers
+from speechssl.understanding.alignment import Interval
 from speechssl.understanding.extractors import Spectra
 from speechssl.understanding.layers import compare as compare_module
 from speechssl.understanding.layers.compare import Layers, LayersResult, compare_layers
@@ -23,7 +24,7 @@ from speechssl.understanding.layers.measures import (
     held_out_cca,
     one_hot,
 )
-from speechssl.understanding.layers.sample import common_frames
+from speechssl.understanding.layers.sample import _Instants, _pooled, common_frames
 from tests.oracles.similarity import linear_cka
 from tests.understanding.test_understanding import Planted, corpus
 
@@ -129,7 +130,8 @@ def settings(corpus, output, **changes):
 
 def test_what_is_planted_is_found_in_its_layer_and_nowhere_else(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(compare_module, "open_extractor", lambda *args, **kwargs: Planted())
-    result = compare_layers(["planted"], str(corpus), settings(corpus, tmp_path))
+    cfg = settings(corpus, tmp_path, words=str(corpus / "phones.ctm"))
+    result = compare_layers(["planted"], str(corpus), cfg)
     (found,) = result.models
     values = {name: np.array(own) for name, own in found.values.items()}
     for measure, place in (("phones", 2), ("speakers", 1)):
@@ -140,9 +142,13 @@ def test_what_is_planted_is_found_in_its_layer_and_nowhere_else(corpus, tmp_path
         assert mi[place] > 0.8
         assert np.abs(mi[others] - chance[others]).max() < 0.02
         assert chance.max() < 0.03
+    assert values["cca_words"][2] > 0.9  # less noise than in a frame
+    assert np.abs(values["cca_words"][:2]).max() < 0.2
+    assert result.facts["spoken_words"] == 300
     assert values["cca_logmel"][0] == pytest.approx(0, abs=0.05)
     assert result.cka[0, 0][0, 1:].max() < 0.1
     assert result.facts["phones"] == 4
+    assert result.notes == []
     assert 1_000 < result.facts["frames"] < 1_400
     said = " ".join(findings(result))
     assert "phones are best predicted from layer 2" in said
@@ -187,6 +193,16 @@ def test_frames_are_paired_by_their_centres():
     assert fast_rows.tolist() == [3 * row + 1 for row in slow_rows]
     assert [rows.tolist() for rows in common_frames([slow, fast], [5, 4])] == [[0], [1]]  # the other one has ended
     assert [len(rows) for rows in common_frames([slow, fast], [5, 0])] == [0, 0]
+
+
+def test_words_are_means_over_their_frames():
+    instants = _Instants([np.arange(12.0).reshape(1, 6, 2), np.zeros((2, 6, 3))], np.array([0, 1, 2, 3, 5, 6]), 8)
+    words = [Interval(0, 0.03, "a"), Interval(0.03, 0.031, "short"), Interval(0.05, 0.1, "b")]
+    (first, second), said = _pooled(instants, words, {"hop": 160, "receptive": 160})
+    assert said == ["a", "b"]
+    assert np.allclose(first, [[[2, 3], [9, 10]]])
+    assert second.shape == (2, 2, 3)
+    assert [x.shape for x in _pooled(instants, [], {"hop": 160, "receptive": 160})[0]] == [(1, 0, 2), (2, 0, 3)]
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ __all__ = ["LayersConfig"]
 
 @dataclass(frozen=True)
 class LayersConfig:
-    """Compare the layers of models with each other, and with log-mel, phones and speakers."""
+    """Compare the layers of models with each other, and with log-mel, phones, words and speakers."""
 
     output: str = "runs/layers"
     """Folder for ``layers.json``, ``layers.txt`` and ``layers.html``."""
     alignment: str = ""
     """Times of phones: a CTM or ABX item file, or a folder of TextGrid files. Empty: no comparison with phones."""
+    words: str = ""
+    """Times of words, in files of the same forms; in TextGrid files, the tier ``words``. Empty: as without phones."""
     minutes: float = 10.0
     """Audio of the utterances that are drawn."""
     frames: int = 10_000

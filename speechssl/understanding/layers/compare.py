@@ -1,9 +1,10 @@
-"""Layers of models compared: with each other, and with log-mel, phones and speakers.
+"""Layers of models compared: with each other, and with log-mel, phones, words and speakers.
 
 In: models, a manifest or shards. Out: ``layers.json``, ``ledger.jsonl``, and the same figures for a page.
 """
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ __all__ = ["MOST_MODELS", "Layers", "LayersResult", "compare_layers"]
 MOST_MODELS = 4
 """Curves that a chart can tell apart."""
 LETTERS = "ABCD"
+LEAST = 5
+"""Frames, or spoken words, that each half must have of a label; others are left out."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,10 @@ class Layers:
     dim: int
     layers: tuple[int, ...]
     values: dict[str, list[float]]
-    """A value a layer. ``cca_logmel``, ``cca_phones``, ``cca_speakers``: mean held-out canonical correlation; with
-    ``_spread``, half the difference of its two halves. ``mi_phones``, ``mi_speakers``: mutual information of k-means
-    clusters with labels, over the entropy of the labels; with ``_chance``, that of permuted labels.
-    ``effective_rank``, ``anisotropy``."""
+    """A value a layer. ``cca_logmel``, ``cca_phones``, ``cca_words``, ``cca_speakers``: mean held-out canonical
+    correlation; with ``_spread``, half the difference of its two halves. ``mi_phones``, ``mi_speakers``: mutual
+    information of k-means clusters with labels, over the entropy of the labels; with ``_chance``, that of permuted
+    labels. ``effective_rank``, ``anisotropy``."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class LayersResult:
     cka: dict[tuple[int, int], np.ndarray]
     """(first model, second model) -> [layers, layers]; of each model with itself, and each pair once."""
     facts: dict[str, float | int]
-    """Number of frames, utterances, seconds, phones and speakers."""
+    """Number of frames, utterances, seconds, phones, speakers, words, and spoken words."""
     notes: list[str]
     """What was not measured, and what limits the figures."""
 
@@ -78,22 +81,27 @@ def compare_layers(models: Sequence[str], place: str, cfg: LayersConfig) -> Laye
     """
     named = _named(models)
     recordings, utterances = open_recordings(place, splits=cfg.splits, ids=read_ids(cfg.ids) if cfg.ids else None)
-    alignment = alignment_of(recordings.ids, cfg.alignment, place) if cfg.alignment else {}
+    phones = alignment_of(recordings.ids, cfg.alignment, place) if cfg.alignment else {}
+    words = alignment_of(recordings.ids, cfg.words, place, "words") if cfg.words else {}
     extractors = [open_extractor(model, stack=cfg.stack, seed=cfg.seed, device=cfg.device) for _, model in named]
     speakers = {item: utterance.speaker for item, utterance in utterances.items()}
     output = Path(cfg.output)
     ledger = Ledger(output / "ledger.jsonl", fresh=True)
-    sample = draw_frames(recordings, extractors, ledger, cfg, speakers=speakers, alignment=alignment)
+    sample = draw_frames(recordings, extractors, ledger, cfg, speakers=speakers, phones=phones, words=words)
     for (_, model), layers in zip(named, sample.models, strict=True):
         if not all(np.isfinite(x).all() for x in layers):
             raise DataError(f"{model}: frames that are not finite; the model has diverged")
     labels = {"phones": _known(sample.phones, sample.half), "speakers": _known(sample.speakers, sample.half)}
+    known = _known(sample.words, sample.words_half)
     found = _measured(named, extractors, sample, labels, cfg)
+    if any(known):
+        _add_words(found, sample, known)
     pairs = [(a, b) for a in range(len(found)) for b in range(a, len(found))]
     similar = {(a, b): cka(sample.models[a], None if a == b else sample.models[b]) for a, b in pairs}
     facts = {
         "frames": len(sample.phones), "utterances": sample.utterances, "seconds": round(sample.seconds, 2),
-        **{name: len(set(known) - {None}) for name, known in labels.items()},
+        **{name: len(set(own) - {None}) for name, own in labels.items()},
+        "words": len(set(known) - {None}), "spoken_words": sum(word is not None for word in known),
     }  # fmt: skip
     result = LayersResult(found, similar, facts, _notes(found, facts, cfg))
     document = {
@@ -123,11 +131,10 @@ def _named(models: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _known(labels: Sequence[str | None], half: np.ndarray) -> list[str | None]:
-    """Return the labels without those that only one half has; none at all where fewer than two are left."""
-    both = {label for label, own in zip(labels, half, strict=True) if own}
-    both &= {label for label, own in zip(labels, half, strict=True) if not own}
-    enough = len(both - {None}) >= 2
-    return [label if label in both and enough else None for label in labels]
+    """Return the labels without those that are rare in a half; none at all where fewer than two are left."""
+    counts = Counter(zip(labels, half.tolist(), strict=True))
+    both = {label for label in set(labels) if min(counts[label, False], counts[label, True]) >= LEAST} - {None}
+    return [label if label in both and len(both) > 1 else None for label in labels]
 
 
 def _measured(
@@ -148,6 +155,16 @@ def _measured(
                 advance(sum(len(item.layers) for item in found) + len(values["anisotropy"]), total)
             found.append(Layers(name, model, extractor.hop, extractor.dim, extractor.layers, values))
     return found
+
+
+def _add_words(models: Sequence[Layers], sample: Sample, known: Sequence[str | None]) -> None:
+    """Add the correlations of mean-pooled words with their identity."""
+    there = np.array([word is not None for word in known])
+    target, half = one_hot([word for word in known if word is not None]), sample.words_half[there]
+    for item, layers in zip(models, sample.pooled, strict=True):
+        for x in layers:
+            for measure, value in _correlation("words", held_out_cca(x[there], target, half)).items():
+                item.values.setdefault(measure, []).append(value)
 
 
 def _of_layer(
@@ -192,8 +209,11 @@ def _clusters(x: np.ndarray, cfg: LayersConfig) -> np.ndarray:
 def _notes(models: Sequence[Layers], facts: dict[str, float | int], cfg: LayersConfig) -> list[str]:
     notes = []
     if not facts["phones"]:
-        what = "at least two phones must occur in both halves" if cfg.alignment else "--alignment gives their times"
+        what = f"two of them need {LEAST} frames in each half" if cfg.alignment else "--alignment gives their times"
         notes.append(f"Phones were not measured: {what}.")
+    if not facts["words"]:
+        what = f"two of them must be spoken {LEAST} times in each half" if cfg.words else "--words gives their times"
+        notes.append(f"Words were not measured: {what}.")
     if not facts["speakers"]:
         notes.append("Speakers were not measured: two of them need two utterances each that the manifest names.")
     if len({item.hop for item in models}) > 1:
@@ -203,5 +223,10 @@ def _notes(models: Sequence[Layers], facts: dict[str, float | int], cfg: LayersC
         notes.append(
             f"{facts['frames']:,} frames are few for layers of {widest} dimensions, and correlations are too low; "
             "raise --frames and --minutes."
+        )
+    if 0 < facts["spoken_words"] < 10 * widest:
+        notes.append(
+            f"{facts['spoken_words']:,} spoken words are few for layers of {widest} dimensions, and their correlations "
+            "are too low; raise --minutes."
         )
     return notes

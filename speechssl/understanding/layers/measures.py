@@ -17,8 +17,8 @@ RANK = 1e-10
 def cka(first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None = None) -> np.ndarray:
     """Return the linear CKA [L, M] of the layers of one model and another, or of one model with itself [L, L].
 
-    Centred kernel alignment is HSIC(x, y) over the root of HSIC(x, x) HSIC(y, y) (Kornblith et al. 2019, equation 3).
-    HSIC is estimated without bias (Song et al. 2012, equation 5), so that unrelated layers give about 0 also where
+    Centred kernel alignment is HSIC(x, y) over the root of HSIC(x, x) HSIC(y, y) (Kornblith et al. 2019).
+    HSIC is estimated without bias (Song et al. 2012, HSIC_1), so that unrelated layers give about 0 also where
     they are wide. A constant layer gives 0.
 
     Parameters
@@ -43,7 +43,7 @@ def cka(first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None = None)
 def _hsic(x: np.ndarray, y: np.ndarray) -> float:
     """Return the unbiased HSIC of centred frames with linear kernels, times N (N - 3).
 
-    Song et al. 2012, equation 5, with the kernels written as products: in centred kernels the rows sum to 0, so those
+    HSIC_1 of Song et al. 2012, with the kernels written as products: in centred kernels the rows sum to 0, so those
     without their diagonal sum to minus the diagonal.
     """
     n = len(x)
@@ -64,7 +64,7 @@ def held_out_cca(x: np.ndarray, y: np.ndarray, half: np.ndarray) -> tuple[float,
     """Return the projection-weighted mean of the canonical correlations of x and y, on each half of the frames.
 
     Directions and weights come from the other half, so that unrelated x and y give about 0. Pasad et al. (2021, 2023)
-    compare layers with log-mel, phones and words by this mean (PWCCA: Morcos et al. 2018, section 3). A direction
+    compare layers with log-mel, phones and words by this mean (PWCCA: Morcos et al. 2018). A direction
     weighs as much as y projects on it; one without a counterpart in x counts as 0. The mean does not change with
     invertible linear maps of x.
 
@@ -125,7 +125,7 @@ def one_hot(labels: Sequence[str]) -> np.ndarray:
 def effective_rank(x: np.ndarray) -> float:
     """Return how many directions the centred frames use: exp of the entropy of the shares of the singular values.
 
-    Roy and Vetterli 2007, equation 3. From 1 to the rank; 0 for constant frames.
+    Roy and Vetterli 2007, definition 1. From 1 to the rank; 0 for constant frames.
     """
     values, _ = _spectrum(_centred(x))
     if not len(values):

@@ -49,6 +49,11 @@ class Sample:
     speakers: list[str | None]
     half: np.ndarray
     """bool [N]: in which half of the utterances each is. Both halves have utterances of each speaker."""
+    pooled: list[list[np.ndarray]]
+    """[W, D] of each layer of each model: the mean of all frames of a spoken word."""
+    words: list[str]
+    words_half: np.ndarray
+    """bool [W]."""
     utterances: int
     seconds: float
     """Length of the utterances."""
@@ -93,7 +98,8 @@ def draw_frames(
     cfg: LayersConfig,
     *,
     speakers: Mapping[str, str | None],
-    alignment: Mapping[str, Sequence[Interval]],
+    phones: Mapping[str, Sequence[Interval]],
+    words: Mapping[str, Sequence[Interval]],
 ) -> Sample:
     """Draw utterances, and instants in them; both depend on the seed and the ids alone.
 
@@ -107,15 +113,18 @@ def draw_frames(
     share = cfg.frames / max(1, int(recordings.samples[drawn].sum()) // grid["hop"])
     tolerance = Tolerance(cfg.max_bad_fraction, what="layers")
     kept: dict[str, list[np.ndarray]] = {}
-    phones: dict[str, list[str | None]] = {}
+    pooled: dict[str, list[np.ndarray]] = {}
+    labels: dict[str, list[str | None]] = {}
+    spoken: dict[str, list[str]] = {}
     groups = group_rows(recordings, drawn, cfg.batch_seconds)
     with progress("layers", unit="groups") as advance:
         for number, (found, bad) in enumerate(each_batch(recordings, groups, together, stage="layers")):
             for item, instants in found:
                 chosen = generator("layers-frames", cfg.seed, item).random(len(instants.rows)) < share
                 kept[item] = [x[:, chosen] for x in instants.layers]
-                labels = frame_labels(alignment.get(item, ()), instants.frames, **grid)
-                phones[item] = [labels[row] for row in instants.rows[chosen].tolist()]
+                every = frame_labels(phones.get(item, ()), instants.frames, **grid)
+                labels[item] = [every[row] for row in instants.rows[chosen].tolist()]
+                pooled[item], spoken[item] = _pooled(instants, words.get(item, ()), grid)
             tolerance.good(len(found))
             ledger.extend(bad)
             for entry in bad:
@@ -123,7 +132,8 @@ def draw_frames(
             advance(number + 1, len(groups))
     tolerance.finish()
     names = sorted(kept, key=lambda item: (speakers.get(item) or "", key("layers", cfg.seed, item)))
-    counts = [len(phones[item]) for item in names]
+    counts = [len(labels[item]) for item in names]
+    half = np.arange(len(names)) % 2 == 0
     if len(names) < 2:
         raise DataError(
             "layers: fewer than two utterances can be used; what is fitted to one half of the utterances is measured "
@@ -134,15 +144,35 @@ def draw_frames(
             f"layers: {sum(counts)} frames are left, which is less than {cfg.clusters} clusters need; give more audio, "
             "or a higher --frames or --minutes"
         )
-    *models, log_mel = ([np.concatenate(layer) for layer in zip(*(kept[item][place] for item in names), strict=True)]
-                        for place in range(len(together.extractors)))  # fmt: skip
+    *models, log_mel = _joined([kept[item] for item in names])
     places = {item: row for row, item in enumerate(recordings.ids)}
     return Sample(
         models,
         log_mel[0],
-        [phone for item in names for phone in phones[item]],
+        [phone for item in names for phone in labels[item]],
         [speakers.get(item) for item, count in zip(names, counts, strict=True) for _ in range(count)],
-        np.repeat(np.arange(len(names)) % 2 == 0, counts),
+        np.repeat(half, counts),
+        _joined([pooled[item] for item in names])[:-1],
+        [word for item in names for word in spoken[item]],
+        np.repeat(half, [len(spoken[item]) for item in names]),
         len(names),
         float(recordings.samples[[places[item] for item in names]].sum()) / SAMPLE_RATE,
     )
+
+
+def _pooled(
+    instants: _Instants, words: Sequence[Interval], grid: Mapping[str, int]
+) -> tuple[list[np.ndarray], list[str]]:
+    """Return [L, w, D] of each model, the mean over each word that has a frame, and these words."""
+    numbered = [word._replace(label=str(number)) for number, word in enumerate(words)]
+    labels = frame_labels(numbered, instants.frames, hop=grid["hop"], receptive=grid["receptive"])
+    places = np.array([int(labels[row] or -1) for row in instants.rows.tolist()])
+    there = np.unique(places[places >= 0])
+    share = (places == there[:, None]).astype(np.float32)  # [w, n]
+    share /= share.sum(axis=1, keepdims=True)
+    return [share @ x for x in instants.layers], [words[place].label for place in there.tolist()]
+
+
+def _joined(parts: Sequence[list[np.ndarray]]) -> list[list[np.ndarray]]:
+    """Join the utterances: [L, n, D] of each model to [N, D] of each layer of each model."""
+    return [[np.concatenate(layer) for layer in zip(*model, strict=True)] for model in zip(*parts, strict=True)]
