@@ -198,6 +198,15 @@ VERB_HELP = {
             "speechssl units M shards units --alignment phones.ctm --seeds 1 2 3",
         ),
     ),
+    "layers": _Verb(
+        "MODEL... MANIFEST|SHARDS",
+        "Compares the layers of one to four models with each other, and with log-mel, phones, words and "
+        "speakers.",
+        (
+            "speechssl layers runs/mine/model shards --alignment phones.ctm",
+            "speechssl layers before=runs/mine/model after=runs/tuned/model shards",
+        ),
+    ),
     "report": _Verb(
         "RUN",
         "Writes report.html, report.json and report.txt of a run folder.",

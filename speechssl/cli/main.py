@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
     "features": understanding.features,
     "probe": understanding.probe,
     "units": understanding.units,
+    "layers": understanding.layers,
     "report": scoring.report,
 }
 

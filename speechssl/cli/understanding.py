@@ -1,10 +1,12 @@
-"""Verbs that show what a model has learned: ``features``, ``probe`` and ``units``."""
+"""Verbs that show what a model has learned: ``features``, ``probe``, ``units`` and ``layers``."""
 
 from pathlib import Path
 
-from speechssl.cli.arguments import load
+from speechssl.cli.arguments import configure, load
+from speechssl.cli.help import usage
+from speechssl.core.errors import ConfigError
 
-__all__ = ["features", "probe", "units"]
+__all__ = ["features", "layers", "probe", "units"]
 
 
 def features(words: list[str], overrides: list[str]) -> None:
@@ -42,3 +44,18 @@ def units(words: list[str], overrides: list[str]) -> None:
     found = make_model_units(model, place, Path(folder), cfg)
     print(units_text(found), end="")
     print(write_units_page(found, Path(folder)))
+
+
+def layers(words: list[str], overrides: list[str]) -> None:
+    """Compare layers of models."""
+    from speechssl.config import LayersConfig
+
+    cfg = configure(LayersConfig, "layers", None, overrides)
+    if len(words) < 2:
+        raise ConfigError(f"usage: {usage('layers')} [--a.b value ...]   (got: {' '.join(words) or 'nothing'})")
+    from speechssl.reports.layers_page import write_layers
+    from speechssl.understanding.layers.compare import compare_layers
+
+    page = write_layers(compare_layers(words[:-1], words[-1], cfg), Path(cfg.output))
+    print(page.with_suffix(".txt").read_text(encoding="utf-8"), end="")
+    print(page)

@@ -24,6 +24,7 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.understanding import FeaturesConfig, ProbeConfig, UnitsConfig
+from speechssl.config.understanding.layers import LayersConfig
 from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import (
     EvaluateConfig,
@@ -56,6 +57,7 @@ __all__ = [
     "HubertConfig",
     "ImportConfig",
     "LabellingConfig",
+    "LayersConfig",
     "LiveConfig",
     "LmConfig",
     "ManifestConfig",

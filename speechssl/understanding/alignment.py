@@ -1,13 +1,13 @@
 """When labels such as phones are spoken: read from files of aligners, placed on the frames of a model.
 
-In: a CTM file, an ABX item file, or a folder of TextGrid files (tier ``phones``). Out: intervals by utterance id; a
-label for each frame.
+In: a CTM file, an ABX item file, or a folder of TextGrid files (tier ``phones`` or ``words``). Out: intervals by
+utterance id; a label for each frame.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -15,10 +15,9 @@ from speechssl.core.errors import DataError
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.ingest.manifest import safe_id
 
-__all__ = ["Interval", "Item", "frame_labels", "read_alignment", "read_items", "write_items"]
+__all__ = ["Interval", "Item", "alignment_of", "frame_labels", "read_alignment", "read_items", "write_items"]
 
 ITEM_HEADER = "#file onset offset #phone prev-phone next-phone speaker"
-TIER = re.compile(r'name = "phones?"(.*?)(?=item \[\d+\]|\Z)', re.DOTALL | re.IGNORECASE)
 INTERVAL = re.compile(r'xmin = ([\d.eE+-]+)\s+xmax = ([\d.eE+-]+)\s+text = "((?:[^"]|"")*)"')
 
 
@@ -42,21 +41,22 @@ class Item(NamedTuple):
     speaker: str
 
 
-def read_alignment(path: Path) -> dict[str, list[Interval]]:
-    """Return the intervals of each utterance, by time.
+def read_alignment(path: Path, tier: Literal["phones", "words"] = "phones") -> dict[str, list[Interval]]:
+    """Return the intervals of each utterance, by time; ``tier`` is that of TextGrid files.
 
     Raises DataError, with file and line, when it cannot be read.
     """
     found: dict[str, list[Interval]] = {}
     if path.is_dir():
+        named = re.compile(rf'name = "{tier}?"(.*?)(?=item \[\d+\]|\Z)', re.DOTALL | re.IGNORECASE)
         for file in sorted(path.rglob("*.TextGrid")):
-            tier = TIER.search(_text(file))
-            if tier is None:
+            found_tier = named.search(_text(file))
+            if found_tier is None:
                 raise DataError(
-                    f"{file}: no tier of intervals with the name phones; export long TextGrid files with one"
+                    f"{file}: no tier of intervals with the name {tier}; export long TextGrid files with one"
                 )
             intervals = [
-                Interval(float(a), float(b), text.replace('""', '"')) for a, b, text in INTERVAL.findall(tier[1])
+                Interval(float(a), float(b), text.replace('""', '"')) for a, b, text in INTERVAL.findall(found_tier[1])
             ]
             found[safe_id(file.stem)] = [item for item in intervals if item.label]
     elif path.suffix == ".item":
@@ -77,6 +77,19 @@ def read_alignment(path: Path) -> dict[str, list[Interval]]:
     if not found:
         raise DataError(f"{path}: no alignment in it; give a CTM or .item file, or a folder of TextGrid files")
     return {name: sorted(intervals) for name, intervals in found.items()}
+
+
+def alignment_of(
+    ids: Collection[str], path: str, place: str, tier: Literal["phones", "words"] = "phones"
+) -> dict[str, list[Interval]]:
+    """Return an alignment of the data at ``place``; DataError when it has none of their utterances."""
+    found = read_alignment(Path(path), tier)
+    if not found.keys() & set(ids):
+        raise DataError(
+            f"{path}: none of its utterances is in {place}; its ids are like {min(found)!r}, "
+            f"those of the data like {min(ids)!r}"
+        )
+    return found
 
 
 def read_items(path: Path) -> list[Item]:

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +30,15 @@ from speechssl.understanding.recordings import open_recordings, read_ids
 __all__ = ["Features", "compute_features", "each_batch", "pooled", "write_features"]
 
 INDEX = "features.json"
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class _Computed(Protocol[Result_co]):
+    """An extractor, or what makes something else of each waveform."""
+
+    receptive: int
+
+    def __call__(self, waves: Sequence[np.ndarray], /) -> Sequence[Result_co]: ...
 
 
 def pooled(frames: Tensor, pool: Pool) -> Tensor:
@@ -41,9 +50,9 @@ def pooled(frames: Tensor, pool: Pool) -> Tensor:
 
 
 def each_batch(
-    recordings: Recordings, groups: Sequence[list[int]], extractor: Extractor, *, stage: str
-) -> Iterator[tuple[list[tuple[str, Tensor]], list[Entry]]]:
-    """Yield (id, [layers, frames, dim]) of a group of rows at a time, and an entry for each that has no frames."""
+    recordings: Recordings, groups: Sequence[list[int]], extractor: _Computed[Result_co], *, stage: str
+) -> Iterator[tuple[list[tuple[str, Result_co]], list[Entry]]]:
+    """Yield (id, what the extractor gives) of a group of rows at a time, and an entry for each that has no frames."""
 
     def as_read(read: Read) -> Read:
         return read

@@ -25,7 +25,7 @@ from speechssl.targets.audio import Recordings, group_rows
 from speechssl.targets.fit import SAMPLE_BYTES
 from speechssl.targets.kmeans import KMeans, fit_kmeans
 from speechssl.targets.table import UnitTable
-from speechssl.understanding.alignment import frame_labels, read_alignment
+from speechssl.understanding.alignment import alignment_of, frame_labels
 from speechssl.understanding.extractors import BASELINES, Extractor, open_extractor
 from speechssl.understanding.features import each_batch
 from speechssl.understanding.recordings import open_recordings, read_ids
@@ -58,12 +58,7 @@ def make_model_units(model: str, place: str, output: Path, cfg: UnitsConfig) -> 
         Too many utterances cannot be read, there are too few frames, or the alignment fits no utterance.
     """
     recordings, _ = open_recordings(place, splits=cfg.splits, ids=read_ids(cfg.ids) if cfg.ids else None)
-    alignment = read_alignment(Path(cfg.alignment)) if cfg.alignment else None
-    if alignment is not None and not alignment.keys() & set(recordings.ids):
-        raise DataError(
-            f"{cfg.alignment}: none of its utterances is in {place}; its ids are like {min(alignment)!r}, "
-            f"those of the data like {min(recordings.ids)!r}"
-        )
+    alignment = alignment_of(recordings.ids, cfg.alignment, place) if cfg.alignment else None
     layers = (cfg.layer,) if cfg.layer >= 0 and model not in BASELINES else ()
     extractor = open_extractor(model, layers=layers, stack=cfg.stack, device=cfg.device)
     fits = _fits(recordings, extractor, cfg)

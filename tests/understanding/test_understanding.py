@@ -341,6 +341,7 @@ def test_three_kinds_of_alignment_files_are_read(tmp_path):
     (tmp_path / "grids" / "x.TextGrid").write_text(TEXTGRID)
     grid = read_alignment(tmp_path / "grids")
     assert grid == {"x": [Interval(0, 0.25, "a"), Interval(0.5, 1, "b")]}
+    assert read_alignment(tmp_path / "grids", "words") == {"x": [Interval(0, 1, "ab")]}
     (tmp_path / "x.ctm").write_text(";; a comment\nx 1 0.5 0.5 b\nx 1 0.0 0.25 a 0.9\n")
     assert read_alignment(tmp_path / "x.ctm") == grid
     three = {"x": [Interval(0, 0.1, "a"), Interval(0.1, 0.3, "b"), Interval(0.3, 0.4, "c")]}

@@ -24,6 +24,7 @@ def line_chart(
     log: bool = False,
     zero: bool = False,
     marks: bool = False,
+    whole_x: bool = False,
     references: Sequence[tuple[str, float]] = (),
 ) -> Html | None:
     """Draw curves over steps.
@@ -38,6 +39,8 @@ def line_chart(
         Logarithmic y axis; y axis from zero.
     marks
         A dot at every point (for few points).
+    whole_x
+        No ticks between whole numbers of x.
     references
         (label, value) of horizontal lines, such as the level of chance.
 
@@ -57,7 +60,8 @@ def line_chart(
     low, high = min(xs), max(xs)
     low = 0.0 if 0 <= low < 0.5 * high else low
     ticks = linear_scale([low, high], 0, 1, n=6).ticks
-    x = Scale(low, high if high > low else low + 1, _LEFT, right, tuple(tick for tick in ticks if low <= tick <= high))
+    shown = tuple(tick for tick in ticks if low <= tick <= high and (not whole_x or tick == round(tick)))
+    x = Scale(low, high if high > low else low + 1, _LEFT, right, shown)
     parts: list[Html] = [*_frame(x, y, right, x_label, y_label)]
     parts += _references(references, y, right)
     for item in drawn:

@@ -1,0 +1,1 @@
+"""Layers of models beside each other, and beside log-mel, phones and speakers."""
