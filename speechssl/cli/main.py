@@ -46,6 +46,7 @@ VERBS: dict[str, Verb] = {
     "features": understanding.features,
     "probe": understanding.probe,
     "units": understanding.units,
+    "abx": understanding.abx,
     "report": scoring.report,
 }
 

@@ -1,10 +1,10 @@
-"""Verbs that show what a model has learned: ``features``, ``probe`` and ``units``."""
+"""Verbs that show what a model has learned: ``features``, ``probe``, ``units`` and ``abx``."""
 
 from pathlib import Path
 
 from speechssl.cli.arguments import load
 
-__all__ = ["features", "probe", "units"]
+__all__ = ["abx", "features", "probe", "units"]
 
 
 def features(words: list[str], overrides: list[str]) -> None:
@@ -42,3 +42,13 @@ def units(words: list[str], overrides: list[str]) -> None:
     found = make_model_units(model, place, Path(folder), cfg)
     print(units_text(found), end="")
     print(write_units_page(found, Path(folder)))
+
+
+def abx(words: list[str], overrides: list[str]) -> None:
+    """Measure how well layers tell phones apart."""
+    from speechssl.config import AbxConfig
+
+    (model, place, folder), cfg = load(AbxConfig, "abx", words, overrides, needed=3)
+    from speechssl.understanding.abx.run import abx_text, run_abx
+
+    print(abx_text(run_abx(model, place, Path(folder), cfg), cfg), end="")

@@ -24,6 +24,7 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.understanding import FeaturesConfig, ProbeConfig, UnitsConfig
+from speechssl.config.understanding.abx import AbxConfig
 from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import (
     EvaluateConfig,
@@ -36,6 +37,7 @@ from speechssl.config.verbs import (
 )
 
 __all__ = [
+    "AbxConfig",
     "AdaptConfig",
     "AlignConfig",
     "AuditConfig",
