@@ -26,8 +26,8 @@ ROUNDING = 0.02
 """Seconds by which an item may end after its recording: aligners round to frames."""
 
 
-def load_items(cfg: AbxConfig, utterances: Mapping[str, Utterance]) -> list[Item]:
-    """Return the items of these utterances.
+def load_items(cfg: AbxConfig, utterances: Mapping[str, Utterance]) -> tuple[list[Item], int]:
+    """Return the items of these utterances, and how many other utterances the alignment has.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def load_items(cfg: AbxConfig, utterances: Mapping[str, Utterance]) -> list[Item
             f"{path}: none of its utterances is in the data; its ids are like {min(names)!r}, "
             f"those of the data like {min(utterances)!r}"
         )
-    return items
+    return items, len(names - utterances.keys())
 
 
 @dataclass(frozen=True)

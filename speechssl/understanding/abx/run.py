@@ -34,7 +34,7 @@ class AbxResult:
     counts: dict[Mode, dict[str, int]]
     """Mode -> cells, triplets, pairs of phones, speakers."""
     items: dict[str, int]
-    """Items: those found, those in a triplet, and those left out by reason."""
+    """Items that were found, items in a triplet, those left out by reason; and other utterances of the alignment."""
 
 
 def run_abx(model: str, place: str, output: Path, cfg: AbxConfig) -> AbxResult:
@@ -48,7 +48,7 @@ def run_abx(model: str, place: str, output: Path, cfg: AbxConfig) -> AbxResult:
         The data cannot be used, or there is no triplet.
     """
     _, utterances = open_recordings(place, splits=cfg.splits, ids=read_ids(cfg.ids) if cfg.ids else None)
-    items = load_items(cfg, utterances)
+    items, others = load_items(cfg, utterances)
     _require_cells(items, cfg)
     recordings, _ = open_recordings(place, ids=sorted({item.file for item in items}))
     check_times(items, recordings, cfg.alignment)
@@ -66,7 +66,9 @@ def run_abx(model: str, place: str, output: Path, cfg: AbxConfig) -> AbxResult:
                 layers[layer][mode] = own.score(distances, resamples=cfg.bootstrap, seed=cfg.seed)
             advance(number + 1, len(layers))
     used = np.unique(np.concatenate([own.pairs.ravel() for own in cells.values()]))
-    numbers = {"found": len(items), "in triplets": len(used), **placed.left_out}
+    numbers = {
+        "found": len(items), "in triplets": len(used), **placed.left_out, "aligned utterances outside the data": others
+    }  # fmt: skip
     result = AbxResult(model, layers, {mode: own.counts for mode, own in cells.items()}, numbers)
     write_atomic(output / "items.item", item_lines(items))
     about = {"model": model, "identity": extractor.identity, "settings": asdict(cfg)}

@@ -5,7 +5,7 @@ In: items. Out: blocks of cells that share X; from the distances of items the er
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ __all__ = ["Block", "Cells", "Mode", "Score", "block_errors", "make_blocks"]
 
 Mode = Literal["within", "across"]
 Context = tuple[str, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def make_blocks(
     return blocks
 
 
-def _drawn(found: list, most: int, *parts: str | int) -> list:  # type: ignore[type-arg]
+def _drawn(found: list[T], most: int, *parts: str | int) -> list[T]:
     if len(found) <= most:
         return found
     return [found[place] for place in sorted(generator(*parts).choice(len(found), most, replace=False).tolist())]
