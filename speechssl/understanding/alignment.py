@@ -21,6 +21,7 @@ ITEM_HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 TIER = re.compile(r'name = "phones?"(.*?)(?=item \[\d+\]|\Z)', re.DOTALL | re.IGNORECASE)
 GAP = 0.02
 """Seconds between two intervals from which on they are no neighbours."""
+SILENCE = "sil"
 INTERVAL = re.compile(r'xmin = ([\d.eE+-]+)\s+xmax = ([\d.eE+-]+)\s+text = "((?:[^"]|"")*)"')
 
 
@@ -101,9 +102,10 @@ def make_items(
     speakers: Mapping[str, str | None],
     *,
     triphones: bool = False,
+    alone: bool = False,
     silences: Collection[str] = (),
 ) -> list[Item]:
-    """Return the phones that have a neighbour on both sides, as items of ABX.
+    """Return phones as items of ABX: those with a neighbour on both sides.
 
     Parameters
     ----------
@@ -111,6 +113,8 @@ def make_items(
         By utterance; utterances that are not in it are left out.
     triphones
         Times from the start of the phone before to the end of the phone after, as in triphone files of ZeroSpeech.
+    alone
+        Phones without a neighbour, too; ``sil`` stands for it.
     silences
         Labels in lower case that are neither phones nor neighbours.
 
@@ -120,12 +124,18 @@ def make_items(
     for name in [name for name in alignment if name in speakers]:
         if not (speaker := speakers[name]):
             raise DataError(f"{name} has no speaker: add the field to the manifest, or give an ABX item file")
-        found = alignment[name]
-        for before, own, after in zip(found, found[1:], found[2:], strict=False):
-            apart = max(own.start - before.end, after.start - own.end) > GAP
-            if not apart and not any(each.label.lower() in silences for each in (before, own, after)):
+        found = [each for each in alignment[name] if each.label.lower() not in silences]
+        for before, own, after in zip([None, *found[:-1]], found, [*found[1:], None], strict=True):
+            if before is not None and own.start - before.end > GAP:
+                before = None
+            if after is not None and after.start - own.end > GAP:
+                after = None
+            labels = (own.label, before.label if before else SILENCE, after.label if after else SILENCE, speaker)
+            if before and after:
                 start, end = (before.start, after.end) if triphones else (own.start, own.end)
-                items.append(Item(name, start, end, own.label, before.label, after.label, speaker))
+                items.append(Item(name, start, end, *labels))
+            elif alone:
+                items.append(Item(name, own.start, own.end, *labels))
     return items
 
 

@@ -203,7 +203,8 @@ def test_planted_phones_have_no_error_and_noise_has_chance(corpus, tmp_path, spa
     # The items that were written give the same result; the frames are not computed again.
     items = read_items(tmp_path / "items.item")
     assert {item.speaker for item in items} == {f"s_{n}" for n in range(6)}
-    assert not {"SIL", "sil"} & {label for item in items for label in item[3:6]}
+    assert {item.label for item in items} == set("abcde")
+    assert ("sil" in {item.before for item in items}) == (context == "any")
     cfg = replace(cfg, alignment=str(tmp_path / "items.item"))
     (tmp_path / "again").mkdir()
     (tmp_path / "features").rename(tmp_path / "again" / "features")
@@ -224,6 +225,12 @@ def test_neighbours_touch_and_triphones_span_all_three(corpus):
     assert [w.end for w in wide] == pytest.approx([i.end + 0.1 for i in items])
     gone = {"u0": [each for each in alignment["u0"] if each.label != "SIL"]}
     assert make_items(gone, {"u0": "s"}) == items
+    every = make_items(gone, {"u0": "s"}, alone=True)
+    assert [(item.label, item.start) for item in every] == [(each.label, each.start) for each in gone["u0"]]
+    assert [item for item in every if "sil" not in item] == items
+    assert [(item.before == "sil", item.after == "sil") for item in (every[0], *every[5:7], every[-1])] == [
+        (True, False), (False, True), (True, False), (False, True)
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("planted")

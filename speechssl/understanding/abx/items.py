@@ -48,8 +48,9 @@ def load_items(cfg: AbxConfig, utterances: Mapping[str, Utterance]) -> tuple[lis
         names = set(alignment)
         speakers = {name: entry.speaker for name, entry in utterances.items()}
         items = make_items(
-            alignment, speakers, triphones=cfg.span == "triphone", silences=[label.lower() for label in cfg.silences]
-        )
+            alignment, speakers, triphones=cfg.span == "triphone", alone=cfg.context == "any",
+            silences=[label.lower() for label in cfg.silences],
+        )  # fmt: skip
     if names and names.isdisjoint(utterances):
         raise DataError(
             f"{path}: none of its utterances is in the data; its ids are like {min(names)!r}, "

@@ -65,7 +65,7 @@ def make_blocks(
     groups: dict[tuple[Context, str], dict[str, list[int]]] = {}
     for number in sorted(range(len(items)), key=lambda number: items[number]):
         item = items[number]
-        context = () if any_context else (item.before, item.after)
+        context: Context = () if any_context else (item.before, item.after)
         groups.setdefault((context, item.speaker), {}).setdefault(item.label, []).append(number)
     speakers_of: dict[tuple[Context, str], list[str]] = {}
     for (context, speaker), phones in groups.items():
