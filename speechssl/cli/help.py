@@ -207,6 +207,14 @@ VERB_HELP = {
             "speechssl layers before=runs/mine/model after=runs/tuned/model shards",
         ),
     ),
+    "abx": _Verb(
+        "MODEL MANIFEST|SHARDS OUT [CONFIG]",
+        "Measures how well the layers of a model tell phones apart, within and across speakers, without training.",
+        (
+            "speechssl abx runs/mine/model shards abx --alignment phones.ctm",
+            "speechssl abx mfcc corpus abx --alignment dev-clean.item --stack 1",
+        ),
+    ),
     "report": _Verb(
         "RUN",
         "Writes report.html, report.json and report.txt of a run folder.",

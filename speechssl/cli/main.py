@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
     "probe": understanding.probe,
     "units": understanding.units,
     "layers": understanding.layers,
+    "abx": understanding.abx,
     "report": scoring.report,
 }
 

@@ -1,4 +1,4 @@
-"""Verbs that show what a model has learned: ``features``, ``probe``, ``units`` and ``layers``."""
+"""Verbs that show what a model has learned: ``features``, ``probe``, ``units``, ``layers`` and ``abx``."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from speechssl.cli.arguments import configure, load
 from speechssl.cli.help import usage
 from speechssl.core.errors import ConfigError
 
-__all__ = ["features", "layers", "probe", "units"]
+__all__ = ["abx", "features", "layers", "probe", "units"]
 
 
 def features(words: list[str], overrides: list[str]) -> None:
@@ -59,3 +59,13 @@ def layers(words: list[str], overrides: list[str]) -> None:
     page = write_layers(compare_layers(words[:-1], words[-1], cfg), Path(cfg.output))
     print(page.with_suffix(".txt").read_text(encoding="utf-8"), end="")
     print(page)
+
+
+def abx(words: list[str], overrides: list[str]) -> None:
+    """Measure how well layers tell phones apart."""
+    from speechssl.config import AbxConfig
+
+    (model, place, folder), cfg = load(AbxConfig, "abx", words, overrides, needed=3)
+    from speechssl.understanding.abx.run import abx_text, run_abx
+
+    print(abx_text(run_abx(model, place, Path(folder), cfg), cfg), end="")

@@ -24,6 +24,7 @@ from speechssl.config.training import (
 )
 from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfig, TranscribeConfig
 from speechssl.config.understanding import FeaturesConfig, ProbeConfig, UnitsConfig
+from speechssl.config.understanding.abx import AbxConfig
 from speechssl.config.understanding.layers import LayersConfig
 from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import (
@@ -37,6 +38,7 @@ from speechssl.config.verbs import (
 )
 
 __all__ = [
+    "AbxConfig",
     "AdaptConfig",
     "AlignConfig",
     "AuditConfig",

@@ -65,6 +65,7 @@ RARE = {
         manifest shard pretrain.[!dt]* pretrain.data.[!is]* pretrain.training.[!s]* pretrain.training.save_every
         finetune.[!dt]* finetune.dev finetune.tokens finetune.data.[!is]* finetune.training.[!s]*
         finetune.training.save_every evaluate""",
+    "AbxConfig": "silences features bootstrap batch_seconds max_bad_fraction",
     "DemoConfig": "synth run.rounds run.relabel run.manifest run.shard run.pretrain run.finetune run.evaluate",
 }
 """Dataclass -> its settings that ``--help`` leaves out and ``--help-all`` shows, as paths from it. ``*`` is that of a

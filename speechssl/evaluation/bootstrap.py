@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from speechssl.core.randomness import generator
 
-__all__ = ["Interval", "PairedBootstrap", "bootstrap_wer", "paired_bootstrap"]
+__all__ = ["Interval", "PairedBootstrap", "bootstrap_ratio", "bootstrap_wer", "paired_bootstrap"]
 
 Interval = tuple[float, float]
 LEVEL = 0.95
@@ -82,6 +82,17 @@ def bootstrap_wer(
     table = _table(counts)
     if block is not None:
         table = _pooled(table, block)
+    return bootstrap_ratio(table, n=n, seed=seed)
+
+
+def bootstrap_ratio(table: npt.NDArray[Any], *, n: int = 2_000, seed: int = 1) -> Interval | None:
+    """Interval of a ratio of two sums, as :func:`bootstrap_wer`.
+
+    Parameters
+    ----------
+    table
+        [U, 2] numbers that are not negative: what each unit adds to the numerator and to the denominator.
+    """
     _check(n)
     if len(table) < 2 or table[:, 1].sum() == 0:
         return None
@@ -177,7 +188,7 @@ class _Resampled:
     """[n'] its standard error, estimated from that resample alone."""
 
 
-def _resampled(table: npt.NDArray[np.int64], *, n: int, seed: int) -> _Resampled:
+def _resampled(table: npt.NDArray[Any], *, n: int, seed: int) -> _Resampled:
     """Draw the rows of ``table`` ([U, 2]: errors, words) n times; resamples without a reference word are left out."""
     size = len(table)
     rng = generator("bootstrap", seed, size)
@@ -192,7 +203,7 @@ def _resampled(table: npt.NDArray[np.int64], *, n: int, seed: int) -> _Resampled
     return _Resampled(drawn[0] / drawn[1], _deviation(drawn, size))
 
 
-def _moments(table: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def _moments(table: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     """Return [5, U]: e, w, e^2, e w, w^2 of each unit."""
     e, w = table.astype(np.float64).T
     return np.stack([e, w, e * e, e * w, w * w])
@@ -207,7 +218,7 @@ def _deviation(sums: npt.NDArray[np.float64], size: int) -> npt.NDArray[np.float
     return np.sqrt(squares * size / (size - 1)) / w
 
 
-def _limits(table: npt.NDArray[np.int64], resampled: _Resampled) -> Interval:
+def _limits(table: npt.NDArray[Any], resampled: _Resampled) -> Interval:
     """Return the outer of the studentised and the expanded percentile limits.
 
     Studentised: rate - q s, with q the quantiles of (rate* - rate) / s* over the resamples; for a resample without

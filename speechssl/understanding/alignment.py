@@ -5,7 +5,7 @@ utterance id; a label for each frame.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,9 +15,21 @@ from speechssl.core.errors import DataError
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.ingest.manifest import safe_id
 
-__all__ = ["Interval", "Item", "alignment_of", "frame_labels", "read_alignment", "read_items", "write_items"]
+__all__ = [
+    "Interval",
+    "Item",
+    "alignment_of",
+    "frame_labels",
+    "item_lines",
+    "make_items",
+    "read_alignment",
+    "read_items",
+]
 
 ITEM_HEADER = "#file onset offset #phone prev-phone next-phone speaker"
+GAP = 0.02
+"""Seconds between two intervals from which on they are no neighbours."""
+SILENCE = "sil"
 INTERVAL = re.compile(r'xmin = ([\d.eE+-]+)\s+xmax = ([\d.eE+-]+)\s+text = "((?:[^"]|"")*)"')
 
 
@@ -30,7 +42,7 @@ class Interval(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A phone of an ABX item file, with its neighbours and speaker."""
+    """A phone of an ABX item file, with its neighbours and speaker; times are of the phone or of all three."""
 
     file: str
     start: float
@@ -107,14 +119,55 @@ def read_items(path: Path) -> list[Item]:
     return items
 
 
-def write_items(alignment: dict[str, list[Interval]], speakers: dict[str, str]) -> str:
-    """Return an ABX item file of all phones that have a neighbour on both sides within their utterance."""
-    lines = [ITEM_HEADER]
-    for name, found in alignment.items():
-        for before, item, after in zip(found, found[1:], found[2:], strict=False):
-            times = f"{item.start:.4f} {item.end:.4f}"
-            lines.append(f"{name} {times} {item.label} {before.label} {after.label} {speakers.get(name, 'unknown')}")
-    return "\n".join(lines) + "\n"
+def make_items(
+    alignment: Mapping[str, Sequence[Interval]],
+    speakers: Mapping[str, str | None],
+    *,
+    triphones: bool = False,
+    alone: bool = False,
+    silences: Collection[str] = (),
+) -> list[Item]:
+    """Return phones as items of ABX: those with a neighbour on both sides.
+
+    Parameters
+    ----------
+    speakers
+        By utterance; utterances that are not in it are left out.
+    triphones
+        Times from the start of the phone before to the end of the phone after, as in triphone files of ZeroSpeech.
+    alone
+        Phones without a neighbour, too; ``sil`` stands for it.
+    silences
+        Labels in lower case that are neither phones nor neighbours.
+
+    Raises DataError when an utterance has no speaker.
+    """
+    items = []
+    for name in [name for name in alignment if name in speakers]:
+        if not (speaker := speakers[name]):
+            raise DataError(f"{name} has no speaker: add the field to the manifest, or give an ABX item file")
+        found = [each for each in alignment[name] if each.label.lower() not in silences]
+        for before, own, after in zip([None, *found[:-1]], found, [*found[1:], None], strict=True):
+            if before is not None and own.start - before.end > GAP:
+                before = None
+            if after is not None and after.start - own.end > GAP:
+                after = None
+            labels = (own.label, before.label if before else SILENCE, after.label if after else SILENCE, speaker)
+            if before and after:
+                start, end = (before.start, after.end) if triphones else (own.start, own.end)
+                items.append(Item(name, start, end, *labels))
+            elif alone:
+                items.append(Item(name, own.start, own.end, *labels))
+    return items
+
+
+def item_lines(items: Iterable[Item]) -> str:
+    """Return the text of an ABX item file (ZeroSpeech, fastabx)."""
+    lines = [
+        f"{item.file} {item.start:.4f} {item.end:.4f} " + " ".join("_".join(text.split()) for text in item[3:])
+        for item in items
+    ]
+    return "\n".join([ITEM_HEADER, *lines]) + "\n"
 
 
 def frame_labels(intervals: Sequence[Interval], frames: int, *, hop: int, receptive: int) -> list[str | None]:

@@ -109,6 +109,14 @@ class Features:
         part = self._part_of[item]
         return torch.from_numpy(np.array(part[item])) if isinstance(part, dict) else part.get_tensor(item)
 
+    def layer(self, item: str, place: int) -> Tensor:
+        """Return [frames, dim] of one layer, the one at ``place`` in ``layers``; only its bytes are read."""
+        part = self._part_of[item]
+        if isinstance(part, dict):
+            return torch.from_numpy(np.array(part[item][place]))
+        found: Tensor = part.get_slice(item)[place]
+        return found
+
 
 def _open_part(path: Path) -> Any:
     if path.suffix == ".npz":

@@ -21,7 +21,14 @@ from speechssl.understanding import features as features_module
 from speechssl.understanding import probe as probe_module
 from speechssl.understanding import saved as saved_module
 from speechssl.understanding import units as units_module
-from speechssl.understanding.alignment import Interval, frame_labels, read_alignment, read_items, write_items
+from speechssl.understanding.alignment import (
+    Interval,
+    frame_labels,
+    item_lines,
+    make_items,
+    read_alignment,
+    read_items,
+)
 from speechssl.understanding.extractors import open_extractor
 from speechssl.understanding.features import Features, write_features
 from speechssl.understanding.probe import run_probe
@@ -345,7 +352,7 @@ def test_three_kinds_of_alignment_files_are_read(tmp_path):
     (tmp_path / "x.ctm").write_text(";; a comment\nx 1 0.5 0.5 b\nx 1 0.0 0.25 a 0.9\n")
     assert read_alignment(tmp_path / "x.ctm") == grid
     three = {"x": [Interval(0, 0.1, "a"), Interval(0.1, 0.3, "b"), Interval(0.3, 0.4, "c")]}
-    (tmp_path / "x.item").write_text(write_items(three, {"x": "s1"}))
+    (tmp_path / "x.item").write_text(item_lines(make_items(three, {"x": "s1"})))
     assert read_alignment(tmp_path / "x.item") == {"x": [Interval(0.1, 0.3, "b")]}
     (item,) = read_items(tmp_path / "x.item")
     assert (item.before, item.after, item.speaker) == ("a", "c", "s1")

@@ -56,7 +56,7 @@ def leftovers(names: Iterable[str]) -> list[Entry]:
             entries.append(_entry(name, "headerless_audio", f"samples without a header; {_SOX}"))
         elif suffix in _ARCHIVES and (suffix not in _ORDINARY or promised or ".tar" in path.name.lower()):
             entries.append(_entry(name, "archive", "archives are not opened; unpack it here, then run again"))
-        elif suffix in _ANNOTATIONS:
+        elif suffix in _ANNOTATIONS and "phone" not in path.name.lower():  # times of phones are no transcripts
             annotations[str(path.parent), suffix].append(name)
         elif suffix in _TABLES and (suffix not in _ORDINARY or promised):
             detail = f"{suffix} is not read; export it as CSV or JSON lines with the columns path and text"

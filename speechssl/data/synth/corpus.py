@@ -1,7 +1,8 @@
 """A speech corpus made on the spot by a real synthesiser (espeak-ng): the embedded data of the demo and of the tests.
 
-In: a SynthConfig. Out: a folder of 16 kHz mono WAV files with `metadata.jsonl` beside them. Train, dev and test never
-share a voice nor a sentence; the accents of dev and test are all heard in training, the voice variants are not.
+In: a SynthConfig. Out: a folder of 16 kHz mono WAV files with `metadata.jsonl` and `phones.ctm` beside them. Train, dev
+and test never share a voice nor a sentence; the accents of dev and test are all heard in training, the voice variants
+are not.
 """
 
 from __future__ import annotations
@@ -149,9 +150,9 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
     """Synthesise the corpus into `folder`, or return at once when it is already there with the same configuration.
 
     Writes `audio/SPEAKER/UTTERANCE.wav` (16 kHz, mono, int16), `metadata.jsonl` (`id, audio, text, speaker, split,
-    duration`, one line an utterance; `text` is null for unlabelled training speech) and `corpus.json` (the
-    configuration). Everything is made beside the folder and renamed into place, so the folder is whole or not there.
-    The bytes do not depend on `workers`, the number of processes (None: one a core).
+    duration`, one line an utterance; `text` is null for unlabelled training speech), `phones.ctm` (when espeak-ng says
+    each phone) and `corpus.json` (the configuration). Everything is made beside the folder and renamed into place, so
+    the folder is whole or not there. The bytes do not depend on `workers`, the number of processes (None: one a core).
 
     Raises DataError when espeak-ng is not installed, does not know a voice, or the folder holds something else.
     """
@@ -170,8 +171,10 @@ def make_corpus(folder: Path, cfg: SynthConfig, *, workers: int | None = None) -
     with atomic_folder(folder) as partial:
         # A fresh process for each speaker: espeak carries noise and flutter state from one utterance to the next.
         with process_pool(workers or cores(), preload=[__name__], max_tasks_per_child=1) as pool:
-            rows = [row for part in pool.map(_speak, drawn, texts, [partial] * len(drawn)) for row in part]
-        (partial / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            spoken = [pair for part in pool.map(_speak, drawn, texts, [partial] * len(drawn)) for pair in part]
+        rows = "".join(json.dumps(row) + "\n" for row, _ in spoken)
+        (partial / "metadata.jsonl").write_text(rows, encoding="utf-8")
+        (partial / "phones.ctm").write_text("".join(phones for _, phones in spoken), encoding="utf-8")
         (partial / "corpus.json").write_text(json.dumps(asdict(cfg), indent=1) + "\n", encoding="utf-8")
     return _summary(folder, cfg, time.monotonic() - began)
 
@@ -224,13 +227,16 @@ def _rows(folder: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _speak(voice: Voice, texts: list[str], folder: Path) -> list[dict[str, Any]]:
-    """Synthesise one speaker: labelled, then unlabelled speech, each within its quota; return the metadata rows."""
+def _speak(voice: Voice, texts: list[str], folder: Path) -> list[tuple[dict[str, Any], str]]:
+    """Synthesise one speaker: labelled, then unlabelled speech, each within its quota.
+
+    Returns the metadata row and the lines of the CTM for each utterance.
+    """
     espeak = Espeak()
     espeak.set_voice(voice.name, rate=voice.rate, pitch=voice.pitch)
     place = folder / "audio" / voice.speaker
     place.mkdir(parents=True)
-    rows: list[dict[str, Any]] = []
+    rows: list[tuple[dict[str, Any], str]] = []
     remaining = iter(texts)
     for quota, labelled in ((voice.labelled_seconds, True), (voice.unlabelled_seconds, False)):
         spoken, misfits = 0.0, 0
@@ -246,14 +252,20 @@ def _speak(voice: Voice, texts: list[str], folder: Path) -> list[dict[str, Any]]
             name = f"{voice.speaker}-{len(rows):04d}"
             path = place / f"{name}.wav"
             soundfile.write(path, samples, SAMPLE_RATE, subtype="PCM_16")
-            rows.append(
-                {
-                    "id": name,
-                    "audio": path.relative_to(folder).as_posix(),
-                    "text": text if labelled else None,
-                    "speaker": voice.speaker,
-                    "split": voice.split,
-                    "duration": duration,
-                }
-            )
+            row = {
+                "id": name,
+                "audio": path.relative_to(folder).as_posix(),
+                "text": text if labelled else None,
+                "speaker": voice.speaker,
+                "split": voice.split,
+                "duration": duration,
+            }
+            rows.append((row, _ctm(name, espeak.phones, duration)))
     return rows
+
+
+def _ctm(name: str, phones: list[tuple[float, str]], duration: float) -> str:
+    """Return the lines `id channel start duration phone`; a phone lasts until the next one, the last until the end."""
+    ends = [start for start, _ in phones[1:]] + [duration]
+    times = zip(phones, ends, strict=True)
+    return "".join(f"{name} 1 {start:.4f} {end - start:.4f} {phone}\n" for (start, phone), end in times if end > start)

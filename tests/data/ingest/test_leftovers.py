@@ -16,7 +16,7 @@ def test_a_table_of_other_recordings_is_named(tmp_path):
 
 def test_formats_that_are_not_read_are_named_with_what_to_do():
     names = ["a/1.TextGrid", "a/2.TextGrid", "b.srt", "clips.zip", "d.parquet", "h.pcm", "s.tar.gz", "x.tar", "n.xlsx",
-             "other.gz", "setup.yaml", "photo.jpg"]  # fmt: skip
+             "other.gz", "setup.yaml", "photo.jpg", "phones.ctm"]  # fmt: skip
     found = [(entry.item, entry.reason) for entry in leftovers(names)]
     assert found == [
         ("a", "unread_annotations"), ("b.srt", "unread_annotations"), ("clips.zip", "archive"),

@@ -3,9 +3,10 @@
 import json
 import sys
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -63,6 +64,31 @@ def test_metadata_describes_the_audio(corpus: SynthSummary) -> None:
     train = [row for row in rows if row["split"] == "train"]
     assert {row["speaker"] for row in train if row["text"]} == {"train000", "train001"}
     assert {row["speaker"] for row in train if not row["text"]} == {f"train00{i}" for i in range(4)}
+
+
+def test_the_times_of_phones_cover_the_audio(corpus: SynthSummary) -> None:
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for line in (corpus.folder / "phones.ctm").read_text().splitlines():
+        name, _, start, length, phone = line.split()
+        found.setdefault(name, []).append((float(start), float(start) + float(length), phone))
+    rows = rows_of(corpus.folder)
+    assert set(found) == {row["id"] for row in rows}
+    for row in rows:
+        phones = found[row["id"]]
+        assert all(abs(end - start) < 2e-4 for (_, end, _), (start, _, _) in pairwise(phones))
+        assert phones[0][0] < 0.1
+        assert phones[-1][1] == pytest.approx(row["duration"], abs=2e-4)
+        wave, _ = soundfile.read(corpus.folder / row["audio"])
+        loudness = {
+            silent: max(
+                np.sqrt(np.mean(wave[round(start * 16_000) : round(end * 16_000)] ** 2))
+                for start, end, phone in phones if (phone == "sil") == silent and end - start > 0.02
+            )
+            for silent in (True, False)
+            if any((phone == "sil") == silent and end - start > 0.02 for start, end, phone in phones)
+        }  # fmt: skip
+        assert loudness.get(True, 0) < 0.1 * loudness[False]
+    assert not [label for phones in found.values() for _, _, label in phones if label[0] in "_',"]
 
 
 def test_minutes_are_kept(corpus: SynthSummary) -> None:
