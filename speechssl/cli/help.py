@@ -148,10 +148,11 @@ VERB_HELP = {
     ),
     "align": _Verb(
         "MANIFEST|AUDIO [TEXT...]",
-        "Finds when the words of known transcripts were spoken. Writes the same formats as transcribe.",
+        "Finds when the words of known transcripts were spoken. Writes the formats of transcribe, or a manifest of "
+        "training utterances cut out of long recordings.",
         (
-            "speechssl align talk.wav talk.txt --model runs/asr/model",
             "speechssl align corpus/manifest.jsonl --model M --output aligned --format ctm",
+            "speechssl align talk.wav talk.txt --model M --output cut --format manifest",
         ),
     ),
     "score": _Verb(
