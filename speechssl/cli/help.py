@@ -204,6 +204,14 @@ VERB_HELP = {
         "Writes report.html, report.json and report.txt of a run folder.",
         ("speechssl report runs/mine", "speechssl report runs/mine/finetune"),
     ),
+    "launch": _Verb(
+        "[--slurm FILE ...] -- VERB ...",
+        "Writes an sbatch script for a command. SLURM asks the job to save before its time ends, and queues it again.",
+        (
+            "speechssl launch --slurm job.sh --nodes 2 --gpus 8 -- pretrain mine.toml",
+            "speechssl launch --slurm job.sh --parts 100 -- shard corpus shards",
+        ),
+    ),
 }  # fmt: skip
 """Verb -> its help, in the order of the listing."""
 

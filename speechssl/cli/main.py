@@ -47,6 +47,7 @@ VERBS: dict[str, Verb] = {
     "probe": understanding.probe,
     "units": understanding.units,
     "report": scoring.report,
+    "launch": training.launch,
 }
 
 
