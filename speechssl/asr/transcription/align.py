@@ -27,6 +27,7 @@ from speechssl.core.errors import AudioError, ConfigError, DataError
 from speechssl.core.ledger import Entry
 from speechssl.data.audio.decode import SAMPLE_RATE, AudioFile, AudioLimits
 from speechssl.data.ingest.manifest import read_manifest, write_manifest
+from speechssl.data.ingest.rows import clean_text
 from speechssl.data.ingest.text.corpus_tags import find_tags
 from speechssl.data.ingest.utterance import Utterance, safe_id
 from speechssl.training.parallel import start_parallel
@@ -261,7 +262,7 @@ class _Utterances:
                 path=path.resolve().as_posix(),
                 start=row.start + segment.start,
                 duration=segment.end - segment.start,
-                text=segment.text,
+                text=clean_text(segment.text),
                 meta=row.meta | {"score": round(segment.score, 3)},
             )
         return done, [*entries, *left_out]
