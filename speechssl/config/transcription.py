@@ -78,7 +78,7 @@ class AlignConfig:
     training, cut out of long recordings."""
     max_seconds: float = 20.0
     """Of ``format manifest``: longest utterance; a recording that is not longer is kept as it is."""
-    min_score: float = 0.2
+    min_score: float = 0.15
     """Of ``format manifest``: utterances with a lower score are left out."""
     splits: tuple[str, ...] = ()
     """Splits of the manifest; empty for all."""

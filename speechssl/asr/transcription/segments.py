@@ -45,7 +45,7 @@ class Segment:
     end: float
     text: str
     score: float
-    """0 to 1: the lowest geometric mean of frame probabilities over about 1.2 s of words."""
+    """0 to 1: the lowest geometric mean of the probabilities of labels over about 1.2 s of words."""
 
 
 def align_loosely(log_probs: Tensor, text: str, tokens: Tokens, *, frame_seconds: float, item: str = "") -> list[Word]:
@@ -86,7 +86,8 @@ def align_loosely(log_probs: Tensor, text: str, tokens: Tokens, *, frame_seconds
         start = int(heard[np.searchsorted(places, words.first[rank])])
         end = int(heard[np.searchsorted(places, words.last[rank], side="right") - 1]) + 1
         now = end * frame_seconds
-        result.append(Word(unit, start * frame_seconds, now, min(math.exp(float(scores[start:end].mean())), 1.0)))
+        mean = float(scores[start:end][found.frames[start:end] >= 0].mean())  # blanks inside say nothing of the word
+        result.append(Word(unit, start * frame_seconds, now, min(math.exp(mean), 1.0)))
     return sorted(
         [*result, *_gaps(found.frames == GAP_FRAME, values.argmax(axis=1) != BLANK, frame_seconds)],
         key=lambda word: word.start,

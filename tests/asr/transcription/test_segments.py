@@ -137,6 +137,16 @@ def test_a_word_longer_than_the_limit_is_left_out() -> None:
     assert entry.reason == "too_long"
 
 
+def test_a_blank_inside_a_word_is_no_sign_that_it_was_said() -> None:
+    """The label of a word that was not said is improbable, however many blanks are around it."""
+    path = [0] * 10 + TOKENS.encode("abc") + [0] * 30 + TOKENS.encode("d") + [0] * 10
+    values = heard(path)
+    values[43] = heard([0])[0]
+    (word,) = align_loosely(values, "abcd", TOKENS, frame_seconds=FRAME)
+    assert word.end - word.start > 0.05
+    assert word.score == pytest.approx((0.95**3 * (0.05 / (TOKENS.size - 1))) ** 0.25, rel=1e-3)
+
+
 def test_the_score_is_that_of_the_worst_second() -> None:
     words = [Word("a", float(n), n + 0.7, 0.01 if n == 5 else 0.81) for n in range(9)]
     (segment,), _ = cut(words, " ".join("a" * 9), seconds=9.0, max_seconds=20.0, min_score=0.0, item="talk")
