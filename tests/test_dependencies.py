@@ -18,6 +18,7 @@ NAMES = {
     "flashlight": "flashlight-text",
     "mlflow": "mlflow-skinny",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 """Packages whose name in imports is not the one they are installed by (``_`` and ``-`` are the same)."""
 OURS = {"speechssl", "tests", "benchmarks", "docs", "_typeshed"}

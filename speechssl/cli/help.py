@@ -148,10 +148,11 @@ VERB_HELP = {
     ),
     "align": _Verb(
         "MANIFEST|AUDIO [TEXT...]",
-        "Finds when the words of known transcripts were spoken. Writes the same formats as transcribe.",
+        "Finds when the words of known transcripts were spoken. Writes the formats of transcribe, or a manifest of "
+        "training utterances cut out of long recordings.",
         (
-            "speechssl align talk.wav talk.txt --model runs/asr/model",
             "speechssl align corpus/manifest.jsonl --model M --output aligned --format ctm",
+            "speechssl align talk.wav talk.txt --model M --output cut --format manifest",
         ),
     ),
     "score": _Verb(
@@ -219,6 +220,14 @@ VERB_HELP = {
         "RUN",
         "Writes report.html, report.json and report.txt of a run folder.",
         ("speechssl report runs/mine", "speechssl report runs/mine/finetune"),
+    ),
+    "launch": _Verb(
+        "[--slurm FILE ...] -- VERB ...",
+        "Writes an sbatch script for a command. SLURM asks the job to save before its time ends, and queues it again.",
+        (
+            "speechssl launch --slurm job.sh --nodes 2 --gpus 8 -- pretrain mine.toml",
+            "speechssl launch --slurm job.sh --parts 100 -- shard corpus shards",
+        ),
     ),
 }  # fmt: skip
 """Verb -> its help, in the order of the listing."""

@@ -49,6 +49,7 @@ VERBS: dict[str, Verb] = {
     "layers": understanding.layers,
     "abx": understanding.abx,
     "report": scoring.report,
+    "launch": training.launch,
 }
 
 

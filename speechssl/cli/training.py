@@ -1,13 +1,24 @@
 """Verbs that train or make models: ``pretrain``, ``finetune``, ``selftrain``, ``import``, ``run``, ``demo`` ..."""
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from speechssl.cli.arguments import load, positional, wants_help
-from speechssl.cli.help import verb_help
+from speechssl.cli.arguments import configure, load, positional, wants_help
+from speechssl.cli.help import VERB_HELP, usage, verb_help
 from speechssl.core.errors import ConfigError
 
-__all__ = ["compare_objectives", "demo", "estimate", "finetune", "import_model", "pretrain", "run", "selftrain"]
+__all__ = [
+    "compare_objectives",
+    "demo",
+    "estimate",
+    "finetune",
+    "import_model",
+    "launch",
+    "pretrain",
+    "run",
+    "selftrain",
+]
 
 
 PROFILED_STEPS = 5
@@ -133,3 +144,24 @@ def compare_objectives(words: list[str], overrides: list[str]) -> None:
     from speechssl.workflows.compare_objectives import compare_objectives as go
 
     go(cfg)
+
+
+def launch(words: list[str], overrides: list[str]) -> None:
+    """Write the script of a cluster's job."""
+    from speechssl.config import LaunchConfig
+
+    cut = overrides.index("--") if "--" in overrides else len(overrides)
+    cfg, command = configure(LaunchConfig, "launch", None, overrides[:cut]), overrides[cut + 1 :]
+    if words or not command or command[0] not in VERB_HELP or command[0] == "launch":
+        raise ConfigError(f"usage: {usage('launch')}   (after -- a command of speechssl, from its verb on)")
+    from speechssl.core.files import write_atomic
+    from speechssl.workflows.slurm import sbatch_script
+
+    script = sbatch_script(command, cfg)
+    if not cfg.slurm:
+        print(script, end="")
+        return
+    write_atomic(Path(cfg.slurm), script.encode())
+    print(f"sbatch {shlex.quote(cfg.slurm)}")
+    if cfg.parts:
+        print(f"when all its tasks have ended: speechssl {shlex.join(command)}")

@@ -45,6 +45,9 @@ def align(words: list[str], overrides: list[str]) -> int:
         raise ConfigError(f"usage: {usage('align')} --model FOLDER [--output FOLDER --format textgrid,ctm]")
     from speechssl.asr.transcription.align import align_all, passages
 
+    output = Path(cfg.output).resolve()
+    if cfg.format == "manifest" and cfg.output and Path(words[0]).resolve() in (output, output / "manifest.jsonl"):
+        raise ConfigError(f"--output {cfg.output} has the manifest that is to be read; give another folder")
     found = passages(words, cfg.splits)
     with _bar("align", wanted=bool(cfg.output)) as advance:
         summary = align_all(found, cfg, say=_say, warn=_warn, note=_note, advance=advance)

@@ -15,7 +15,9 @@ class ManifestConfig:
     min_seconds: float = 0.1
     """Shorter recordings are rejected."""
     max_seconds: float = 30.0
-    """Longer recordings are segmented at pauses (unlabelled) or rejected (labelled: a transcript cannot be cut)."""
+    """Longer recordings are segmented at pauses; their transcripts are left out."""
+    long_transcripts: bool = False
+    """Keep a longer recording with a transcript as one utterance, for `speechssl align --format manifest` to cut."""
     max_file_seconds: float = 6 * 3600.0
     """Longer files are rejected before they are decoded."""
     segmenter: Literal["auto", "energy", "silero"] = "auto"

@@ -48,7 +48,8 @@ RARE = {
     "ExportConfig": "data.[!s]*",
     "TuneConfig": "data.batches_per_step",
     "RunConfig": """
-        manifest.max_file_seconds manifest.max_bad_fraction manifest.follow_links shard.seed
+        manifest.max_file_seconds manifest.max_bad_fraction manifest.follow_links
+        manifest.long_transcripts shard.seed
         shard.max_bad_fraction *.name *.output *.shards *.data.splits *.data.ids *.workers *.batches_per_step
         pretrain.objective.penalty_weight pretrain.objective.targets.units *.schedule *.weight_decay *.clip
         *.compile *.save_every *.device finetune.init finetune.model finetune.tokens finetune.dev finetune.ctc.channel_*

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from speechssl.config.decoding import DecoderConfig
+from speechssl.core.errors import ConfigError
 
 __all__ = ["AlignConfig", "CaptionConfig", "LiveConfig", "TranscribeConfig"]
 
@@ -73,7 +74,12 @@ class AlignConfig:
     output: str = ""
     """Folder that gets a file for each utterance and format. Empty: standard output."""
     format: str = "textgrid"
-    """One or several, separated by commas: text, json, jsonl, ctm, textgrid, srt, vtt."""
+    """One or several, separated by commas: text, json, jsonl, ctm, textgrid, srt, vtt. manifest, alone: utterances for
+    training, cut out of long recordings."""
+    max_seconds: float = 20.0
+    """Of ``format manifest``: longest utterance; a recording that is not longer is kept as it is."""
+    min_score: float = 0.15
+    """Of ``format manifest``: utterances with a lower score are left out."""
     splits: tuple[str, ...] = ()
     """Splits of the manifest; empty for all."""
     block_seconds: float = 5.0
@@ -81,3 +87,11 @@ class AlignConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """auto: bf16 where the processor or the GPU computes in it, else fp32."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def __post_init__(self) -> None:
+        if "manifest" in self.format and self.format != "manifest":
+            raise ConfigError(f"--format {self.format}: manifest stands alone; word times need a call of their own")
+        if self.max_seconds <= 0 or not 0 <= self.min_score <= 1:
+            raise ConfigError(
+                f"max_seconds ({self.max_seconds:g}) must be above 0, min_score ({self.min_score:g}) between 0 and 1"
+            )

@@ -14,6 +14,7 @@ __all__ = [
     "Format",
     "ImportConfig",
     "LabellingConfig",
+    "LaunchConfig",
     "RelabelConfig",
     "RunConfig",
     "SelftrainConfig",
@@ -175,3 +176,41 @@ class RunConfig:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """A job of a cluster."""
+
+    slurm: str = ""
+    """File that gets the sbatch script. Empty: standard output."""
+    nodes: int = 1
+    gpus: int = 0
+    """GPUs of each node, with a process for each. 0: one process a node, on its processors."""
+    cpus: int = 8
+    """Cores of each process."""
+    memory: str = ""
+    """Of each node, such as 64G. Empty, here and below: the cluster's default."""
+    time: str = ""
+    """Limit of the job, as SLURM writes it: 24:00:00, 2-00:00:00."""
+    partition: str = ""
+    account: str = ""
+    name: str = ""
+    """Name of the job. Empty: speechssl-VERB."""
+    options: tuple[str, ...] = ()
+    """Further options of sbatch without their dashes, such as constraint=a100."""
+    parts: int = 0
+    """Of ``shard``: an array of N tasks, each of which makes one part. 0: no array."""
+    notice: int = 120
+    """Seconds before the limit at which the command is asked to save and stop."""
+    restarts: int = 100
+    """Most times that a stopped job is queued again."""
+
+    def __post_init__(self) -> None:
+        least = {"nodes": 1, "gpus": 0, "cpus": 1, "parts": 0, "notice": 1, "restarts": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"launch: {name} = {getattr(self, name)} must be at least {low}")
+        texts = (self.memory, self.time, self.partition, self.account, self.name, *self.options)
+        if any(set(text) & set("\n\r") for text in texts):
+            raise ConfigError("launch: a setting must not hold a line break")

@@ -19,8 +19,8 @@ ALL = {
         cls.__name__: cls()
         for cls in (
             config.AlignConfig, config.AuditConfig, config.CompareConfig, config.CompareObjectivesConfig,
-            config.CorpusConfig, config.EvaluateConfig, config.ExportConfig, config.FinetuneConfig, config.LmConfig,
-            config.ManifestConfig, config.ScoreConfig, config.SelftrainConfig, config.ShardConfig,
+            config.CorpusConfig, config.EvaluateConfig, config.ExportConfig, config.FinetuneConfig, config.LaunchConfig,
+            config.LmConfig, config.ManifestConfig, config.ScoreConfig, config.SelftrainConfig, config.ShardConfig,
             config.TranscribeConfig, config.TuneConfig, DemoConfig,
         )
     },

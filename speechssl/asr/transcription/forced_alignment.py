@@ -1,4 +1,4 @@
-"""Forced alignment: when each word of a known transcript was spoken (torchaudio's CTC Viterbi).
+"""Forced alignment: when each word of a known transcript was spoken (torchaudio's CTC Viterbi, or that of blocks).
 
 In: ``[F, V]`` log-probabilities of one utterance and its transcript. Out: words with start and end in seconds.
 """
@@ -8,13 +8,19 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from math import exp
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from speechssl.asr.decoding.decode import Span, spans
 from speechssl.asr.tokens import BLANK, BOUNDARY, Tokens
+from speechssl.asr.transcription.long_viterbi import Words, long_path
 from speechssl.core.errors import AudioError
 
 __all__ = ["Word", "align", "frames_needed", "word_times"]
+
+MAX_CELLS = 2_000_000_000
+"""Most frames times states (twice the labels) of torchaudio's search, a byte each: about 20 minutes of speech."""
 
 Spelling = tuple[str, list[int]]
 """A word and its labels."""
@@ -68,8 +74,6 @@ def align(log_probs: torch.Tensor, text: str, tokens: Tokens, *, frame_seconds: 
     AudioError
         ``ctc_infeasible``: the utterance has fewer frames than its labels need. ``not_finite``: the model gave NaN.
     """
-    import torchaudio.functional
-
     if log_probs.ndim != 2 or log_probs.shape[1] != tokens.size:
         raise ValueError(f"log-probabilities must be [frames, {tokens.size}], not {list(log_probs.shape)}")
     spellings = [(word, tokens.encode(word)) for word in tokens.normal(text).split()]
@@ -83,9 +87,21 @@ def align(log_probs: torch.Tensor, text: str, tokens: Tokens, *, frame_seconds: 
         raise AudioError(item, "not_finite", "the model's log-probabilities are not finite")
     if tokens.size in ids:  # unspellable text scores as the most probable token at each frame
         values = torch.cat([values, values.amax(dim=1, keepdim=True)], dim=1)
-    path, scores = torchaudio.functional.forced_align(values[None], torch.tensor([ids], dtype=torch.int32), blank=BLANK)
-    labels = spans(path[0].numpy().astype("int64"), scores[0].numpy())
+    labels = spans(*_path(values, ids))
     return [word for words, place in places for word in _timed(words, labels[place], tokens, frame_seconds)]
+
+
+def _path(values: torch.Tensor, ids: list[int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the token and the log-probability of every frame."""
+    if len(values) * (2 * len(ids) + 1) > MAX_CELLS:
+        array = values.numpy()
+        found = long_path(array, Words.of([[label] for label in ids], [[]] * len(ids)), gaps=False)
+        path = np.where(found.frames >= 0, np.array(ids)[np.maximum(found.frames, 0)], BLANK)
+        return path, np.take_along_axis(array, path[:, None], axis=1)[:, 0]
+    import torchaudio.functional
+
+    path, scores = torchaudio.functional.forced_align(values[None], torch.tensor([ids], dtype=torch.int32), blank=BLANK)
+    return path[0].numpy().astype("int64"), scores[0].numpy()
 
 
 def _labels(spellings: Sequence[Spelling], tokens: Tokens) -> tuple[list[int], list[tuple[list[str], slice]]]:

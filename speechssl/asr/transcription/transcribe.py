@@ -6,7 +6,7 @@ its error and the others go on. Memory does not grow with the length of a file b
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,8 @@ class Summary:
     """Audio of those that were done now."""
     output: str = ""
     verb: str = "transcribed"
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Ledger entries by reason, of utterances cut out of recordings."""
 
     def count(self, found: Transcript, *, known: bool) -> None:
         """Count one file."""
@@ -80,8 +82,10 @@ class Summary:
     def __str__(self) -> str:
         known = f", {self.known} were done before" if self.known else ""
         failed = f"; {self.failed} failed, see {self.output}/ledger.jsonl" if self.failed else ""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
         return (
             f"{self.done} recordings {self.verb} ({self.seconds / 60:.1f} min){known}{failed}. Results: {self.output}"
+            + (f"\n  in the ledger: {reasons}" if reasons else "")
         )
 
 

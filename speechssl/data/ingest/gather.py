@@ -7,6 +7,7 @@ recordings that are too short, too long to keep their transcript, out of range, 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -97,13 +98,22 @@ def _texts(said: Sequence[Said]) -> list[str]:
 
 
 def gather(
-    scans: Sequence[Scan], said: Mapping[str, list[Said]], *, min_seconds: float, max_seconds: float
+    scans: Sequence[Scan],
+    said: Mapping[str, list[Said]],
+    *,
+    min_seconds: float,
+    max_seconds: float,
+    long_transcripts: bool = False,
 ) -> Gathered:
-    """Return an utterance for each recording, each part that a table names, and each segment of a long recording."""
+    """Return an utterance for each recording, each part that a table names, and each segment of a long recording.
+
+    With ``long_transcripts`` a long recording with a transcript is one utterance.
+    """
     result = Gathered()
     for scan in sorted(scans, key=lambda scan: scan.path):
         for known in said.get(scan.path) or [Said()]:
-            _add(result, scan, known, min_seconds, max_seconds)
+            longest = math.inf if long_transcripts and known.text and not only_tags(known.text) else max_seconds
+            _add(result, scan, known, min_seconds, longest)
     return result
 
 
@@ -147,7 +157,10 @@ def _add(result: Gathered, scan: Scan, known: Said, min_seconds: float, max_seco
         result.add(raw_id, utterance, group)
         return
     if known.text is not None:
-        detail = f"{length:.1f} s; a transcript cannot be cut, so its segments are used unlabelled"
+        detail = (
+            f"{length:.1f} s; its segments are used unlabelled. --long-transcripts keeps it whole, and "
+            "`speechssl align MANIFEST --format manifest` cuts it with its transcript"
+        )
         result.note(item, "labelled_too_long", detail, "repaired")
     pieces = [(max(a, start), min(a + d, start + length)) for a, d in scan.pieces]
     pieces = [(a, b - a) for a, b in pieces if b - a >= min_seconds]

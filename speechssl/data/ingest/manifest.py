@@ -185,7 +185,9 @@ def build_manifest(
         [scan for scan in audio if scan.info], said, official=known is not None and known.official
     )
     ledger.extend(entries)
-    gathered = gather(usable, said, min_seconds=cfg.min_seconds, max_seconds=cfg.max_seconds)
+    gathered = gather(
+        usable, said, min_seconds=cfg.min_seconds, max_seconds=cfg.max_seconds, long_transcripts=cfg.long_transcripts
+    )
     ledger.extend(gathered.entries)
     if not gathered.utterances:
         raise DataError(

@@ -10,14 +10,16 @@ import pytest
 import soundfile
 
 from speechssl.asr.ctc import load_recogniser
-from speechssl.asr.transcription import align
+from speechssl.asr.transcription import forced_alignment
 from speechssl.asr.transcription.align import Passage, align_all, align_passage, passages
 from speechssl.asr.transcription.inputs import Input
-from speechssl.config import AlignConfig
+from speechssl.cli.main import main
+from speechssl.config import AlignConfig, ShardConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.core.ledger import read_ledger
-from speechssl.data.ingest.manifest import write_manifest
+from speechssl.data.ingest.manifest import read_manifest, write_manifest
 from speechssl.data.ingest.utterance import Utterance
+from speechssl.data.store.writer import shard_manifest
 from tests.oracles.wordfiles import read_ctm, read_textgrid
 from tests.support.tones import speak, trained
 
@@ -112,13 +114,70 @@ def test_a_long_recording_and_its_text(model: str, corpus: Path, tmp_path: Path)
     assert align_passage(recogniser, tokens, passages(words)[0], block=50) == found
 
 
-def test_more_than_can_be_aligned(model: str, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(align, "MAX_CELLS", 1000)
+def test_more_than_torchaudio_can_align(model: str, corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recogniser, tokens = load_recogniser(Path(model))
-    found = align_passage(recogniser, tokens, Passage(Input(corpus / "all.wav", "all"), " ".join(SENTENCES)), block=50)
-    assert found.error is not None
-    assert (found.error.reason, found.text) == ("too_long_to_align", "")
-    assert "cut it into parts of 20 minutes" in str(found.error)
+    passage = Passage(Input(corpus / "all.wav", "all"), " ".join(SENTENCES))
+    theirs = align_passage(recogniser, tokens, passage, block=50)
+    monkeypatch.setattr(forced_alignment, "MAX_CELLS", 1000)
+    ours = align_passage(recogniser, tokens, passage, block=50)
+    assert [(word.word, word.start, word.end) for word in ours.words] == [
+        (word.word, word.start, word.end) for word in theirs.words
+    ]
+    assert [word.score for word in ours.words] == pytest.approx([word.score for word in theirs.words])
+
+
+def test_a_manifest_of_segments(model: str, tmp_path: Path) -> None:
+    """Two recordings of several sentences, one of another text, one that is short, and one without a text."""
+    texts = ["\n ".join(SENTENCES), " ".join(reversed(SENTENCES)), "cab", None, "dcdcdc ebebeb " * 8]
+    names = ["one", "two", "short", "unlabelled", "other"]
+    rows = []
+    for name, text in zip(names, texts, strict=True):
+        parts = {"two": SENTENCES[::-1], "short": ["cab"], "unlabelled": ["e"]}.get(name, SENTENCES)
+        wave = np.concatenate([speak(part, f"{name} {part}") for part in parts])
+        wave = np.concatenate([np.zeros(8_000, np.float32), wave])
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16_000)
+        row = utterance(name, f"{name}.wav", len(wave) / 16_000 - 0.25, text, 0.25)
+        rows.append(replace(row, speaker=f"of {name}", meta={"k": 1}))
+    write_manifest(tmp_path / "manifest.jsonl", rows)
+    cfg = AlignConfig(model=model, output=str(tmp_path / "out"), format="manifest", max_seconds=3.0, device="cpu")
+    warned: list[str] = []
+    summary = align_all(passages([str(tmp_path)]), cfg, warn=warned.append, note=warned.append)
+    assert (summary.done, summary.failed) == (2, 1)
+    found = read_manifest(tmp_path / "out" / "manifest.jsonl")
+    assert f"cut into {len(found) - 2} utterances" in str(summary)
+    assert [replace(row, path="", meta={}) for row in found[:2]] == [replace(r, path="", meta={}) for r in rows[2:4]]
+    for row, text in zip(rows[:2], texts[:2], strict=True):
+        mine = [each for each in found if each.id.startswith(f"{row.id}-")]
+        assert " ".join(each.text or "" for each in mine) == " ".join(text.split()) and len(mine) > 1
+        for each in mine:
+            assert each.path == str(tmp_path / row.path) and each.duration <= 3.0 and each.meta["score"] >= 0.2
+            assert (each.speaker, each.split, each.meta["k"]) == (row.speaker, row.split, 1)
+            alone = align_passage(
+                *load_recogniser(Path(model)),
+                Passage(Input(Path(each.path), ""), each.text, each.start, each.duration),
+                block=50,
+            )
+            assert alone.error is None and min(word.score for word in alone.words) > 0.2
+    reasons = [entry.reason for entry in read_ledger(tmp_path / "out" / "ledger.jsonl")]
+    assert reasons.count("text_mismatch") == 1
+    shard_manifest(tmp_path / "out" / "manifest.jsonl", tmp_path / "shards", ShardConfig(workers=1))
+    again = align_all(passages([str(tmp_path)]), replace(cfg, max_seconds=2.0), warn=warned.append, note=warned.append)
+    assert (again.done, again.known, again.failed) == (0, 2, 1)
+    shorter = read_manifest(tmp_path / "out" / "manifest.jsonl")
+    assert len(shorter) > len(found) and max(row.duration for row in shorter) <= 2.0
+
+
+def test_settings_of_segments(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="stands alone"):
+        AlignConfig(format="ctm,manifest")
+    with pytest.raises(ConfigError, match="min_score"):
+        AlignConfig(min_score=2.0)
+    with pytest.raises(ConfigError, match="needs --output"):
+        align_all(passages(["a.wav", "abc"]), AlignConfig(format="manifest"))
+    before = (corpus / "manifest.jsonl").read_bytes()
+    assert main(["align", str(corpus), "--output", str(corpus), "--format", "manifest"]) == 1
+    assert "give another folder" in capsys.readouterr().err
+    assert (corpus / "manifest.jsonl").read_bytes() == before
 
 
 def test_standard_output_and_splits(model: str, corpus: Path) -> None:

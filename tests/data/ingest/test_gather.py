@@ -53,6 +53,18 @@ def test_short_long_and_labelled_long_recordings():
     assert result.dropped_seconds == pytest.approx(2.0 + 2.0 + 20.0)
 
 
+def test_long_transcripts_are_kept_on_request():
+    """What is without words is cut at pauses as ever."""
+    pieces = [(0.0, 9.0), (10.0, 8.0)]
+    scans = [scan(name, 20.0, pieces) for name in ("a.wav", "b.wav", "c.wav")]
+    said = {"a.wav": [Said(text="long")], "c.wav": [Said(text="[noise]")]}
+    result = gather(scans, said, min_seconds=0.1, max_seconds=10.0, long_transcripts=True)
+    assert [(u.id, u.duration, u.text) for u in result.utterances] == [
+        ("a", 20.0, "long"), ("b-0000", 9.0, None), ("b-0001", 8.0, None), ("c-0000", 9.0, None), ("c-0001", 8.0, None),
+    ]  # fmt: skip
+    assert [entry.reason for entry in result.entries] == ["only_tags"]
+
+
 def test_parts():
     said = {"a.wav": [
         Said(span=(0.0, 2.0), text="one"), Said(span=(5.0, None), text="rest"), Said(span=(1.0, 12.0), text="long"),
