@@ -111,6 +111,7 @@ def align_passage(
             raise AudioError(name, "empty_transcript", "nothing in its text can be spelled with the model's characters")
         rows = list(local_log_probs(model, counted(), block, bf16=bf16))
         log_probs = torch.cat(rows) if rows else torch.zeros(0, tokens.size)
+        del rows  # of hours: as large as all the rest
         find = align_loosely if loosely else align
         words = find(log_probs, passage.text, tokens, frame_seconds=model.encoder.hop / SAMPLE_RATE, item=name)
     except AudioError as error:

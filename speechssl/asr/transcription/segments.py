@@ -32,6 +32,8 @@ _MARGIN = 0.3
 """Seconds kept before the first word and after the last one, at most half of the pause."""
 _WINDOW = 1.2
 """Seconds of words whose mean is taken: 30 frames of 40 ms in the paper."""
+_LEAST_SCORE = 0.001
+"""Of a word: scores have three digits."""
 _LEAST_SHARE = 0.5
 """A recording of whose words, and of whose seconds, less is kept has another text."""
 
@@ -53,7 +55,9 @@ def align_loosely(log_probs: Tensor, text: str, tokens: Tokens, *, frame_seconds
 
     A word that was not found has no length. Nor has one that cannot be spelled (``spelled`` is False). A stretch of
     sound that the text says nothing of is a word without characters. Where the script has no spaces, each character is
-    a word. Raises AudioError (``not_finite``).
+    a word. Times and scores have three digits, as in the journal of a job, so that a job that resumes cuts the same.
+
+    Raises AudioError (``not_finite``).
     """
     values = log_probs.numpy()
     if not np.isfinite(values).all():
@@ -85,9 +89,9 @@ def align_loosely(log_probs: Tensor, text: str, tokens: Tokens, *, frame_seconds
             continue
         start = int(heard[np.searchsorted(places, words.first[rank])])
         end = int(heard[np.searchsorted(places, words.last[rank], side="right") - 1]) + 1
-        now = end * frame_seconds
+        now = round(end * frame_seconds, 3)
         mean = float(scores[start:end][found.frames[start:end] >= 0].mean())  # blanks inside say nothing of the word
-        result.append(Word(unit, start * frame_seconds, now, min(math.exp(mean), 1.0)))
+        result.append(Word(unit, round(start * frame_seconds, 3), now, round(min(math.exp(mean), 1.0), 3)))
     return sorted(
         [*result, *_gaps(found.frames == GAP_FRAME, values.argmax(axis=1) != BLANK, frame_seconds)],
         key=lambda word: word.start,
@@ -122,8 +126,8 @@ def _gaps(gap: npt.NDArray[np.bool_], loud: npt.NDArray[np.bool_], frame_seconds
     for start, end in np.flatnonzero(np.diff(np.r_[False, gap, False].astype(np.int8))).reshape(-1, 2).tolist():
         heard = np.flatnonzero(loud[start:end])
         if len(heard):
-            first, last = (start + int(heard[0])) * frame_seconds, (start + int(heard[-1]) + 1) * frame_seconds
-            found += [Word("", first, last, 0.0)] if last - first >= _LEAST_GAP else []
+            first, last = ((start + int(n)) * frame_seconds for n in (heard[0], heard[-1] + 1))
+            found += [Word("", round(first, 3), round(last, 3), 0.0)] if last - first >= _LEAST_GAP else []
     return found
 
 
@@ -222,7 +226,7 @@ def _score(words: Sequence[Word]) -> float:
         for word in words[first:]:
             length = word.end - word.start
             seconds += length
-            total += length * math.log(max(word.score, 1e-30))
+            total += length * math.log(max(word.score, _LEAST_SCORE))
             if seconds >= _WINDOW:
                 break
         if seconds >= _WINDOW or first == 0:

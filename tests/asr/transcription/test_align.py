@@ -161,6 +161,9 @@ def test_a_manifest_of_segments(model: str, tmp_path: Path) -> None:
     reasons = [entry.reason for entry in read_ledger(tmp_path / "out" / "ledger.jsonl")]
     assert reasons.count("text_mismatch") == 1
     shard_manifest(tmp_path / "out" / "manifest.jsonl", tmp_path / "shards", ShardConfig(workers=1))
+    before = (tmp_path / "out" / "manifest.jsonl").read_bytes()
+    align_all(passages([str(tmp_path)]), cfg, warn=warned.append)
+    assert (tmp_path / "out" / "manifest.jsonl").read_bytes() == before
     again = align_all(passages([str(tmp_path)]), replace(cfg, max_seconds=2.0), warn=warned.append, note=warned.append)
     assert (again.done, again.known, again.failed) == (0, 2, 1)
     shorter = read_manifest(tmp_path / "out" / "manifest.jsonl")

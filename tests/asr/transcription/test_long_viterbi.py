@@ -1,6 +1,7 @@
 """The Viterbi of long recordings against a slow search of the whole graph, whatever its blocks are."""
 
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def score(log_probs, words: Words, found: LongPath, *, gaps: bool) -> float:
 def test_the_path_is_the_best_one(blocks, gaps):
     rng = np.random.default_rng(0)
     skipped = 0
-    for _ in range(8):
+    for _ in range(60):
         words = random_text(rng)
         least = 5 if gaps else 2 * len(words.labels) + 1
         log_probs = emissions(rng, int(rng.integers(least, 36)))
@@ -120,3 +121,18 @@ def test_another_text_is_left_out():
     said, other = ([rng.integers(1, 6, 5).tolist() for _ in range(30)] for _ in range(2))
     found = long_path(peaked(spoken(rng, said), probability=0.999), Words.of(other, [[] for _ in other]), gaps=True)
     assert len(found.skipped) > 20
+
+
+def test_memory_is_bounded():
+    """All scores would be 240 MB."""
+    rng = np.random.default_rng(3)
+    text = Words.of(rng.integers(1, 5, (1500, 4)).tolist(), [[]] * 1500)
+    log_probs = emissions(rng, 4000)
+    tracemalloc.start()
+    try:
+        found = long_path(log_probs, text, gaps=True)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(found.frames) == 4000 and found.skipped
+    assert peak < 30e6
