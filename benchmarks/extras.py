@@ -25,7 +25,8 @@ def resolved(extra: str) -> dict[str, str]:
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"pip cannot resolve {wanted}:\n{done.stderr[-2000:]}")
-    found = {item["metadata"]["name"].lower(): item["download_info"]["url"] for item in json.loads(done.stdout)["install"]}
+    items = json.loads(done.stdout)["install"]
+    found = {item["metadata"]["name"].lower(): item["download_info"]["url"] for item in items}
     return {name: url for name, url in found.items() if name != "speechssl"}
 
 
@@ -46,7 +47,10 @@ def main() -> None:
     for extra in sorted(extras.keys() - DEVELOPMENT):
         new = {name: url for name, url in resolved(extra).items() if name not in base}
         largest = sorted(new, key=lambda name: -size(new[name]))[:3]
-        print(f"| `{extra}` | {len(new)} | {sum(map(size, new.values())) / 1e6:.1f} MB | {', '.join(largest)} |", flush=True)
+        print(
+            f"| `{extra}` | {len(new)} | {sum(map(size, new.values())) / 1e6:.1f} MB | {', '.join(largest)} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
