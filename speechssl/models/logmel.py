@@ -6,7 +6,6 @@ In: wave [B, T] at 16 kHz. Out: features [B, F, C] of log-mel that is standardis
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,24 +41,21 @@ silence."""
 
 
 def mel_filterbank(n_mels: int) -> Tensor:
-    """Return librosa's mel filters [FFT / 2 + 1, n_mels]: triangles of peak 1 on the scale 2595 log10(1 + f / 700).
+    """Return mel filters [FFT / 2 + 1, n_mels]: triangles of peak 1 on the scale 2595 log10(1 + f / 700).
 
     Each filter rises from its left neighbour's centre and falls to its right neighbour's, between ``LOWEST_HZ`` and the
-    Nyquist frequency. Computed in float64. librosa is imported here and not with the module: importing it takes about
-    as long as importing torch.
+    Nyquist frequency. Computed in float64; bit for bit those of librosa, whose import takes as long as that of torch.
 
     Raises
     ------
     ConfigError
         So many filters that one of them holds no bin of the transform.
     """
-    from librosa.filters import mel
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # filters without a bin are an error below
-        filters = mel(
-            sr=SAMPLE_RATE, n_fft=FFT, n_mels=max(n_mels, 1), fmin=LOWEST_HZ, htk=True, norm=None, dtype=np.float64
-        )
+    ends = [2595.0 * np.log10(1.0 + hertz / 700.0) for hertz in (LOWEST_HZ, SAMPLE_RATE / 2)]
+    centres = 700.0 * (10.0 ** (np.linspace(*ends, max(n_mels, 1) + 2) / 2595.0) - 1.0)
+    ramps = centres[:, None] - np.fft.rfftfreq(FFT, 1 / SAMPLE_RATE)
+    widths = np.diff(centres)[:, None]
+    filters = np.maximum(0.0, np.minimum(-ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]))
     if n_mels < 1 or not filters.any(axis=1).all():
         raise ConfigError(f"model.frontend.n_mels = {n_mels}: use 1 to 80 filters with a {FFT}-point transform")
     return torch.from_numpy(np.ascontiguousarray(filters.T, dtype=np.float32))
