@@ -71,6 +71,7 @@ class CompareObjectivesConfig:
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     probes: tuple[str, ...] = ()
-    """Tasks of ``probe`` on the frozen model of each arm, beside fine-tuning. Empty: none."""
+    """Tasks of ``probe`` on the frozen model of each arm, beside fine-tuning; ``layers``: the effective rank of the
+    last layer, and PNMI with ``probe.alignment``; ``abx``. Empty: none."""
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     """Settings of those probes. Without ``data`` they read ``pretrain.data.shards``."""

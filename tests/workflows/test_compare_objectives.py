@@ -187,7 +187,7 @@ def compared(shards, tmp_path_factory):
     for name, numbers in ids.items():
         (output.parent / name).write_text("".join(f"train-{i:03d}\n" for i in numbers), encoding="utf-8")
     probe = ProbeConfig(heads=("knn",), bootstrap=50, **{name: str(output.parent / name) for name in ids})
-    cfg = config(output, shards, probes=("speaker",), probe=probe)
+    cfg = config(output, shards, probes=("speaker", "layers"), probe=probe)
     write_toml(cfg, output.parent / "compare-it.toml")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arm_costs, "run_probes", measured)
@@ -257,6 +257,7 @@ def test_the_frozen_models_are_probed_and_the_features_are_not_kept(compared):
         assert arm["probes"]["speaker, knn"] == probe["heads"][0]["error"]
         assert probe["model"].startswith("random:") == arm["scratch"]
         assert not (place / "features").exists()
+        assert 0 < arm["probes"]["layers, effective rank of the last, of its width"] <= 1
     text = (output / "objectives.txt").read_text(encoding="utf-8")
     assert "speaker, knn %" in text and "rank correlation" in text
 
@@ -264,6 +265,8 @@ def test_the_frozen_models_are_probed_and_the_features_are_not_kept(compared):
 def test_a_probe_that_the_data_do_not_have_is_refused_before_anything_is_trained(shards, tmp_path):
     with pytest.raises((ConfigError, DataError), match="colour"):
         compare_objectives(config(tmp_path / "run", shards, probes=("colour",)))
+    with pytest.raises(ConfigError, match=r"abx needs .* --probe\.alignment"):
+        compare_objectives(config(tmp_path / "run", shards, probes=("abx",)))
     assert not (tmp_path / "run" / "arms").exists()
 
 

@@ -17,7 +17,8 @@ __all__ = ["PROBES", "PROBES_NOTE", "RANKS", "RANKS_NOTE", "correlations", "prob
 PROBES = "probes"
 """In the folder of an arm: a folder for each task."""
 PROBES_NOTE = (
-    "Frozen models: test error of small heads on the frozen layers, a mean over seeds. From scratch: random weights."
+    "Frozen models: test error of small heads on the frozen layers, a mean over seeds; of layers and abx, shares. From "
+    "scratch: random weights."
 )
 RANKS = ("probe", "rank correlation", "95 % interval", "arms")
 RANKS_NOTE = (
