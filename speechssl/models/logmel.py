@@ -51,8 +51,8 @@ def mel_filterbank(n_mels: int) -> Tensor:
     ConfigError
         So many filters that one of them holds no bin of the transform.
     """
-    ends = [2595.0 * np.log10(1.0 + hertz / 700.0) for hertz in (LOWEST_HZ, SAMPLE_RATE / 2)]
-    centres = 700.0 * (10.0 ** (np.linspace(*ends, max(n_mels, 1) + 2) / 2595.0) - 1.0)
+    low, high = (2595.0 * np.log10(1.0 + hertz / 700.0) for hertz in (LOWEST_HZ, SAMPLE_RATE / 2))
+    centres = 700.0 * (10.0 ** (np.linspace(low, high, max(n_mels, 1) + 2) / 2595.0) - 1.0)
     ramps = centres[:, None] - np.fft.rfftfreq(FFT, 1 / SAMPLE_RATE)
     widths = np.diff(centres)[:, None]
     filters = np.maximum(0.0, np.minimum(-ramps[:-2] / widths[:-1], ramps[2:] / widths[1:]))

@@ -146,6 +146,12 @@ def _labelled_audio(cfg: FinetuneConfig) -> Audio:
     return _average(Plan.finetune(corpus, cfg.data, cfg.seed), cfg.training.steps)
 
 
+def _labelled_samples(cfg: CompareObjectivesConfig, arm: Arm, labels: Sequence[Labels]) -> list[int]:
+    """Return the samples of an average batch of each label set; updates are measured on the first."""
+    tunings = [next(iter(finetunings(cfg, arm, cfg.seeds[0], each, Path(cfg.output)).values())) for each in labels]
+    return [audio.rows * audio.samples for audio in map(_labelled_audio, tunings)]
+
+
 def _average(plan: Plan, steps: int) -> Audio:
     batches = [plan.micro(k) for k in range(min(steps, SURVEYED))]
     whole = float(np.mean([len(batch.rows) * batch.samples for batch in batches]))
@@ -168,7 +174,8 @@ def _costs(
         for arm, answer in zip(arms, found, strict=True)
         if arm.objective is None
     }
-    hours = {each.name: (_hours(each.dev), _hours(each.test)) for each in labels}
+    hours = [(_hours(each.dev), _hours(each.test)) for each in labels]
+    audio = _labelled_samples(cfg, arms[0], labels)
     loop = cfg.finetune.training
     validations = 1 + loop.steps // (loop.validate_every or loop.steps)
     costs = []
@@ -177,9 +184,9 @@ def _costs(
         recognise = slower * RECOGNITION + FORWARD * micro / samples * SAMPLE_RATE * 3600
         starts = pretrainings(cfg, arm, cfg.seeds[0], Path(cfg.output))
         rates = (cfg.scratch_rates if arm.objective is None else ()) or cfg.learning_rates
-        each_update = LOADED[1] * (cfg.finetune.data.batches_per_step * micro + update)
         seconds = slower * START
-        for dev, test in hours.values():
+        for (dev, test), batch in zip(hours, audio, strict=True):
+            each_update = LOADED[1] * (cfg.finetune.data.batches_per_step * micro * batch / audio[0] + update)
             updates = tuning_updates(len(rates), loop.steps, cfg.halve_at)
             share = sum(updates) / loop.steps
             tuning = sum(updates) * each_update + share * validations * dev * recognise

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from speechssl.cli.main import main
@@ -15,6 +16,7 @@ from speechssl.config import CompareObjectivesConfig, ObjectiveConfig, ProbeConf
 from speechssl.config.load import load_config, tagged, write_toml
 from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError, DataError
+from speechssl.data.store.reader import open_corpus
 from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.evaluation.wer.wer import compare_systems
 from speechssl.models.encoder import SpeechEncoder
@@ -260,6 +262,25 @@ def test_the_frozen_models_are_probed_and_the_features_are_not_kept(compared):
         assert 0 < arm["probes"]["layers, effective rank of the last, of its width"] <= 1
     text = (output / "objectives.txt").read_text(encoding="utf-8")
     assert "speaker, knn %" in text and "rank correlation" in text
+
+
+def test_the_estimate_does_not_depend_on_the_order_of_the_label_sets(shards, tmp_path, monkeypatch):
+    """Updates are measured on the first, and batches of the other hold more audio."""
+    monkeypatch.setattr(arm_costs, "run_probes", measured)
+    corpus = open_corpus(shards, splits=("train",))
+    ids = [corpus.ids[row] for row in np.argsort(corpus.samples, kind="stable")]
+    sets = []
+    for name, part in (("short", ids[:6]), ("long", ids[-6:])):
+        (tmp_path / name).write_text("\n".join(part), encoding="utf-8")
+        sets.append(f"{name}={','.join(3 * [str(tmp_path / name)])}")
+    seconds = []
+    for number, labels in enumerate((sets, sets[::-1])):
+        cfg = config(tmp_path / str(number), shards, labels=tuple(labels), arms=("best-rq-tiny",))
+        tuning = replace(cfg.finetune.training, steps=10_000, validate_every=10_000)
+        cfg = replace(cfg, finetune=replace(cfg.finetune, training=tuning))
+        slots, place = slot_environments(2), tmp_path / f"costs-{number}.json"
+        seconds.append(arm_costs.arm_costs(cfg, arms_of(cfg), labels_of(cfg), slots, place)["scratch"].seconds)
+    assert seconds[0] == pytest.approx(seconds[1], rel=0.02)
 
 
 def test_a_probe_that_the_data_do_not_have_is_refused_before_anything_is_trained(shards, tmp_path):
