@@ -141,7 +141,7 @@ def compare_objectives(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import CompareObjectivesConfig
 
     _, cfg = load(CompareObjectivesConfig, "compare-objectives", words or ["compare-cpu"], overrides)
-    from speechssl.workflows.compare_objectives import compare_objectives as go
+    from speechssl.workflows.comparison.compare_objectives import compare_objectives as go
 
     go(cfg)
 

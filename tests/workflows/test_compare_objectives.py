@@ -23,9 +23,9 @@ from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.build import build_objective, objective_class
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.workflows import arm_costs
-from speechssl.workflows.arm_costs import expected_seconds, slot_environments
-from speechssl.workflows.arms import arms_of, finetunings, labels_of, model_of, pretrainings, with_steps
-from speechssl.workflows.compare_objectives import compare_objectives
+from speechssl.workflows.comparison.arm_costs import expected_seconds, slot_environments
+from speechssl.workflows.comparison.arms import arms_of, finetunings, labels_of, model_of, pretrainings, with_steps
+from speechssl.workflows.comparison.compare_objectives import compare_objectives
 from tests.support.tones import write_shards
 from tests.support.whole import settings
 
@@ -194,7 +194,9 @@ def compared(shards, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(arm_costs, "run_probes", measured)
         costs = {}
-        patch.setattr("speechssl.workflows.compare_objectives._train", lambda *_: costs.setdefault("made", []))
+        patch.setattr(
+            "speechssl.workflows.comparison.compare_objectives._train", lambda *_: costs.setdefault("made", [])
+        )
         with pytest.raises(Exception, match="no arm was finished"):
             compare_objectives(cfg)  # so that the command below measures nothing
     command = [sys.executable, "-m", "speechssl", "compare-objectives", str(output.parent / "compare-it.toml")]

@@ -27,7 +27,7 @@ CHOSEN = "chosen.json"
 
 
 class Cost(Protocol):
-    """What an update of an arm costs (``workflows.arm_costs.ArmCost``)."""
+    """What an update of an arm costs (``workflows.comparison.arm_costs.ArmCost``)."""
 
     @property
     def kind(self) -> str:

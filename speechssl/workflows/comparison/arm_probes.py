@@ -22,7 +22,7 @@ from speechssl.understanding.abx.run import run_abx
 from speechssl.understanding.extractors import RANDOM
 from speechssl.understanding.layers.compare import compare_layers
 from speechssl.understanding.probe import open_task, run_probe
-from speechssl.workflows.arms import Labels
+from speechssl.workflows.comparison.arms import Labels
 from speechssl.workflows.stages import Stage
 
 __all__ = ["check_probes", "probe_stages"]

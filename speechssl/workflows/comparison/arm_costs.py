@@ -28,7 +28,7 @@ from speechssl.data.batches.plan import Plan
 from speechssl.data.ingest.ids import read_ids
 from speechssl.data.store.reader import open_corpus
 from speechssl.models.frame_counts import frame_grid
-from speechssl.workflows.arms import Arm, Labels, finetunings, pretrainings
+from speechssl.workflows.comparison.arms import Arm, Labels, finetunings, pretrainings
 from speechssl.workflows.estimate import run_probes
 from speechssl.workflows.outlook import LOADED, REFERENCE, START, UNITS, tuning_updates
 

@@ -24,9 +24,9 @@ from speechssl.reports.comparison.objective_results import CHOSEN, ArmRun
 from speechssl.reports.comparison.objectives_page import build_objectives
 from speechssl.training.pretrain import pretrain
 from speechssl.training.run_folder import decisive
-from speechssl.workflows.arm_costs import ArmCost, arm_costs, expected_seconds, slot_environments
-from speechssl.workflows.arm_probes import check_probes, probe_stages
-from speechssl.workflows.arms import Arm, Labels, arms_of, finetunings, labels_of, pretrainings, runs_of
+from speechssl.workflows.comparison.arm_costs import ArmCost, arm_costs, expected_seconds, slot_environments
+from speechssl.workflows.comparison.arm_probes import check_probes, probe_stages
+from speechssl.workflows.comparison.arms import Arm, Labels, arms_of, finetunings, labels_of, pretrainings, runs_of
 from speechssl.workflows.pipeline import corpus_stages
 from speechssl.workflows.side_by_side import EXIT_INTERRUPTED, run_all, start, tail
 from speechssl.workflows.stages import Stage, check_stages, digest, run_stages
