@@ -174,6 +174,15 @@ VERB_HELP = {
             "speechssl compare-objectives compare-cpu --corpus my-audio --arms hubert-cpu",
         ),
     ),
+    "understand": _Verb(
+        "MODEL... MANIFEST|SHARDS",
+        "Shows on one page what one to four models have learned: the verbs layers, abx and probe. A stopped one "
+        "resumes.",
+        (
+            "speechssl understand mine=runs/mine/model logmel shards --alignment phones.ctm",
+            "speechssl understand before=A/model after=B/model shards --tasks speaker text",
+        ),
+    ),
     "features": _Verb(
         "MODEL MANIFEST|SHARDS OUT [CONFIG]",
         "Writes the frames of a model's layers. MODEL is a model folder, logmel, mfcc, or random:FOLDER.",

@@ -43,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "score": scoring.score,
     "compare": scoring.compare,
     "compare-objectives": training.compare_objectives,
+    "understand": understanding.understand,
     "features": understanding.features,
     "probe": understanding.probe,
     "units": understanding.units,

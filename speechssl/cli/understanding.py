@@ -1,4 +1,4 @@
-"""Verbs that show what a model has learned: ``features``, ``probe``, ``units``, ``layers`` and ``abx``."""
+"""Verbs that show what a model has learned: ``features``, ``probe``, ``units``, ``layers``, ``abx``, ``understand``."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from speechssl.cli.arguments import configure, load
 from speechssl.cli.help import usage
 from speechssl.core.errors import ConfigError
 
-__all__ = ["abx", "features", "layers", "probe", "units"]
+__all__ = ["abx", "features", "layers", "probe", "understand", "units"]
 
 
 def features(words: list[str], overrides: list[str]) -> None:
@@ -51,12 +51,30 @@ def layers(words: list[str], overrides: list[str]) -> None:
     from speechssl.config import LayersConfig
 
     cfg = configure(LayersConfig, "layers", None, overrides)
-    if len(words) < 2:
-        raise ConfigError(f"usage: {usage('layers')} [--a.b value ...]   (got: {' '.join(words) or 'nothing'})")
+    _require_models("layers", words)
     from speechssl.reports.layers_page import write_layers
     from speechssl.understanding.layers.compare import compare_layers
 
     page = write_layers(compare_layers(words[:-1], words[-1], cfg), Path(cfg.output))
+    print(page.with_suffix(".txt").read_text(encoding="utf-8"), end="")
+    print(page)
+
+
+def _require_models(verb: str, words: list[str]) -> None:
+    """Refuse a command line without a model and data."""
+    if len(words) < 2:
+        raise ConfigError(f"usage: {usage(verb)} [--a.b value ...]   (got: {' '.join(words) or 'nothing'})")
+
+
+def understand(words: list[str], overrides: list[str]) -> None:
+    """Show what models have learned on one page."""
+    from speechssl.config import UnderstandConfig
+
+    cfg = configure(UnderstandConfig, "understand", None, overrides)
+    _require_models("understand", words)
+    from speechssl.workflows.understand import understand as go
+
+    page = go(words[:-1], words[-1], cfg)
     print(page.with_suffix(".txt").read_text(encoding="utf-8"), end="")
     print(page)
 

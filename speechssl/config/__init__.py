@@ -26,6 +26,7 @@ from speechssl.config.transcription import AlignConfig, CaptionConfig, LiveConfi
 from speechssl.config.understanding import FeaturesConfig, ProbeConfig, UnitsConfig
 from speechssl.config.understanding.abx import AbxConfig
 from speechssl.config.understanding.layers import LayersConfig
+from speechssl.config.understanding.understand import UnderstandConfig
 from speechssl.config.validation import ValidationConfig
 from speechssl.config.verbs import (
     EvaluateConfig,
@@ -85,6 +86,7 @@ __all__ = [
     "TrainingConfig",
     "TranscribeConfig",
     "TuneConfig",
+    "UnderstandConfig",
     "UnitsConfig",
     "ValidationConfig",
     "Wav2Vec2Config",

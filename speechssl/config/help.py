@@ -67,6 +67,10 @@ RARE = {
         finetune.[!dt]* finetune.dev finetune.tokens finetune.data.[!is]* finetune.training.[!s]*
         finetune.training.save_every evaluate""",
     "AbxConfig": "silences features bootstrap batch_seconds max_bad_fraction",
+    "UnderstandConfig": """
+        *.output *.alignment *.stack *.device layers.words layers.seed layers.splits layers.batch_seconds
+        layers.max_bad_fraction abx.seed abx.splits probe.data probe.kind probe.features probe.shuffle_labels
+        probe.bootstrap""",
     "DemoConfig": "synth run.rounds run.relabel run.manifest run.shard run.pretrain run.finetune run.evaluate",
 }
 """Dataclass -> its settings that ``--help`` leaves out and ``--help-all`` shows, as paths from it. ``*`` is that of a

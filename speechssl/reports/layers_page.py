@@ -18,7 +18,7 @@ from speechssl.reports.page.heat_map import HEAT_STYLE, heat_map
 from speechssl.reports.page.html import Html, el
 from speechssl.understanding.layers.compare import Layers, LayersResult
 
-__all__ = ["findings", "layers_text", "write_layers"]
+__all__ = ["figures", "findings", "layer_sections", "layers_text", "write_layers"]
 
 CHANCE = 0.02
 """Held-out correlation up to which both halves count as unrelated."""
@@ -134,14 +134,8 @@ def _page(result: LayersResult) -> str:
     said = findings(result)
     sections: list[Section] = [
         ("findings", "Findings", [el("ul", [el("li", text) for text in [*said, *result.notes]], class_="findings")]),
-        ("information", "Information", [
-            prose("The correlations are fitted to one half of the utterances and taken on the other: chance is 0."),
-            _figures([_curves(result.models, name) for name in MEASURES if name not in SHAPE]),
-        ]),
-        ("shape", "Shape", [_figures([_curves(result.models, name) for name in SHAPE])]),
-        ("similarity", "Similarity", [_figures([*_maps(result), _same(result)])]),
-        ("table", "Table", [_table(item) for item in result.models]),
-    ]  # fmt: skip
+        *layer_sections(result),
+    ]
     top = [
         el("p", "speechssl layers", class_="kicker"),
         el("h1", title),
@@ -152,7 +146,21 @@ def _page(result: LayersResult) -> str:
     return page(document_head(title, style=HEAT_STYLE, sound=False), top, sections, footer)
 
 
-def _figures(items: Sequence[Figure | None]) -> Html | None:
+def layer_sections(result: LayersResult) -> list[Section]:
+    """Return curves, heat maps and tables as sections of a page."""
+    return [
+        ("information", "Information", [
+            prose("The correlations are fitted to one half of the utterances and taken on the other: chance is 0."),
+            figures([_curves(result.models, name) for name in MEASURES if name not in SHAPE]),
+        ]),
+        ("shape", "Shape", [figures([_curves(result.models, name) for name in SHAPE])]),
+        ("similarity", "Similarity", [figures([*_maps(result), _same(result)])]),
+        ("table", "Table", [_table(item) for item in result.models]),
+    ]  # fmt: skip
+
+
+def figures(items: Sequence[Figure | None]) -> Html | None:
+    """Return the drawings that there are, beside each other."""
     drawn = [figure(item) for item in items if item is not None]
     return el("div", drawn, class_="figures") if drawn else None
 

@@ -209,7 +209,7 @@ def test_words_are_means_over_their_frames():
     ("models", "changes", "said"),
     [
         (["logmel"] * 2, {}, "name of its own, not logmel, logmel"),
-        (["a=logmel"] * 5, {}, "one to 4 models, not 5"),
+        (["a=logmel"] * 5, {}, "one to 4 models are compared, not 5"),
         (["logmel"], {"alignment": "other.ctm"}, "none of its utterances is in"),
         (["logmel"], {"frames": 20, "clusters": 100}, "less than 100 clusters need"),
         (["logmel"], {"ids": "one.txt"}, "fewer than two utterances"),

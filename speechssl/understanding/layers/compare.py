@@ -13,7 +13,7 @@ import numpy as np
 
 from speechssl.config import LayersConfig
 from speechssl.core.errors import ConfigError, DataError
-from speechssl.core.files import write_json
+from speechssl.core.files import read_json, write_json
 from speechssl.core.ledger import Ledger
 from speechssl.core.progress import progress
 from speechssl.core.randomness import generator, key
@@ -24,7 +24,7 @@ from speechssl.understanding.layers.sample import Sample, draw_frames
 from speechssl.understanding.recordings import open_recordings, read_ids
 from speechssl.understanding.unit_quality import against_phones, contingency
 
-__all__ = ["MOST_MODELS", "Layers", "LayersResult", "compare_layers"]
+__all__ = ["MOST_MODELS", "Layers", "LayersResult", "compare_layers", "named_models", "read_layers"]
 
 MOST_MODELS = 4
 """Curves that a chart can tell apart."""
@@ -79,7 +79,7 @@ def compare_layers(models: Sequence[str], place: str, cfg: LayersConfig) -> Laye
     DataError
         Too few utterances, too many unreadable ones, an alignment of others, or frames that are not finite.
     """
-    named = _named(models)
+    named = named_models(models)
     recordings, utterances = open_recordings(place, splits=cfg.splits, ids=read_ids(cfg.ids) if cfg.ids else None)
     phones = alignment_of(recordings.ids, cfg.alignment, place) if cfg.alignment else {}
     words = alignment_of(recordings.ids, cfg.words, place, "words") if cfg.words else {}
@@ -115,8 +115,20 @@ def compare_layers(models: Sequence[str], place: str, cfg: LayersConfig) -> Laye
     return result
 
 
-def _named(models: Sequence[str]) -> list[tuple[str, str]]:
-    """Return (name, model) of each; without a name it is that of a baseline, or a letter."""
+def read_layers(path: Path) -> LayersResult:
+    """Return what `compare_layers` has written; DataError when the file is missing or damaged."""
+    found = read_json(path, "delete it to measure the layers again")
+    models = [Layers(**{**item, "layers": tuple(item["layers"])}) for item in found["models"]]
+    places = {item.name: place for place, item in enumerate(models)}
+    similar = {(places[pair["first"]], places[pair["second"]]): np.array(pair["values"]) for pair in found["cka"]}
+    return LayersResult(models, similar, found["facts"], found["notes"])
+
+
+def named_models(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (name, model) of each ``MODEL`` or ``NAME=MODEL``; without a name it is that of a baseline, or a letter.
+
+    Raises ConfigError for too many models, or two of one name.
+    """
     named = []
     for letter, text in zip(LETTERS, models, strict=False):
         name, equals, model = text.partition("=")
@@ -124,9 +136,9 @@ def _named(models: Sequence[str]) -> list[tuple[str, str]]:
         named.append((name, model) if given else (text if text in BASELINES else letter, text))
     names = [name for name, _ in named]
     if len(models) > MOST_MODELS or not models:
-        raise ConfigError(f"layers compares one to {MOST_MODELS} models, not {len(models)}")
+        raise ConfigError(f"one to {MOST_MODELS} models are compared, not {len(models)}")
     if len(set(names)) < len(names) or not all(names):
-        raise ConfigError(f"layers: each model needs a name of its own, not {', '.join(names)}; give NAME=MODEL")
+        raise ConfigError(f"each model needs a name of its own, not {', '.join(names)}; give NAME=MODEL")
     return named
 
 
