@@ -22,7 +22,7 @@ ALL = {
             config.CompareObjectivesConfig,
             config.CorpusConfig, config.EvaluateConfig, config.ExportConfig, config.FinetuneConfig, config.LaunchConfig,
             config.LmConfig, config.ManifestConfig, config.ScoreConfig, config.SelftrainConfig, config.ShardConfig,
-            config.TranscribeConfig, config.TuneConfig, DemoConfig,
+            config.TranscribeConfig, config.TuneConfig, config.UnderstandConfig, DemoConfig,
         )
     },
 }  # fmt: skip

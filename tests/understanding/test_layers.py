@@ -11,6 +11,7 @@ from sklearn.cross_decomposition import CCA
 from speechssl.cli.main import main
 from speechssl.config import LayersConfig
 from speechssl.core.errors import ConfigError, DataError
+from speechssl.core.spectrum import effective_rank
 from speechssl.reports.layers_page import findings, write_layers
 from speechssl.understanding.alignment import Interval
 from speechssl.understanding.extractors import Spectra
@@ -20,7 +21,6 @@ from speechssl.understanding.layers.measures import (
     anisotropy,
     canonical_correlations,
     cka,
-    effective_rank,
     held_out_cca,
     one_hot,
 )

@@ -63,7 +63,14 @@ def pretraining_figures(trainings: Sequence[Training]) -> list[Figure]:
     chart = use_chart([(training_label(t, trainings), t.units) for t in trainings if t.units is not None])
     if chart is not None:
         figures.append(Figure(chart, "How often each unit is a target: share of the frames, by rank of the unit."))
-    shown = (*figures, *_optimiser(trainings), *_published_figures(trainings))
+    directions = _figure(
+        _series(trainings, "valid_effective_rank", valid=True),
+        "Effective rank (directions)",
+        "How many directions the last layer's frames of held-out audio use, whatever the objective is. It falls "
+        "towards 1 when a representation collapses.",
+        zero=True,
+    )
+    shown = (*figures, directions, *_optimiser(trainings), *_published_figures(trainings))
     return [figure for figure in shown if figure is not None]
 
 

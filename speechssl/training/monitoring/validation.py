@@ -1,8 +1,9 @@
 """Validation of pretraining: the objective's loss and metrics on held-out audio, the same crops and masks every time.
 
 In: an objective and the rows that its training never sees. Out: ``valid_loss``, ``valid_accuracy`` and every other
-metric of the objective under the prefix ``valid_``. Crops, masks and negatives are keyed by utterance id alone, dropout
-is off and codes are chosen without noise, so the numbers can be compared between steps, runs and seeds.
+metric of the objective under the prefix ``valid_``; and ``valid_effective_rank``, whatever the objective is. Crops,
+masks and negatives are keyed by utterance id alone, dropout is off and codes are chosen without noise, so the numbers
+can be compared between steps, runs and seeds.
 """
 
 import logging
@@ -10,8 +11,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,9 +21,11 @@ from torch import Tensor
 from speechssl.core.errors import AudioError
 from speechssl.core.ledger import Entry
 from speechssl.core.randomness import key
+from speechssl.core.spectrum import effective_rank
 from speechssl.data.audio.decode import SAMPLE_RATE
 from speechssl.data.batches.batch import Batch
 from speechssl.data.store.reader import Corpus
+from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.base import Objective, Prepared
 from speechssl.training.parallel import Parallel
 
@@ -32,6 +35,8 @@ SEED = 0
 """Key of crops, masks and negatives, whatever the seed of the run."""
 BATCH_SECONDS = 87.5
 """Audio, padding included, in one micro-batch at most: perplexities are means over micro-batches."""
+RANK_SECONDS = 30.0
+"""Audio whose frames the effective rank is of."""
 TIMES = 50
 """Validations in a run."""
 COST = 0.02
@@ -92,9 +97,13 @@ class HeldOut:
         self._lengths = lengths
         self._groups = _grouped(lengths, min(batch_seconds, BATCH_SECONDS) * SAMPLE_RATE)
         self._prepared: list[tuple[int, Prepared]] | None = None
+        self._heard: Batch | None = None
 
     def __call__(self, step: int) -> dict[str, float]:
         """Return the metrics, averaged over all held-out targets of all ranks (a collective).
+
+        ``valid_effective_rank`` is that of the last layer's unmasked frames of ``RANK_SECONDS`` of audio (Roy and
+        Vetterli 2007).
 
         The averages are summed in the order of the micro-batches, so they do not depend on the number of ranks. Empty
         when nothing could be read or masked.
@@ -119,13 +128,30 @@ class HeldOut:
             for (name, weight), value in zip(weights.items(), values, strict=True):
                 sums[name] = sums.get(name, 0.0) + value
                 counts[name] = counts.get(name, 0) + weight
-        return {f"valid_{name}": value / max(1, counts[name]) for name, value in sums.items()}
+        measured = {f"valid_{name}": value / max(1, counts[name]) for name, value in sums.items()}
+        directions = self.parallel.gather(None if self._heard is None else self._effective_rank(self._heard))[0]
+        if measured and directions is not None:
+            measured["valid_effective_rank"] = directions
+        return measured
+
+    def _effective_rank(self, batch: Batch) -> float:
+        """Return how many directions the frames of the last layer use; NaN when they are not finite."""
+        moved = batch.to(self.parallel.device)
+        encoder = cast(SpeechEncoder, self.objective.encoder)
+        with self.autocast():
+            x = encoder(moved.wave, moved.lengths if batch.padded else None).x
+        counts = [int(encoder.frames(samples)) for samples in batch.lengths.tolist()]
+        frames = torch.cat([row[:count] for row, count in zip(x, counts, strict=True)]).float().cpu().numpy()
+        return effective_rank(frames) if np.isfinite(frames).all() else math.nan
 
     def _prepare(self) -> list[tuple[int, Prepared]]:
         """Read this rank's micro-batches and draw their masks; those without a target are left out (a collective)."""
         own = range(self.parallel.rank, len(self._groups), self.parallel.world)
         with ThreadPoolExecutor(self.threads) as pool:
             read = list(pool.map(lambda number: self._batch(self._groups[number]), own))
+        if self.parallel.first and read and (first := read[0][0]) is not None:
+            rows = max(1, round(RANK_SECONDS * SAMPLE_RATE) // first.wave.shape[1])
+            self._heard = replace(first, wave=first.wave[:rows], lengths=first.lengths[:rows])
         unread = self.parallel.gather([asdict(entry) for _, entries in read for entry in entries])
         if self.parallel.first:
             self.record(Entry(**fields) for part in unread for fields in part)

@@ -17,9 +17,10 @@ from speechssl.core.files import read_json, write_json
 from speechssl.core.ledger import Ledger
 from speechssl.core.progress import progress
 from speechssl.core.randomness import generator, key
+from speechssl.core.spectrum import effective_rank
 from speechssl.understanding.alignment import alignment_of
 from speechssl.understanding.extractors import BASELINES, Extractor, open_extractor
-from speechssl.understanding.layers.measures import anisotropy, cka, effective_rank, held_out_cca, one_hot
+from speechssl.understanding.layers.measures import anisotropy, cka, held_out_cca, one_hot
 from speechssl.understanding.layers.sample import Sample, draw_frames
 from speechssl.understanding.recordings import open_recordings, read_ids
 from speechssl.understanding.unit_quality import against_phones, contingency

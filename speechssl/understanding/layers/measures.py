@@ -1,4 +1,4 @@
-"""Measures of layers: similarity (CKA, CCA) and the number of directions in use, in float64.
+"""Measures of layers: similarity (CKA, CCA) and anisotropy, in float64.
 
 In: frames [N, D]. Out: numbers. Frames that are constant or of low rank have a defined result, never NaN.
 """
@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["anisotropy", "canonical_correlations", "cka", "effective_rank", "held_out_cca", "one_hot"]
+from speechssl.core.spectrum import centred, principal
 
-RANK = 1e-10
-"""Directions with less than this share of the largest variance do not count."""
+__all__ = ["anisotropy", "canonical_correlations", "cka", "held_out_cca", "one_hot"]
 
 
 def cka(first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None = None) -> np.ndarray:
@@ -27,13 +26,13 @@ def cka(first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None = None)
         Frames [N, D] of each layer; N, at least 4, is the same for all, and so is the order of the frames.
     """
     others = first if second is None else second
-    own = [[_hsic(x, x) for x in map(_centred, layers)] for layers in ((first,) if second is None else (first, others))]
+    own = [[_hsic(x, x) for x in map(centred, layers)] for layers in ((first,) if second is None else (first, others))]
     found = np.zeros((len(first), len(others)))
     for row, layer in enumerate(first):
-        x = _centred(layer)
+        x = centred(layer)
         for column in range(0 if second is not None else row, len(others)):
             scale = max(own[0][row], 0.0) ** 0.5 * max(own[-1][column], 0.0) ** 0.5
-            value = _hsic(x, _centred(others[column])) / scale if scale else 0.0
+            value = _hsic(x, centred(others[column])) / scale if scale else 0.0
             found[row, column] = min(max(value, -1.0), 1.0)
             if second is None:
                 found[column, row] = found[row, column]
@@ -87,7 +86,7 @@ class _Fit(NamedTuple):
 
 
 def _fit(x: np.ndarray, y: np.ndarray) -> _Fit:
-    x, y = _centred(x), _centred(y)
+    x, y = centred(x), centred(y)
     a, b = _whitening(x), _whitening(y)
     left, values, right = np.linalg.svd((x @ a).T @ (y @ b) / len(x))
     return _Fit(np.clip(values, 0.0, 1.0), a @ left[:, : len(values)], b @ right.T)
@@ -95,24 +94,17 @@ def _fit(x: np.ndarray, y: np.ndarray) -> _Fit:
 
 def _tested(x: np.ndarray, y: np.ndarray, fit: np.ndarray, new: np.ndarray) -> float:
     found = _fit(x[fit], y[fit])
-    known = _centred(y[fit])
+    known = centred(y[fit])
     weights = np.abs((known @ found.y).T @ known).sum(axis=1)
     count = found.x.shape[1]
-    a, b = _centred(_centred(x[new]) @ found.x), _centred(_centred(y[new]) @ found.y[:, :count])
+    a, b = centred(centred(x[new]) @ found.x), centred(centred(y[new]) @ found.y[:, :count])
     scale = np.sqrt(np.square(a).sum(axis=0) * np.square(b).sum(axis=0))
     correlations = np.divide((a * b).sum(axis=0), scale, out=np.zeros_like(scale), where=scale > 0)
     return float(weights[:count] @ correlations / weights.sum()) if len(weights) else 0.0
 
 
-def _spectrum(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the variances [K] of centred frames and their directions [D, K], without those of no variance."""
-    values, vectors = np.linalg.eigh(x.T @ x / len(x))
-    there = values > RANK * max(float(values[-1]), 0.0)
-    return values[there], vectors[:, there]
-
-
 def _whitening(x: np.ndarray) -> np.ndarray:
-    values, vectors = _spectrum(x)
+    values, vectors = principal(x)
     return vectors / np.sqrt(values)
 
 
@@ -120,18 +112,6 @@ def one_hot(labels: Sequence[str]) -> np.ndarray:
     """Return [N, K] with a one at each label's place."""
     _, places = np.unique(np.array(labels), return_inverse=True)
     return np.eye(int(places.max(initial=-1)) + 1)[places]
-
-
-def effective_rank(x: np.ndarray) -> float:
-    """Return how many directions the centred frames use: exp of the entropy of the shares of the singular values.
-
-    Roy and Vetterli 2007, definition 1. From 1 to the rank; 0 for constant frames.
-    """
-    values, _ = _spectrum(_centred(x))
-    if not len(values):
-        return 0.0
-    shares = np.sqrt(values) / np.sqrt(values).sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def anisotropy(x: np.ndarray) -> float:
@@ -143,11 +123,3 @@ def anisotropy(x: np.ndarray) -> float:
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     total = np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0).sum(axis=0)
     return float(total @ total - (norms > 0).sum()) / (len(wide) * (len(wide) - 1))
-
-
-def _centred(x: np.ndarray) -> np.ndarray:
-    """Return frames in float64 with mean 0; dimensions that only rounding varies are 0."""
-    wide = np.asarray(x, dtype=np.float64)
-    moved = wide - wide.mean(axis=0)
-    moved[:, np.abs(moved).max(axis=0) <= 1e-12 * np.abs(wide).max(axis=0)] = 0.0
-    return moved

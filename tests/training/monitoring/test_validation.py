@@ -117,6 +117,9 @@ def test_M1_every_metric_of_the_objective_is_written_for_the_held_out_part(cfg, 
     trained, valid = lines(folder, "train")[-1], lines(folder)
     assert [line["step"] for line in valid] == ([2, 4] if kind == "hubert" else [2, 4, 6])
     own = {"contrastive", "diversity", "perplexity_0", "perplexity_1"} if kind == "wav2vec2" else {"masked_loss"}
+    assert valid[-1]["valid_effective_rank"] > 1
+    captions = [figure.caption for figure in pretraining_figures(collect(tmp_path / "run").trainings)]
+    assert sum("whatever the objective is" in caption for caption in captions) == 1
     for name in own | {"loss", "accuracy", "masked_fraction"}:
         assert name in trained
         assert math.isfinite(valid[-1][f"valid_{name}"])
@@ -213,6 +216,30 @@ def test_M1_several_ranks_report_the_same_bits_as_one(tone_corpus):
     for rank in (1, 0):
         found = measured(objective_of("wav2vec2", corpus, 1), corpus, range(12), Rank(2, rank, torch.device("cpu")))
     assert found == whole
+
+
+def test_the_effective_rank_is_that_of_unmasked_frames_of_the_last_layer(tone_corpus):
+    corpus = open_corpus(tone_corpus.shards, splits=("train",))
+    objective = objective_of("wav2vec2", corpus, 1).eval()
+    rows = sorted(range(6), key=lambda row: -corpus.samples[row])
+    with torch.no_grad():
+        frames = torch.cat([objective.encoder(torch.from_numpy(corpus.read(row))[None]).x[0] for row in rows])
+    values = torch.linalg.svdvals((frames - frames.mean(0)).double())
+    shares = values / values.sum()
+    expected = float((-(shares * shares.log()).sum()).exp())
+
+    def found():
+        return measured(objective, corpus, range(6), seconds=30.0)["valid_effective_rank"]
+
+    assert found() == pytest.approx(expected, rel=1e-4)
+    assert expected > 3
+    last = objective.encoder.blocks[-1]
+    with torch.no_grad():
+        last.ffn_norm.weight[1:] = 0  # all but one dimension are constant
+    assert found() == pytest.approx(1)
+    with torch.no_grad():
+        last.ffn_norm.weight[:] = math.nan
+    assert math.isnan(found())
 
 
 class Stopped(Exception):
