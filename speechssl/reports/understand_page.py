@@ -22,7 +22,7 @@ from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure
 from speechssl.reports.page.head import Section, document_head, page
 from speechssl.reports.page.heat_map import HEAT_STYLE
-from speechssl.reports.page.html import el
+from speechssl.reports.page.html import Html, el
 from speechssl.reports.run.tables import table
 from speechssl.understanding.layers.compare import read_layers
 
@@ -73,16 +73,16 @@ def write_understanding(output: Path, named: Sequence[tuple[str, str]], cfg: Und
     probes = {task: {name: read_json(output / name / task / FOUND, REMEDY) for name, _ in named} for task in cfg.tasks}
     abx = {name: read_json(output / name / ABX / "abx.json", REMEDY) for name, _ in named} if cfg.alignment else {}
     measures = [*_of_probes(probes), *_of_abx(abx)]
-    said = [*_compared(measures), *findings(layers)]
+    compared = list(_compared(measures))
     header = ["measure", *(name for name, _ in named)]
     rows = [[each.name, *(str(each.rates[name]) for name, _ in named)] for each in measures]
-    parts = [text_table(header, rows), textwrap.fill(NOTE, 100), "\n".join(_compared(measures)), layers_text(layers)]
+    parts = [text_table(header, rows), textwrap.fill(NOTE, 100), "\n".join(compared), layers_text(layers)]
     write_atomic(output / "understand.txt", "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n")
     curves = [*_abx_curves(abx), *_weights(probes)]
     sections: list[Section] = [
-        ("findings", "Findings", [el("ul", [el("li", text) for text in [*said, *layers.notes]], class_="findings")]),
-        ("rates", "Beside each other", [table(NOTE, header, rows) if rows else None]),
+        ("rates", "Beside each other", [table(NOTE, header, rows) if rows else None, _list(compared)]),
         ("where", "Where heads and ABX find it", [figures(curves)]),
+        ("layers", "Layers", [_list([*findings(layers), *layers.notes])]),
         *layer_sections(layers),
     ]
     title = f"What {_listed([name for name, _ in named])} learned"
@@ -97,6 +97,10 @@ def write_understanding(output: Path, named: Sequence[tuple[str, str]], cfg: Und
     head = document_head(f"{title} – speechssl", style=HEAT_STYLE, sound=False)
     write_atomic(path, page(head, top, sections, f"Made by speechssl {__version__}. {about}."))
     return path
+
+
+def _list(sentences: Sequence[str]) -> Html | None:
+    return el("ul", [el("li", text) for text in sentences], class_="findings") if sentences else None
 
 
 def _listed(names: Sequence[str]) -> str:
