@@ -32,8 +32,8 @@ TOOLS = {
 """Tools of the extra ``dev``, and how the Makefile calls them."""
 LOADED_BY_FSSPEC = {"s3fs", "gcsfs", "adlfs", "huggingface-hub"}
 """What fsspec imports when an address of its kind is opened; the package names none of them."""
-DEVELOPMENT = {"bench", "dev", "figures"}
-"""Extras that the package itself does not import: benchmarks, tests and pictures of docs/ do."""
+DEVELOPMENT = {"bench", "dev", "notebook"}
+"""Extras that the package itself does not import: benchmarks, tests and the notebook of docs/ do."""
 
 
 def distribution(requirement):
