@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from speechssl.core.errors import ConfigError
+from speechssl.core.files import find_json
 from speechssl.interop.foreign import Foreign, described
 from speechssl.interop.huggingface import WEIGHT_NORM, encoder_from_huggingface
 from speechssl.interop.vocabulary import ctc_head, fairseq_symbols
@@ -91,8 +92,9 @@ def is_torchaudio(content: Mapping[str, Any]) -> bool:
 def read_torchaudio(content: Mapping[str, Any], path: Path) -> Foreign:
     """Return the model of a state dict of torchaudio, such as those of its pipelines.
 
-    A state dict has no configuration: `described` says what is taken for granted. A CTC head is read when
-    ``dict.ltr.txt`` in the file's folder has its labels.
+    A state dict has no configuration: `described` says what is taken for granted. Whether waveforms are normalised is
+    in the ``config.json`` that our own export writes beside it. A CTC head is read when ``dict.ltr.txt`` in the file's
+    folder has its labels.
 
     Raises
     ------
@@ -117,15 +119,17 @@ def read_torchaudio(content: Mapping[str, Any], path: Path) -> Foreign:
         config = described(encoder, kind="wavlm", heads=gates[0].numel()) | {"num_buckets": len(embedding)}
     else:
         config = described(encoder)
+    beside = find_json(path.parent / "config.json")
+    normalize = beside.get("normalize_waveform") if isinstance(beside, dict) else None
     if heads:
-        return Foreign("torchaudio", encoder, config, None, heads, None, "hubert")
+        return Foreign("torchaudio", encoder, config, normalize, heads, None, "hubert")
     if not ctc:
-        return Foreign("torchaudio", encoder, config, None)
+        return Foreign("torchaudio", encoder, config, normalize)
     if (symbols := fairseq_symbols(path, len(ctc["weight"]))) is None:
         why = f"the CTC head (no labels in the file; put dict.ltr.txt of fairseq into {path.parent})"
-        return Foreign("torchaudio", encoder, config, None, left_out=why)
+        return Foreign("torchaudio", encoder, config, normalize, left_out=why)
     head, tokens = ctc_head(ctc["weight"], ctc["bias"], symbols, blank=0)
-    return Foreign("torchaudio", encoder, config, None, head, tokens, "ctc")
+    return Foreign("torchaudio", encoder, config, normalize, head, tokens, "ctc")
 
 
 def _renamed(name: str, value: Tensor) -> dict[str, Tensor]:

@@ -32,6 +32,15 @@ MEMORISES_SHARE = 0.15
 """Share of the run that must have passed since the lowest validation loss."""
 MEMORISES_RISE = 1.01
 """Rise of the validation loss, as a factor of its lowest value, that is more than a ripple."""
+DIRECTIONS = Rule(
+    "valid_effective_rank",
+    "few_directions",
+    "{name} has fallen from {peak:.0f} to {value:.1f}: the last layer's frames of held-out audio use few directions, "
+    "and little can be read from them. Try a lower optim.lr, or another objective",
+    fell=0.1,
+    severity="warning",
+)
+"""For every objective. In docs/understanding.md order prediction has fallen from 131 to 8, and helps nobody."""
 Check = Callable[[int, dict[str, float]], Iterator[tuple[str, "Finding | None"]]]
 """Yields (condition, finding or None when the condition does not hold) for every condition it can judge."""
 
@@ -62,7 +71,7 @@ class Health:
     """
 
     def __init__(self, chance: Mapping[str, float], total_steps: int, rules: Sequence[Rule | Plateau] = ()) -> None:
-        self.rules = [rule for rule in rules if isinstance(rule, Rule)]
+        self.rules = [*(rule for rule in rules if isinstance(rule, Rule)), DIRECTIONS]
         self.plateaus = [rule for rule in rules if isinstance(rule, Plateau)]
         self.chance = {name: value for name, value in chance.items() if value > 0}
         self.total = max(1, total_steps)

@@ -3,8 +3,11 @@
 import pytest
 
 from speechssl.asr.export import Recording, compare, ours
+from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig
 from speechssl.core.errors import ConfigError
+from speechssl.interop.any_model import encoder_of, load_any
 from speechssl.interop.export.torchaudio import open_torchaudio, write_torchaudio
+from speechssl.models.encoder import SpeechEncoder
 from tests.interop.export.models import encoder, folder, recogniser, waves
 
 
@@ -19,6 +22,18 @@ def test_torchaudio_gives_the_same_numbers_and_text(tmp_path, stem, changes):
     write_torchaudio(tmp_path, folder(made), made)
     (tmp_path / "labels.txt").unlink()
     assert compare(ours(made, None), open_torchaudio(tmp_path), items).largest < 1e-4
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_was_exported_is_read_back_with_its_normalisation(tmp_path, normalize):
+    items = [Recording(str(i), wave, None) for i, wave in enumerate(waves())]
+    layers = tuple((16, kernel, stride) for kernel, stride in [(10, 5), *[(3, 2)] * 4, *[(2, 2)] * 2])
+    sizes = EncoderConfig(dim=128, layers=2, heads=2, ffn_dim=48, pos_kernel=8, pos_groups=16)
+    made = SpeechEncoder(ModelConfig(normalize, FrontendConfig(conv_layers=layers), sizes)).eval()
+    write_torchaudio(tmp_path, folder(made), made)
+    again = encoder_of(load_any(tmp_path / "model.pt"), tmp_path)
+    assert again.cfg.normalize == normalize
+    assert compare(ours(made, None), ours(again, None), items).largest < 1e-4
 
 
 def test_what_torchaudio_has_not_is_refused_by_name(tmp_path):

@@ -191,3 +191,12 @@ def test_a_finding_that_ended_may_come_again():
 def test_values_that_are_no_numbers_are_passed_over():
     health = Health(CHANCE, TOTAL)
     assert health.watch(5000, {"contrastive": None, "perplexity_0": float("nan"), "phase": "train"}) == []
+
+
+def test_frames_that_use_few_directions_are_found_whatever_the_objective_is():
+    health = Health({}, 1000)
+    ranks = {100: 131.0, 600: 60.0, 700: 12.0, 800: 30.0}
+    found = {step: health.watch(step, {"valid_effective_rank": rank}) for step, rank in ranks.items()}
+    assert [[each.name for each in new] for new in found.values()] == [[], [], ["few_directions"], []]
+    assert "from 131 to 12.0" in found[700][0].message
+    assert found[700][0].severity == "warning"
