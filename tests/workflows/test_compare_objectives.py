@@ -22,7 +22,7 @@ from speechssl.evaluation.wer.wer import compare_systems
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.objectives.build import build_objective, objective_class
 from speechssl.training.monitoring.log import read_metrics
-from speechssl.workflows import arm_costs
+from speechssl.workflows.comparison import arm_costs
 from speechssl.workflows.comparison.arm_costs import expected_seconds, slot_environments
 from speechssl.workflows.comparison.arms import arms_of, finetunings, labels_of, model_of, pretrainings, with_steps
 from speechssl.workflows.comparison.compare_objectives import compare_objectives
