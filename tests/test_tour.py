@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,5 +44,4 @@ def test_the_stored_outputs_are_whole_and_name_no_machine():
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
     said = "".join("".join(output["text"]) for output in outputs if output["output_type"] == "stream")
     assert "test WER, greedy:" in said
-    for word in ("/home/", "/tmp/", "/work/", "/root/", "Traceback"):
-        assert word not in json.dumps(NOTEBOOK["cells"])
+    assert not re.search(r"(^|[\s'\"=(])/\w", said), "an absolute path of the machine that ran the notebook"

@@ -18,7 +18,7 @@ from speechssl.reports.page.heat_map import HEAT_STYLE, heat_map
 from speechssl.reports.page.html import Html, el
 from speechssl.understanding.layers.compare import Layers, LayersResult
 
-__all__ = ["figures", "findings", "layer_sections", "layers_text", "write_layers"]
+__all__ = ["bullets", "figures", "findings", "layer_sections", "layers_text", "write_layers"]
 
 CHANCE = 0.02
 """Held-out correlation up to which both halves count as unrelated."""
@@ -133,7 +133,7 @@ def _page(result: LayersResult) -> str:
     title = f"Layers of {result.models[0].model}" if len(result.models) == 1 else f"Layers of {names}"
     said = findings(result)
     sections: list[Section] = [
-        ("findings", "Findings", [el("ul", [el("li", text) for text in [*said, *result.notes]], class_="findings")]),
+        ("findings", "Findings", [bullets([*said, *result.notes])]),
         *layer_sections(result),
     ]
     top = [
@@ -157,6 +157,11 @@ def layer_sections(result: LayersResult) -> list[Section]:
         ("similarity", "Similarity", [figures([*_maps(result), _same(result)])]),
         ("table", "Table", [_table(item) for item in result.models]),
     ]  # fmt: skip
+
+
+def bullets(sentences: Sequence[str]) -> Html | None:
+    """Return sentences as a list; None without any."""
+    return el("ul", [el("li", text) for text in sentences], class_="findings") if sentences else None
 
 
 def figures(items: Sequence[Figure | None]) -> Html | None:

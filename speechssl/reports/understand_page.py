@@ -16,13 +16,13 @@ from speechssl.core.environment import environment
 from speechssl.core.files import read_json, write_atomic
 from speechssl.core.text_table import interval_text, percent, text_table
 from speechssl.core.version import __version__
-from speechssl.reports.layers_page import figures, findings, layer_sections, layers_text, write_layers
+from speechssl.reports.layers_page import bullets, figures, findings, layer_sections, layers_text, write_layers
 from speechssl.reports.page.axes import Series
 from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure
 from speechssl.reports.page.head import Section, document_head, page
 from speechssl.reports.page.heat_map import HEAT_STYLE
-from speechssl.reports.page.html import Html, el
+from speechssl.reports.page.html import el
 from speechssl.reports.run.tables import table
 from speechssl.understanding.layers.compare import read_layers
 
@@ -80,9 +80,9 @@ def write_understanding(output: Path, named: Sequence[tuple[str, str]], cfg: Und
     write_atomic(output / "understand.txt", "\n\n".join(part.rstrip("\n") for part in parts if part) + "\n")
     curves = [*_abx_curves(abx), *_weights(probes)]
     sections: list[Section] = [
-        ("rates", "Beside each other", [table(NOTE, header, rows) if rows else None, _list(compared)]),
+        ("rates", "Beside each other", [table(NOTE, header, rows) if rows else None, bullets(compared)]),
         ("where", "Where heads and ABX find it", [figures(curves)]),
-        ("layers", "Layers", [_list([*findings(layers), *layers.notes])]),
+        ("layers", "Layers", [bullets([*findings(layers), *layers.notes])]),
         *layer_sections(layers),
     ]
     title = f"What {_listed([name for name, _ in named])} learned"
@@ -99,12 +99,12 @@ def write_understanding(output: Path, named: Sequence[tuple[str, str]], cfg: Und
     return path
 
 
-def _list(sentences: Sequence[str]) -> Html | None:
-    return el("ul", [el("li", text) for text in sentences], class_="findings") if sentences else None
-
-
 def _listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _rate(error: float, interval: Sequence[float] | None) -> Rate:
+    return Rate(error, *(interval or (None, None)))
 
 
 def _of_probes(probes: dict[str, dict[str, Any]]) -> Iterator[Measure]:
@@ -113,10 +113,10 @@ def _of_probes(probes: dict[str, dict[str, Any]]) -> Iterator[Measure]:
         heads = {name: {head["head"]: head for head in found["heads"]} for name, found in by_model.items()}
         for head in next(iter(heads.values())):
             found = {name: own[head] for name, own in heads.items()}
-            rates = {name: Rate(own["error"], *(own["interval"] or (None, None))) for name, own in found.items()}
+            rates = {name: _rate(own["error"], own["interval"]) for name, own in found.items()}
             yield Measure(f"{task}, {head}", rates, task)
             if all(own["eer"] is not None for own in found.values()):
-                rates = {name: Rate(own["eer"], *(own["eer_interval"] or (None, None))) for name, own in found.items()}
+                rates = {name: _rate(own["eer"], own["eer_interval"]) for name, own in found.items()}
                 yield Measure(f"{task}, {head}, EER", rates, f"{task}, EER")
 
 
@@ -125,7 +125,7 @@ def _of_abx(abx: dict[str, Any]) -> Iterator[Measure]:
         rates = {}
         for name, own in abx.items():
             best = min((row[mode] for row in own["layers"]), key=lambda found: found["error"])
-            rates[name] = Rate(best["error"], *(best["interval"] or (None, None)))
+            rates[name] = _rate(best["error"], best["interval"])
         yield Measure(f"ABX {mode} speakers", rates)
 
 

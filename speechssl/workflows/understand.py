@@ -23,6 +23,9 @@ from speechssl.workflows.stages import Stage, run_stages
 
 __all__ = ["understand"]
 
+OWN = ("layers", "stages")
+"""Folders beside those of the models."""
+
 
 def understand(models: Sequence[str], place: str, cfg: UnderstandConfig) -> Path:
     """Measure models, and write the page; return its path.
@@ -43,13 +46,13 @@ def understand(models: Sequence[str], place: str, cfg: UnderstandConfig) -> Path
     """
     named = named_models(models)
     cfg = _shared(cfg, place)
-    if wrong := [name for name, _ in named if name == "layers" or Path(name).name != name or name[0] == "."]:
+    if wrong := [name for name, _ in named if name in OWN or Path(name).name != name or name[0] == "."]:
         raise ConfigError(f"{wrong[0]!r} cannot be the name of a folder here; give another NAME=MODEL")
-    if wrong := [task for task in cfg.tasks if task == ABX]:
-        raise ConfigError(f"{wrong[0]} is no task of probe; it is measured where --alignment gives the times of phones")
+    if ABX in cfg.tasks:
+        raise ConfigError(f"{ABX} is no task of probe; it is measured where --alignment gives the times of phones")
     for task in cfg.tasks:  # what the data do not have is found before anything is measured
         open_task(task, cfg.probe)
-    identities = {name: _identity(model, cfg) for name, model in named}
+    identities = {name: open_extractor(model, stack=cfg.stack, device=cfg.device).identity for name, model in named}
     output = Path(cfg.output)
     output.mkdir(parents=True, exist_ok=True)
     write_toml(cfg, output / "config.toml")
@@ -73,10 +76,6 @@ def _shared(cfg: UnderstandConfig, place: str) -> UnderstandConfig:
         abx=replace(cfg.abx, **own),
         probe=replace(cfg.probe, data=place, **own),
     )
-
-
-def _identity(model: str, cfg: UnderstandConfig) -> str:
-    return open_extractor(model, stack=cfg.stack, device=cfg.device).identity
 
 
 def _stages(model: str, identity: str, place: str, folder: Path, cfg: UnderstandConfig) -> list[Stage]:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from speechssl.cli.main import main
-from speechssl.config import UnderstandConfig
+from speechssl.config import LayersConfig, UnderstandConfig
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.reports.understand_page import Measure, Rate, _compared
 from speechssl.understanding import probe as probe_module
@@ -72,8 +72,8 @@ def test_one_command_measures_all_and_finished_parts_stay(corpus, tmp_path, plan
 
 
 def test_without_the_times_of_phones_there_is_no_abx(corpus, tmp_path):
-    cfg = UnderstandConfig(output=str(tmp_path), tasks=(), device="cpu")
-    cfg = understand_module.replace(cfg, layers=understand_module.replace(cfg.layers, frames=600, max_bad_fraction=0.5))
+    layers = LayersConfig(frames=600, max_bad_fraction=0.5)
+    cfg = UnderstandConfig(output=str(tmp_path), tasks=(), device="cpu", layers=layers)
     page = understand(["logmel"], str(corpus), cfg).read_text()
     assert "What logmel learned" in page
     assert "Phones were not measured" in page
@@ -85,6 +85,7 @@ def test_without_the_times_of_phones_there_is_no_abx(corpus, tmp_path):
     ("models", "tasks", "said"),
     [
         (["layers=logmel"], (), "'layers' cannot be the name of a folder"),
+        (["stages=logmel"], (), "'stages' cannot be the name of a folder"),
         (["..=logmel"], (), "cannot be the name of a folder"),
         (["logmel"], ("abx",), "abx is no task of probe"),
         (["logmel"], ("meta.emotion",), "meta.emotion"),

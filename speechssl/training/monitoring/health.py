@@ -40,7 +40,7 @@ DIRECTIONS = Rule(
     fell=0.1,
     severity="warning",
 )
-"""For every objective. In docs/understanding.md order prediction has fallen from 131 to 8, and helps nobody."""
+"""For every objective. In docs/understanding.md order prediction has fallen from 131 to 8, and does not help."""
 Check = Callable[[int, dict[str, float]], Iterator[tuple[str, "Finding | None"]]]
 """Yields (condition, finding or None when the condition does not hold) for every condition it can judge."""
 
