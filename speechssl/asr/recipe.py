@@ -16,6 +16,8 @@ EPOCHS = ((0.1, 300.0), (1.0, 150.0), (10.0, 80.0), (100.0, 60.0))
 """Hours of labels and epochs; between them epochs are a power of the hours, beyond them constant."""
 VALIDATIONS = 40
 """Validations in a run."""
+FEWEST_UPDATES = 50
+"""Between two validations: dev audio costs time, too."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Recipe:
 
     def applied(self, training: TrainingConfig, updates_per_epoch: float) -> TrainingConfig:
         """Return ``training`` with this recipe; ``updates_per_epoch`` are those of the plan."""
-        every = max(1, round(self.epochs * updates_per_epoch / VALIDATIONS))
+        every = max(FEWEST_UPDATES, round(self.epochs * updates_per_epoch / VALIDATIONS))
         own = replace(training, epochs=self.epochs, validate_every=every)
         return replace(own, patience=self.patience, average=self.average)
 

@@ -3,8 +3,8 @@
 Those that predict masked frames have theirs in ``masked_objectives``.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 from speechssl.config.data import AugmentConfig
 from speechssl.config.masked_objectives import (
@@ -33,6 +33,7 @@ __all__ = [
     "SumConfig",
     "TransformationConfig",
     "offline_targets",
+    "with_updates",
 ]
 
 
@@ -217,3 +218,17 @@ def offline_targets(cfg: ObjectiveConfig) -> TargetsConfig | None:
     """Return how an objective's targets are made before training, None for one that needs none."""
     parts = cfg.parts if isinstance(cfg, SumConfig) else (cfg,)
     return next((part.targets for part in parts if hasattr(part, "targets")), None)
+
+
+def with_updates(objective: ObjectiveConfig, steps: int) -> ObjectiveConfig:
+    """Return an objective whose iterations, if it has any, have ``steps`` updates in all, shared out as before."""
+    changes: dict[str, Any] = {}
+    for item in fields(objective):
+        part = getattr(objective, item.name)
+        if isinstance(part, TargetsConfig):
+            ends = [round(steps * sum(part.steps[: n + 1]) / sum(part.steps)) for n in range(len(part.steps))]
+            shares = tuple(max(1, end - start) for start, end in zip([0, *ends], ends, strict=False))
+            changes[item.name] = replace(part, steps=shares)
+        elif hasattr(part, "targets"):  # an objective inside another
+            changes[item.name] = with_updates(part, steps)
+    return replace(objective, **changes)

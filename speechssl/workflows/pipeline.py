@@ -21,10 +21,10 @@ import torch
 
 from speechssl.asr.evaluate import evaluate
 from speechssl.config import DataConfig, FinetuneConfig, RunConfig, SelftrainConfig
-from speechssl.config.load import read_toml, to_dict, write_toml
+from speechssl.config.load import from_dict, read_toml, to_dict, write_toml
 from speechssl.core.environment import write_environment
 from speechssl.core.errors import ConfigError
-from speechssl.core.files import remove_leftovers
+from speechssl.core.files import find_json, remove_leftovers, write_json
 from speechssl.core.progress import progress
 from speechssl.data.ingest.foreign.manifest import manifest_of
 from speechssl.data.ingest.ids import read_ids
@@ -36,6 +36,8 @@ from speechssl.training.initialisation import with_initial_sizes
 from speechssl.training.precision import settled_run
 from speechssl.training.pretrain import pretrain
 from speechssl.training.run_folder import decisive
+from speechssl.workflows.budget import Lengths, hours_of, lengths_for, with_lengths
+from speechssl.workflows.outlook import measure_speed
 from speechssl.workflows.rounds import check_rounds, of_round, pretraining_of
 from speechssl.workflows.selftrain import selftrain
 from speechssl.workflows.stages import Stage, check_stages, run_stages
@@ -123,8 +125,39 @@ def corpus_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
     ]
 
 
-def _train_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
-    return [*corpus_stages(folder, cfg, output), _pretrain_stage(cfg, output, 1)]
+def _first_stages(folder: Path, cfg: RunConfig, output: Path) -> list[Stage]:
+    """Return the stages before training: with a budget the last of them settles how long to train."""
+    stages = corpus_stages(folder, cfg, output)
+    return [*stages, _budget_stage(cfg, output)] if cfg.budget_hours else stages
+
+
+def _budget_stage(cfg: RunConfig, output: Path) -> Stage:
+    """Return the stage that settles the lengths of training, for the run's whole life."""
+    path = output / "budget" / "lengths.json"
+
+    def make() -> None:
+        lengths = lengths_for(cfg, hours_of(output / "shards", cfg), measure_speed(cfg))
+        print("\n".join(lengths.why), flush=True)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, to_dict(lengths))
+
+    pretrain = pretraining_of(cfg, output, 1)
+    key = {
+        "budget_hours": cfg.budget_hours,
+        "pretrain": decisive(pretrain),
+        "finetune": decisive(cfg.finetune),
+        "learning_rates": _rates(cfg),
+        "scratch": cfg.scratch,
+        "rounds": cfg.rounds,
+        "jobs": cfg.jobs,
+    }
+    return Stage("budget", key, path, make)
+
+
+def _with_budget(cfg: RunConfig, output: Path) -> RunConfig:
+    """Return the configuration with the lengths that the budget stage has settled, if it has."""
+    found = find_json(output / "budget" / "lengths.json") if cfg.budget_hours else None
+    return with_lengths(cfg, from_dict(Lengths, found)) if found else cfg
 
 
 def _pretrain_stage(cfg: RunConfig, output: Path, number: int) -> Stage:
@@ -244,11 +277,14 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     output.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
     cfg = settled_run(cfg, output / "config.toml")
-    first = _train_stages(folder, cfg, output)
-    check_stages(output, first)  # a refused run leaves the configuration of the accepted one as it was
+    first, given = _first_stages(folder, cfg, output), cfg
+    cfg = _with_budget(cfg, output)
+    # A refused run leaves the configuration of the accepted one as it was.
+    check_stages(output, [*first, _pretrain_stage(cfg, output, 1)])
     if not (output / "config.toml").exists():
         write_toml(cfg, output / "config.toml")
-    run_stages(output, first[:2], begin)
+    run_stages(output, first, begin)
+    cfg = _with_budget(given, output)
     labels = _labels(output / "shards", cfg)
     scored = bool(labels["train"] and (labels["dev"] or labels["test"]))
     if not scored:
@@ -260,7 +296,8 @@ def run(folder: Path, cfg: RunConfig, begin: Callable[[str], object] = len) -> P
     report = output / "report.html"
     last = Stage("report", time.time(), report, lambda: build_report(output), cheap=True)
     ahead = _scratch_ahead(cfg, output, labels) if scored else None
-    stages = [*first, *(_score_stages(cfg, output, labels, ahead) if scored else []), last]
+    trained = _pretrain_stage(cfg, output, 1)
+    stages = [*first, trained, *(_score_stages(cfg, output, labels, ahead) if scored else []), last]
     check_stages(output, stages)
     write_toml(cfg, output / "config.toml")
     write_environment(output)

@@ -22,4 +22,4 @@ def test_a_recipe_changes_length_validation_and_choice_only():
     assert (after.epochs, after.validate_every, after.patience, after.average) == (150, 750, 10, 5)
     assert 150 * 200 / after.validate_every == VALIDATIONS
     assert (after.steps, after.save_every, after.ema_decay) == (7, 3, 0.9)
-    assert recipe_for(1.0).applied(before, 0.01).validate_every == 1
+    assert recipe_for(1.0).applied(before, 0.01).validate_every == 50

@@ -14,7 +14,7 @@ import pytest
 from speechssl.cli.main import main
 from speechssl.config import CompareObjectivesConfig, ObjectiveConfig, ProbeConfig, TrainingConfig
 from speechssl.config.load import load_config, tagged, write_toml
-from speechssl.config.objectives import offline_targets
+from speechssl.config.objectives import offline_targets, with_updates
 from speechssl.core.errors import ConfigError, DataError
 from speechssl.data.store.reader import open_corpus
 from speechssl.evaluation.wer.hypotheses import read_hypotheses
@@ -24,7 +24,7 @@ from speechssl.objectives.build import build_objective, objective_class
 from speechssl.training.monitoring.log import read_metrics
 from speechssl.workflows.comparison import arm_costs
 from speechssl.workflows.comparison.arm_costs import expected_seconds, slot_environments
-from speechssl.workflows.comparison.arms import arms_of, finetunings, labels_of, model_of, pretrainings, with_steps
+from speechssl.workflows.comparison.arms import arms_of, finetunings, labels_of, model_of, pretrainings
 from speechssl.workflows.comparison.compare_objectives import compare_objectives
 from tests.support.tones import write_shards
 from tests.support.whole import settings
@@ -116,7 +116,7 @@ def test_every_objective_can_be_built_on_the_shared_encoder(size):
 @pytest.mark.parametrize("steps", [2, 7, 1000])
 def test_iterations_share_the_updates_as_in_the_preset(steps):
     objective = next(arm.objective for arm in arms_of(replace(tiny(), arms=("hubert-cpu",))))
-    shares = offline_targets(with_steps(objective, steps)).steps
+    shares = offline_targets(with_updates(objective, steps)).steps
     assert sum(shares) == steps
     assert shares[0] == pytest.approx(steps / 3, abs=1)
 

@@ -20,7 +20,7 @@ from speechssl.evaluation.wer.hypotheses import read_hypotheses
 from speechssl.interop.model_folder import save_model
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.workflows import pipeline
-from speechssl.workflows.pipeline import _train_stages, run
+from speechssl.workflows.pipeline import _first_stages, run
 from speechssl.workflows.stages import run_stages
 from tests.support.objectives import with_targets
 from tests.support.tones import make_sentence
@@ -124,7 +124,7 @@ def test_new_audio_is_noticed(folder, finished, tmp_path):
     changed = tmp_path / "tones"
     shutil.copytree(folder, changed)
     output = tmp_path / "run"
-    run_stages(output, _train_stages(changed, settings(output), output)[:2])
+    run_stages(output, _first_stages(changed, settings(output), output))
     shutil.copy(changed / "train-000.wav", changed / "new.wav")
     with pytest.raises(ConfigError, match=r"(?s)stage 'manifest' .*files: .* -> "):
         run(changed, settings(output))

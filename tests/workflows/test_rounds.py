@@ -22,7 +22,7 @@ from speechssl.targets.features import LayerFeatures
 from speechssl.targets.kmeans import KMeans
 from speechssl.targets.table import UnitTable
 from speechssl.workflows import rounds
-from speechssl.workflows.pipeline import _train_stages, run
+from speechssl.workflows.pipeline import _pretrain_stage, run
 from speechssl.workflows.rounds import check_rounds, pretraining_of
 from tests.support.whole import settings, write_folder
 
@@ -163,7 +163,7 @@ def test_a_third_round_learns_from_the_second_and_may_go_on_from_its_encoder(tmp
 
 def test_one_round_is_what_it_was(tmp_path):
     cfg = settings(tmp_path)
-    (pretrain,) = _train_stages(tmp_path, cfg, tmp_path)[2:]
+    pretrain = _pretrain_stage(cfg, tmp_path, 1)
     assert pretrain.key["objective"]["targets"]["teacher"]["model"] == ""
     assert list(pretrain.output.relative_to(tmp_path).parts) == ["pretrain", "model", "config.json"]
 

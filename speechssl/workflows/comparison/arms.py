@@ -7,9 +7,8 @@ that predicts what follows gets a causal encoder, and an arm from random weights
 import shlex
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from speechssl.config import (
     CompareObjectivesConfig,
@@ -19,13 +18,13 @@ from speechssl.config import (
     ObjectiveConfig,
     OptimConfig,
     PretrainConfig,
-    TargetsConfig,
 )
 from speechssl.config.load import find_config, load_config, presets, tagged
+from speechssl.config.objectives import with_updates
 from speechssl.core.errors import ConfigError
 from speechssl.objectives.build import objective_class
 
-__all__ = ["Arm", "Labels", "arms_of", "finetunings", "labels_of", "model_of", "pretrainings", "runs_of", "with_steps"]
+__all__ = ["Arm", "Labels", "arms_of", "finetunings", "labels_of", "model_of", "pretrainings", "runs_of"]
 
 
 @dataclass(frozen=True)
@@ -119,20 +118,6 @@ def model_of(cfg: CompareObjectivesConfig, *, causal: bool) -> ModelConfig:
     return replace(model, frontend=frontend, encoder=replace(model.encoder, causal=True))
 
 
-def with_steps(objective: ObjectiveConfig, steps: int) -> ObjectiveConfig:
-    """Return an objective whose iterations, if it has any, have ``steps`` updates in all, shared out as before."""
-    changes: dict[str, Any] = {}
-    for item in fields(objective):
-        part = getattr(objective, item.name)
-        if isinstance(part, TargetsConfig):
-            ends = [round(steps * sum(part.steps[: n + 1]) / sum(part.steps)) for n in range(len(part.steps))]
-            shares = tuple(max(1, end - start) for start, end in zip([0, *ends], ends, strict=False))
-            changes[item.name] = replace(part, steps=shares)
-        elif hasattr(part, "targets"):  # an objective inside another
-            changes[item.name] = with_steps(part, steps)
-    return replace(objective, **changes)
-
-
 def pretrainings(cfg: CompareObjectivesConfig, arm: Arm, seed: int, folder: Path) -> dict[str, PretrainConfig]:
     """Return the pretrainings of an arm by name, one for each learning rate that it tries; none from random weights."""
     if arm.objective is None:
@@ -146,7 +131,7 @@ def pretrainings(cfg: CompareObjectivesConfig, arm: Arm, seed: int, folder: Path
             seed=seed,
             output=str(folder / name),
             model=model_of(cfg, causal=arm.causal),
-            objective=with_steps(arm.objective, cfg.pretrain.training.steps),
+            objective=with_updates(arm.objective, cfg.pretrain.training.steps),
             optim=replace(arm.optim, lr=rate),
         )
         for name, rate in zip(names, rates, strict=True)
