@@ -93,7 +93,11 @@ def normalise_waveform(wave: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def standardise(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """Give each channel of [B, F, C] zero mean and unit variance over each row's valid frames."""
+    """Give each channel of [B, F, C] zero mean and unit variance over each row's valid frames.
+
+    A channel that does not change, as in digital silence, becomes 0: sums are of differences to the first frame.
+    """
+    x = x - x[:, :1]
     if lengths is None:
         variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
         return (x - mean) * torch.rsqrt(variance + CHANNEL_EPS)

@@ -37,6 +37,12 @@ def test_channels_are_standardised_over_the_frames_of_each_row():
         torch.testing.assert_close(standardise(x[row : row + 1, :length], None)[0], expected)
 
 
+def test_a_channel_that_does_not_change_becomes_zero_whatever_its_value():
+    x = torch.full((2, 700, 3), -18.420681)  # the logarithm of the floor, in digital silence
+    assert not standardise(x, None).any()
+    assert not standardise(x, torch.tensor([700, 333])).any()
+
+
 def test_layer_norm_computes_in_float32_and_keeps_the_dtype():
     torch.manual_seed(0)
     ours, reference = LayerNorm(16), nn.LayerNorm(16)

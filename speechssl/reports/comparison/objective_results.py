@@ -207,24 +207,15 @@ def _learnt(folder: Path, labels: str) -> Learnt:
     metric, value, level = _held_out(last, chance)
     lines = [row for named in rows.values() for row in named]
     return Learnt(
-        hours=sum(_total(training, "audio_seconds") for training in trainings) / 3600,
+        hours=sum(training.total("audio_seconds") for training in trainings) / 3600,
         updates=sum(training.train[-1]["step"] for training in trainings if training.train),
-        seconds=sum(_total(training, "step_seconds") for training in trainings),
+        seconds=sum(training.total("step_seconds") for training in trainings),
         target_seconds=sum(row["seconds"] for row in lines if row.get("phase") == "targets"),
         metric=metric,
         value=value,
         chance=level,
         findings=tuple(dict.fromkeys(str(row.get("name")) for t in trainings for row in t.health)),
     )
-
-
-def _total(training: Training, name: str) -> float:
-    """Return the sum over updates of what was logged as a mean since the line before."""
-    total, before = 0.0, 0
-    for row in training.train:
-        total += row.get(name, 0.0) * (row["step"] - before)
-        before = row["step"]
-    return total
 
 
 def _held_out(training: Training, chance: Mapping[str, Any]) -> tuple[str, float | None, float | None]:

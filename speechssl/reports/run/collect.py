@@ -58,6 +58,14 @@ class Training:
         """What this version knows of the objective."""
         return Trained.by(self.config)
 
+    def total(self, metric: str) -> float:
+        """Return the sum over updates of what was logged as a mean since the line before."""
+        total, before = 0.0, 0
+        for row in self.train:
+            total += row.get(metric, 0.0) * (row["step"] - before)
+            before = row["step"]
+        return total
+
 
 @dataclass(frozen=True)
 class Evaluation:

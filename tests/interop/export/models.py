@@ -13,6 +13,7 @@ STEMS = {
     "base": FrontendConfig(conv_layers=CONVS),
     "large": FrontendConfig(conv_layers=CONVS, norm="layer", bias=True),
     "logmel": FrontendConfig(kind="logmel", stack=2),
+    "conv2d": FrontendConfig(kind="logmel", stack=2, conv2d=4),
 }
 SIZES = {"dim": 32, "layers": 2, "heads": 2, "ffn_dim": 48, "pos_kernel": 8, "pos_groups": 2}
 

@@ -14,15 +14,22 @@ from tests.interop.export.models import encoder, folder, recogniser, waves
 ITEMS = [Recording(str(i), wave, None) for i, wave in enumerate(waves())]
 
 
+CONFORMER = {"block": "conformer", "relative_position": "rotary", "pos_depth": 0, "norm": "pre", "conv_kernel": 5}
+
+
 @pytest.mark.slow
-def test_a_log_mel_recogniser_with_digital_silence_in_a_padded_batch(tmp_path):
+@pytest.mark.parametrize(
+    ("stem", "sizes"), [("logmel", {"relative_position": "gated"}), ("conv2d", CONFORMER)], ids=["logmel", "conformer"]
+)
+def test_a_log_mel_recogniser_with_digital_silence_in_a_padded_batch(stem, sizes, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'speechssl[onnx]'")
     import onnxruntime
 
-    model, module, tokens = recogniser("logmel", relative_position="gated")
+    model, module, tokens = recogniser(stem, **sizes)
     write_onnx_asr(tmp_path, model, module.encoder)
     found = compare(ours(module, tokens), open_onnx(tmp_path), ITEMS)  # a random head multiplies rounding
+
     assert found.largest < 1e-2 and found.texts == 4, found
     assert json.loads((tmp_path / "config.json").read_text())["subsampling_factor"] == 320
     assert (tmp_path / "vocab.txt").read_text(encoding="utf-8").splitlines()[:2] == ["<blk> 0", "▁ 1"]
