@@ -15,7 +15,7 @@ from speechssl.core.errors import ConfigError
 from speechssl.core.files import find_json
 from speechssl.interop.foreign import Foreign, described
 from speechssl.interop.huggingface import WEIGHT_NORM, encoder_from_huggingface
-from speechssl.interop.vocabulary import ctc_head, fairseq_symbols
+from speechssl.interop.vocabulary import ctc_head, exported_symbols, fairseq_symbols
 from speechssl.models.encoder import SpeechEncoder
 
 __all__ = ["encoder_from_torchaudio", "is_torchaudio", "read_torchaudio"]
@@ -93,8 +93,8 @@ def read_torchaudio(content: Mapping[str, Any], path: Path) -> Foreign:
     """Return the model of a state dict of torchaudio, such as those of its pipelines.
 
     A state dict has no configuration: `described` says what is taken for granted. Whether waveforms are normalised is
-    in the ``config.json`` that our own export writes beside it. A CTC head is read when ``dict.ltr.txt`` in the file's
-    folder has its labels.
+    in the ``config.json`` that our own export writes beside it. A CTC head is read when its labels are in the file's
+    folder: ``labels.txt`` of our export, or ``dict.ltr.txt`` of fairseq.
 
     Raises
     ------
@@ -125,7 +125,8 @@ def read_torchaudio(content: Mapping[str, Any], path: Path) -> Foreign:
         return Foreign("torchaudio", encoder, config, normalize, heads, None, "hubert")
     if not ctc:
         return Foreign("torchaudio", encoder, config, normalize)
-    if (symbols := fairseq_symbols(path, len(ctc["weight"]))) is None:
+    outputs = len(ctc["weight"])
+    if (symbols := exported_symbols(path, outputs) or fairseq_symbols(path, outputs)) is None:
         why = f"the CTC head (no labels in the file; put dict.ltr.txt of fairseq into {path.parent})"
         return Foreign("torchaudio", encoder, config, normalize, left_out=why)
     head, tokens = ctc_head(ctc["weight"], ctc["bias"], symbols, blank=0)

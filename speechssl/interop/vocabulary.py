@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechssl.core.errors import CheckpointError
 
-__all__ = ["ctc_head", "fairseq_symbols"]
+__all__ = ["ctc_head", "exported_symbols", "fairseq_symbols"]
 
 BOUNDARY = "|"
 NEVER = -1e4
@@ -21,6 +21,7 @@ NEVER = -1e4
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 """The first symbols of every dictionary of fairseq; the first of them is the blank."""
 DICTIONARY = "dict.ltr.txt"
+LABELS = "labels.txt"
 
 
 def ctc_head(
@@ -85,6 +86,22 @@ def ctc_head(
 def _is_basic(letter: str) -> bool:
     """Whether a letter stays as it is under the text normalisation ``basic``."""
     return letter == "'" or (letter == letter.lower() and unicodedata.category(letter)[0] in "LMN")
+
+
+def exported_symbols(path: Path, outputs: int) -> dict[int, str] | None:
+    """Return output -> symbol from the ``labels.txt`` that our export writes beside a file; None when there is none.
+
+    Word pieces are None, too: a head is read with characters only.
+
+    Raises CheckpointError when the number of symbols is not that of the outputs.
+    """
+    listing = path.parent / LABELS
+    if not listing.is_file():
+        return None
+    symbols = listing.read_text(encoding="utf-8").splitlines()
+    if len(symbols) != outputs:
+        raise CheckpointError(f"{listing}: {len(symbols)} symbols, but the head of {path.name} scores {outputs} tokens")
+    return dict(enumerate(symbols)) if BOUNDARY in symbols else None
 
 
 def fairseq_symbols(path: Path, outputs: int) -> dict[int, str] | None:
