@@ -107,6 +107,7 @@ def test_a_run_settles_its_lengths_once_says_why_and_keeps_them(tmp_path, monkey
     cfg = settings(output, budget_hours=40 / 3600)  # 8 seconds of it start processes
     run(folder, cfg)
     said = capsys.readouterr().out
+    assert "How long it trained" in (output / "report.html").read_text()
     assert "budget_hours = 0.0111" in said and "updates of pretraining, 4 of fine-tuning" in said
     settled = tomllib.loads((output / "config.toml").read_text())
     assert settled["budget_hours"] == cfg.budget_hours

@@ -109,6 +109,8 @@ class RunRecord:
     seconds: list[tuple[str, float]] = field(default_factory=list)
     """(stage, wall-clock seconds)."""
     environment: dict[str, str] = field(default_factory=dict)
+    lengths: list[str] = field(default_factory=list)
+    """Why the trainings are as long as they are, a sentence each."""
     notes: list[str] = field(default_factory=list)
     """What could not be read, for the reader of the report."""
 
@@ -130,6 +132,7 @@ def collect(folder: Path) -> RunRecord:
         _read_place(record, place, name)
     _read_sweep(record, folder / "sweep" / "sweep.json")
     _read_stages(record, folder / "stages")
+    _read_lengths(record, folder / "budget" / "lengths.json")
     corpus, problem = read_corpus(_corpus_files(record, folder, places), folder)
     if problem:
         record.notes.append(problem)
@@ -263,6 +266,12 @@ def _read_sweep(record: RunRecord, path: Path) -> None:
     rows = _json(path, record.notes, record.folder)
     if isinstance(rows, list):
         record.sweep.extend(row for row in rows if isinstance(row, dict))
+
+
+def _read_lengths(record: RunRecord, path: Path) -> None:
+    settled = _json(path, record.notes, record.folder)
+    if isinstance(settled, dict) and isinstance(settled.get("why"), list):
+        record.lengths.extend(map(str, settled["why"]))
 
 
 def _read_stages(record: RunRecord, folder: Path) -> None:

@@ -69,6 +69,8 @@ def _learning(record: RunRecord, facts: Facts) -> Section:
         ("Fine-tuning", finetuning_figures([t for t in record.trainings if t.phase == "finetune"]), None),
     )
     parts: list[Html | None] = []
+    if record.lengths:
+        parts += [el("h3", "How long it trained"), el("ul", [el("li", sentence) for sentence in record.lengths])]
     for title, figures, more in phases:
         if figures or more:
             parts += [el("h3", title), el("div", [figure(item) for item in figures], class_="figures"), more]
