@@ -158,8 +158,7 @@ class RunConfig:
     init: str = ""
     """Model that pretraining continues from, with its sizes, as ``init`` of ``pretrain``. Empty: ``pretrain.init``."""
     budget_hours: float = 0.0
-    """Hours that pretraining and fine-tuning may take here. The updates of both then follow from the hours of audio and
-    of labels, and from a short measurement. 0: as many updates as the configuration says."""
+    """Hours of training that set the updates. 0: none."""
     scratch: bool = False
     """Also fine-tune the model from random weights, with the same labels, updates and learning rates, to compare."""
     learning_rates: tuple[float, ...] = ()

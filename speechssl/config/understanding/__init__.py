@@ -3,16 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from speechssl.config.understanding.hearing import Device, HearingConfig
 from speechssl.core.errors import ConfigError
 
 __all__ = ["TASKS", "BuiltInTask", "FeaturesConfig", "Pool", "ProbeConfig", "UnitsConfig"]
 
 Pool = Literal["none", "mean", "mean_std"]
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class FeaturesConfig:
+class FeaturesConfig(HearingConfig):
     """Write the frames of a model's layers, or of a baseline, for each utterance."""
 
     layers: tuple[int, ...] = ()
@@ -23,27 +23,16 @@ class FeaturesConfig:
     """Of the parts; each holds an array [layers, frames, dim] under the id of each utterance."""
     dtype: Literal["float32", "float16"] = "float32"
     """Of the arrays."""
-    splits: tuple[str, ...] = ()
-    """Splits to use. Empty: all utterances."""
-    ids: str = ""
-    """File with one utterance id a line; these utterances are used, of any split."""
-    stack: int = 2
-    """Frames of 10 ms that are joined into one, for ``logmel`` and ``mfcc``."""
     seed: int = 1
     """Of the random weights of ``random:MODEL``."""
-    batch_seconds: float = 60.0
-    """Audio in one forward pass, padding included."""
     part_seconds: float = 600.0
     """Audio in one part: the most that an interrupted run computes again."""
-    max_bad_fraction: float = 0.01
-    """Share of utterances that may be unreadable or too short."""
-    device: Device = "auto"
-    """``auto`` takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        if self.stack < 1 or self.batch_seconds <= 0 or self.part_seconds <= 0 or min(self.layers, default=0) < 0:
-            raise ConfigError("layers must be at least 0, stack at least 1, batch_seconds and part_seconds above 0")
+        super().__post_init__()
+        if self.part_seconds <= 0 or min(self.layers, default=0) < 0:
+            raise ConfigError("layers must be at least 0, part_seconds above 0")
 
 
 @dataclass(frozen=True)
@@ -131,7 +120,7 @@ class ProbeConfig:
 
 
 @dataclass(frozen=True)
-class UnitsConfig:
+class UnitsConfig(HearingConfig):
     """Cluster the frames of a layer, label utterances, and say how good the units are."""
 
     layer: int = -1
@@ -148,20 +137,9 @@ class UnitsConfig:
     """File ``kmeans.npz`` of an earlier run, used instead of a new fit."""
     alignment: str = ""
     """Times of phones: a CTM or ABX item file, or a folder of TextGrid files. Empty: no comparison with phones."""
-    splits: tuple[str, ...] = ()
-    """As in ``features``."""
-    ids: str = ""
-    """As in ``features``."""
-    stack: int = 2
-    """As in ``features``."""
-    batch_seconds: float = 60.0
-    """As in ``features``."""
-    max_bad_fraction: float = 0.01
-    """As in ``features``."""
-    device: Device = "auto"
-    """As in ``features``."""
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
+        super().__post_init__()
         if not self.seeds or self.clusters < 2 or self.starts < 1 or self.hours <= 0 or self.layer < -1:
             raise ConfigError("units: seeds is empty, or clusters, starts, hours or layer is too small")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from speechssl.config.understanding import Device
+from speechssl.config.understanding.hearing import HearingConfig
 from speechssl.core.errors import ConfigError
 
 __all__ = ["AbxConfig", "Distance"]
@@ -12,7 +12,7 @@ Distance = Literal["angular", "euclidean"]
 
 
 @dataclass(frozen=True)
-class AbxConfig:
+class AbxConfig(HearingConfig):
     """Measure how well the layers of a model tell phones apart (ABX)."""
 
     alignment: str = ""
@@ -39,21 +39,10 @@ class AbxConfig:
     """Resamples of speakers for the 95 % intervals."""
     seed: int = 1
     """Of what is drawn, and of the random weights of ``random:MODEL``."""
-    splits: tuple[str, ...] = ()
-    """As in ``features``."""
-    ids: str = ""
-    """As in ``features``."""
-    stack: int = 2
-    """As in ``features``."""
-    batch_seconds: float = 60.0
-    """As in ``features``."""
-    max_bad_fraction: float = 0.01
-    """As in ``features``."""
-    device: Device = "auto"
-    """As in ``features``."""
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
+        super().__post_init__()
         if not self.speakers or min(self.max_items, self.max_speakers, self.bootstrap) < 1:
             raise ConfigError("abx: speakers is empty, or max_items, max_speakers or bootstrap is below 1")
         if self.context == "any" and self.span == "triphone" and not self.alignment.endswith(".item"):

@@ -1,15 +1,15 @@
 """Settings of the comparison of layers."""
 
 from dataclasses import dataclass
-from typing import Literal
 
+from speechssl.config.understanding.hearing import HearingConfig
 from speechssl.core.errors import ConfigError
 
 __all__ = ["LayersConfig"]
 
 
 @dataclass(frozen=True)
-class LayersConfig:
+class LayersConfig(HearingConfig):
     """Compare the layers of models with each other, and with log-mel, phones, words and speakers."""
 
     output: str = "runs/layers"
@@ -26,22 +26,9 @@ class LayersConfig:
     """Of the k-means whose clusters are compared with phones and speakers."""
     seed: int = 1
     """Of the draws, the k-means, and the random weights of ``random:MODEL``."""
-    splits: tuple[str, ...] = ()
-    """As in ``features``."""
-    ids: str = ""
-    """As in ``features``."""
-    stack: int = 2
-    """As in ``features``."""
-    batch_seconds: float = 60.0
-    """As in ``features``."""
-    max_bad_fraction: float = 0.01
-    """As in ``features``."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """As in ``features``."""
 
     def __post_init__(self) -> None:
         """Refuse values without meaning."""
-        if self.minutes <= 0 or self.frames < 10 or self.clusters < 2 or self.stack < 1 or self.batch_seconds <= 0:
-            raise ConfigError(
-                "layers: minutes and batch_seconds must be above 0, frames at least 10, clusters 2, stack 1"
-            )
+        super().__post_init__()
+        if self.minutes <= 0 or self.frames < 10 or self.clusters < 2:
+            raise ConfigError("layers: minutes must be above 0, frames at least 10, clusters at least 2")
