@@ -46,7 +46,7 @@ TASKS = {
     "an4": Task("AN4 (0.57 h)", "an4-train", "an4-dev", "an4-test", 16_000),
     "libri-1h": Task("LibriSpeech (1 h)", "libri-1h", "libri-dev", "libri-test", 5_000),
     "libri-5h": Task("LibriSpeech (5 h)", "libri-5h", "libri-dev", "libri-test", 16_000),
-    "fsdd": Task("spoken digits (0.17 h)", "fsdd-train", "fsdd-dev", "fsdd-test", 2_000),
+    "fsdd": Task("spoken digits (0.17 h)", "fsdd-train", "fsdd-dev", "fsdd-test", 1_200),
 }
 
 

@@ -100,7 +100,9 @@ def lengths_for(cfg: RunConfig, hours: Hours, speed: Speed) -> Lengths:
         found = replace(found, epochs=fits / epoch_updates)
     measured = (
         f"{hours.train:.2f} h of speech for pretraining, {hours.labelled:.2f} h of it with transcripts; an update "
-        f"takes {speed.pretrain:.2f} s in pretraining and {speed.finetune:.2f} s in fine-tuning (measured now)"
+        f"takes {speed.pretrain:.2f} s in pretraining"
+        + (f" and {speed.finetune:.2f} s in fine-tuning" if labels else "")
+        + " (measured now)"
     )
     took = (
         f"about {duration(training(found))} of training; --budget-hours changes it, and --budget-hours 0 takes the "
