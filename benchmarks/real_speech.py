@@ -18,7 +18,8 @@ from pathlib import Path
 from benchmarks.machine import RESULTS, write
 from speechssl.asr.evaluate import evaluate
 from speechssl.config import DecoderConfig, EvaluateConfig, FinetuneConfig, ManifestConfig, PretrainConfig, ShardConfig
-from speechssl.config.load import find_config, read_toml
+from speechssl.config.load import read_toml
+from speechssl.core.presets import find_config
 from speechssl.data.ingest.manifest import build_manifest, read_manifest
 from speechssl.data.store.writer import shard_manifest
 from speechssl.evaluation.wer.hypotheses import read_hypotheses

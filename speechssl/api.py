@@ -21,9 +21,10 @@ from speechssl.asr.tokens import Tokens
 from speechssl.asr.transcription.transcribe import Recogniser, transcribe_blocks, transcribe_file
 from speechssl.asr.transcription.transcript import Transcript
 from speechssl.config import DecoderConfig, FinetuneConfig, ModelConfig, PretrainConfig, TranscribeConfig
-from speechssl.config.load import find_config, from_dict, read_toml
+from speechssl.config.load import from_dict, read_toml
 from speechssl.core.errors import AudioError, ConfigError
 from speechssl.core.precision import Setting, choose, device_kind
+from speechssl.core.presets import find_config
 from speechssl.data.audio.decode import SAMPLE_RATE, mono, resampled
 from speechssl.data.audio.limits import AudioLimits, check_claims, check_samples
 from speechssl.data.batches.batch import full_scale

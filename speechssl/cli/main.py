@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; return the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
-        from speechssl.config.load import presets
+        from speechssl.core.presets import presets
 
         print(listing(presets(), __version__), end="")
         return 0 if words else 2

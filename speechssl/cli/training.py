@@ -87,7 +87,8 @@ def estimate(words: list[str], overrides: list[str]) -> None:
     import tomllib
 
     from speechssl.config import FinetuneConfig, PretrainConfig
-    from speechssl.config.load import find_config, load_config
+    from speechssl.config.load import load_config
+    from speechssl.core.presets import find_config
     from speechssl.workflows.estimate import estimate as measure
     from speechssl.workflows.estimate import estimate_json, estimate_text
 

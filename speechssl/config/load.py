@@ -11,19 +11,17 @@ import types
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
 from speechssl.core.errors import ConfigError
 from speechssl.core.files import write_atomic
+from speechssl.core.presets import find_config
 
 __all__ = [
-    "find_config",
     "from_dict",
     "initial_config",
     "load_config",
-    "presets",
     "read_toml",
     "tagged",
     "take",
@@ -160,33 +158,6 @@ def toml_lines(data: dict[str, Any], prefix: str = "") -> list[str]:
 def write_toml(cfg: Any, path: Path) -> None:
     """Write the resolved configuration, atomically."""
     write_atomic(path, to_toml(cfg))
-
-
-def _preset_folder() -> Path:
-    """Return the folder of presets: inside an installed wheel, or beside the package in a checkout."""
-    inside = Path(str(resources.files("speechssl"))) / "configs"
-    return inside if inside.is_dir() else inside.parent.parent / "configs"
-
-
-def presets() -> list[str]:
-    """Return the names of the presets that came with the package."""
-    return sorted(path.stem for path in _preset_folder().glob("*.toml"))
-
-
-def find_config(name: str) -> Path:
-    """Return the file of a configuration given as a path or as the name of a preset.
-
-    Raises ConfigError when neither a file nor a preset has that name.
-    """
-    path = Path(name)
-    if path.suffix == ".toml" and path.is_file():
-        return path
-    preset = _preset_folder() / f"{name.removesuffix('.toml')}.toml"
-    if preset.is_file():
-        return preset
-    close = difflib.get_close_matches(name, presets(), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; presets: {', '.join(presets())}"
-    raise ConfigError(f"no configuration file or preset {name!r}{hint}")
 
 
 def read_toml(cls: type[T], path: Path) -> T:

@@ -26,9 +26,10 @@ from speechssl.config import (
     SpecAugmentConfig,
     TokensConfig,
 )
-from speechssl.config.load import find_config, read_toml
+from speechssl.config.load import read_toml
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
+from speechssl.core.presets import find_config
 from speechssl.data.ingest.utterance import Utterance
 from speechssl.data.store.reader import open_corpus
 from speechssl.interop.any_model import load_any

@@ -7,7 +7,8 @@ import pytest
 
 from speechssl.cli.help import VERB_HELP
 from speechssl.cli.main import VERBS, main
-from speechssl.config.load import load_config, presets
+from speechssl.config.load import load_config
+from speechssl.core.presets import presets
 
 PRETRAINING = [name for name in presets() if re.match("hubert|wav2vec2|tiny", name)]
 FINE_TUNING = [name for name in presets() if name.startswith("finetune")]

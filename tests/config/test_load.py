@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speechssl import config
-from speechssl.config.load import find_config, from_dict, load_config, presets, read_toml, tagged, to_toml, write_toml
+from speechssl.config.load import from_dict, load_config, read_toml, tagged, to_toml, write_toml
 from speechssl.config.old_form import in_new_form
 from speechssl.core.errors import ConfigError
+from speechssl.core.presets import find_config, presets
 
 CLASSES = [
     config.ManifestConfig,

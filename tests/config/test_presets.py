@@ -3,7 +3,8 @@
 import pytest
 
 from speechssl.config import FinetuneConfig, RunConfig
-from speechssl.config.load import find_config, presets, read_toml
+from speechssl.config.load import read_toml
+from speechssl.core.presets import find_config, presets
 from speechssl.training.optim import lr_at
 
 PUBLISHED = {

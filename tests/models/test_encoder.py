@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from speechssl.config import EncoderConfig, FrontendConfig, ModelConfig, PretrainConfig
-from speechssl.config.load import find_config, read_toml
+from speechssl.config.load import read_toml
 from speechssl.config.objectives import offline_targets
 from speechssl.core.errors import ConfigError
+from speechssl.core.presets import find_config
 from speechssl.models.encoder import SpeechEncoder
 from speechssl.models.norm import normalise_waveform, weight_norm
 from speechssl.models.transformer import Attention, product_attention

@@ -24,9 +24,10 @@ from speechssl.config import (
     ValidationConfig,
     Wav2Vec2Config,
 )
-from speechssl.config.load import find_config, read_toml
+from speechssl.config.load import read_toml
 from speechssl.core.errors import CheckpointError, ConfigError, DataError
 from speechssl.core.ledger import read_ledger
+from speechssl.core.presets import find_config
 from speechssl.data.store.reader import open_corpus
 from speechssl.interop.any_model import load_any, load_any_encoder
 from speechssl.interop.huggingface import save_huggingface

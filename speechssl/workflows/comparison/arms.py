@@ -19,9 +19,10 @@ from speechssl.config import (
     OptimConfig,
     PretrainConfig,
 )
-from speechssl.config.load import find_config, load_config, presets, tagged
+from speechssl.config.load import load_config, tagged
 from speechssl.config.objectives import with_updates
 from speechssl.core.errors import ConfigError
+from speechssl.core.presets import find_config, presets
 from speechssl.objectives.build import objective_class
 
 __all__ = ["Arm", "Labels", "arms_of", "finetunings", "labels_of", "model_of", "pretrainings", "runs_of"]
