@@ -7,7 +7,7 @@ import pytest
 
 from speechssl.asr.recipe import VALIDATIONS, recipe_for
 from speechssl.config.objectives import offline_targets
-from speechssl.core.errors import ConfigError
+from speechssl.core.errors import ConfigError, SpeechsslError
 from speechssl.data.ingest.manifest import Utterance, write_manifest
 from speechssl.workflows import pipeline
 from speechssl.workflows.budget import PRETRAINING_EPOCHS, hours_of, lengths_for, with_lengths
@@ -64,6 +64,13 @@ def test_without_labels_pretraining_gets_all_and_fine_tuning_keeps_its_settings(
     assert spent(cfg, found, hours)["pretrain"] == pytest.approx(3600, rel=0.01)
     assert with_lengths(cfg, found).finetune == cfg.finetune
     assert not any("fine-tuning:" in line or "s in fine-tuning" in line for line in found.why)
+
+
+def test_a_folder_without_training_speech_gets_the_error_of_pretraining(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "audio", {"test": 6})
+    monkeypatch.setattr(pipeline, "measure_speed", lambda cfg: SPEED)
+    with pytest.raises(SpeechsslError, match="train"):
+        run(folder, settings(tmp_path / "run", budget_hours=0.01))
 
 
 def test_the_lengths_reach_every_setting(tmp_path):
