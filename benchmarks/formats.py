@@ -1,10 +1,11 @@
 """Models of public formats: are they read with the numbers, and the text, of the library that wrote them?
 
-usage: python -m benchmarks.formats [AUDIO ...] [--tiny] [--steps 10 --shards SHARDS]
+usage: python -m benchmarks.formats [AUDIO ...] [--tiny] [--only NAME] [--steps 10 --shards SHARDS [--to FORMAT ...]]
 
 For each layout a model of BASE size with random weights is written by the public library (fairseq and fairseq2: in
 their names), read by ``speechssl import``, and compared on AUDIO with silence after it. Prints the rows of the table in
-docs/interop.md. With ``--shards`` each is also fine-tuned for some steps. ``--tiny``: toy sizes.
+docs/interop.md. With ``--shards`` each is also fine-tuned for some steps, exported to each FORMAT, and compared on N
+recordings of the test split, on some of them with silence, and on silence. ``--tiny``: toy sizes.
 """
 
 import argparse
@@ -13,15 +14,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 
+from benchmarks.exports import row as exported
 from speechssl.asr.ctc import load_recogniser
 from speechssl.asr.decoding.decoders import build_decoder
+from speechssl.asr.export import recordings
 from speechssl.asr.finetune import finetune
 from speechssl.asr.recognise import frame_log_probs
 from speechssl.config import CtcConfig, DataConfig, DecoderConfig, FinetuneConfig, ImportConfig, TrainingConfig
+from speechssl.config.verbs import Format
 from speechssl.data.audio.decode import decode
 from speechssl.interop.importing import import_model
 from speechssl.training.monitoring.log import read_metrics
@@ -146,7 +150,10 @@ def _tuned(source: Path, folder: Path, arguments: argparse.Namespace) -> str:
     )
     finetune(cfg)
     losses = [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if line["phase"] == "train"]
-    return f" {losses[0]:.2f} → {losses[-1]:.2f} |"
+    items = recordings(DataConfig(shards=arguments.shards, splits=("test",), max_seconds=8.0), arguments.utterances)
+    rows = [exported(folder / "model", form, items) for form in arguments.to]
+    found = [f"{row['largest difference']:.1e}, {row['same text']}" if "frames" in row else row["out"] for row in rows]
+    return " ".join(f"{cell} |" for cell in [f" {losses[0]:.2f} → {losses[-1]:.2f}", *found])
 
 
 def main() -> None:
@@ -157,10 +164,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--shards", default="")
     parser.add_argument("--only", default="", help="layouts whose name holds this")
+    parser.add_argument("--utterances", type=int, default=40)
+    parser.add_argument("--to", nargs="*", default=["hf"], choices=get_args(Format))
     arguments = parser.parse_args()
-    tail = f" loss of {arguments.steps} steps |" if arguments.shards else ""
-    print(f"| format | heads of | largest difference | text equal | read and compared |{tail}")
-    print(f"|---|---|---|---|---|{'---|' if tail else ''}", flush=True)
+    tail = [f" loss of {arguments.steps} steps |", *(f" {form} |" for form in arguments.to)] if arguments.shards else []
+    print(f"| format | heads of | largest difference | text equal | read and compared |{''.join(tail)}")
+    print(f"|---|---|---|---|---|{'---|' * len(tail)}", flush=True)
     for layout in LAYOUTS:
         if arguments.only in layout.name:
             with TemporaryDirectory() as work:

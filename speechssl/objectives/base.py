@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from speechssl.data.batches.augment import Sounds
 from speechssl.data.batches.batch import Batch, Prepared
+from speechssl.objectives.published import Published, PublishedWer
 
 __all__ = [
     "Curve",
@@ -24,7 +25,6 @@ __all__ = [
     "Prepared",
     "PreparedT",
     "Preparer",
-    "Published",
     "Ranks",
     "Rule",
 ]
@@ -109,24 +109,6 @@ class Curve:
     """Setting of the objective that is the largest possible value."""
 
 
-@dataclass(frozen=True)
-class Published:
-    """A metric of published runs over audio seen, drawn behind that of a run with the same settings."""
-
-    metric: str
-    """Name of the metric; of held-out audio where a run measured it there."""
-    axis: str
-    scale: float
-    """Factor from the metric to the unit of the axis."""
-    settings: tuple[tuple[str, float], ...]
-    """Settings of the objective without which the metric says something else, and their values."""
-    updates: tuple[int, ...]
-    values: tuple[tuple[float, tuple[float, ...]], ...]
-    """Seconds of audio in an update, and the metric after each of ``updates``."""
-    source: str
-    """Sentences for the caption."""
-
-
 class OfflineTargets(Protocol):
     """Units that were made before training, on the frame grid of the encoder (``targets.table.UnitTable``)."""
 
@@ -192,8 +174,8 @@ class Objective(nn.Module, Generic[PreparedT]):
     rules: ClassVar[tuple[Rule | Plateau, ...]] = ()
     """What tells that a run of this objective goes wrong, each with its own advice. Of the rules that one metric
     breaks, the first is reported."""
-    published: ClassVar[tuple[Published, ...]] = ()
-    """What published runs logged."""
+    published: ClassVar[tuple[Published | PublishedWer, ...]] = ()
+    """What published runs of it reached."""
     causal: ClassVar[bool] = False
     """It predicts what follows, and so needs a causal encoder."""
     chance: dict[str, float]

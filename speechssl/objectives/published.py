@@ -1,12 +1,43 @@
-"""What published runs logged, for reports: numbers, without any audio or weights.
+"""What published runs reached, for reports: numbers, without any audio or weights.
 
 wav2vec 2.0 BASE on LibriSpeech 960 h, a run for each size of batch: Vaessen & van Leeuwen (2024, arXiv 2402.13723; code
 and tables: nanow2v2, MIT licence).
 """
 
-from speechssl.objectives.base import Published
+from dataclasses import dataclass
 
-__all__ = ["WAV2VEC2"]
+__all__ = ["WAV2VEC2", "Published", "PublishedWer"]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A metric of published runs over audio seen, drawn behind that of a run with the same settings."""
+
+    metric: str
+    """Name of the metric; of held-out audio where a run measured it there."""
+    axis: str
+    scale: float
+    """Factor from the metric to the unit of the axis."""
+    settings: tuple[tuple[str, float], ...]
+    """Settings of the objective without which the metric says something else, and their values."""
+    updates: tuple[int, ...]
+    values: tuple[tuple[float, tuple[float, ...]], ...]
+    """Seconds of audio in an update, and the metric after each of ``updates``."""
+    source: str
+    """Sentences for the caption."""
+
+
+@dataclass(frozen=True)
+class PublishedWer:
+    """Word error rates after fine-tuning over hours of audio in pretraining, drawn beside that of a run."""
+
+    hours: tuple[float, ...]
+    """Hours of audio in all updates of pretraining, ascending."""
+    wers: tuple[tuple[float, tuple[float, ...]], ...]
+    """Hours of labels, and the word error rate (1: as many errors as words) after each of ``hours``."""
+    source: str
+    """Sentences for the caption."""
+
 
 UPDATES = (5_000, 10_000, 25_000, 50_000, 100_000, 200_000, 400_000)
 SOURCE = (
@@ -43,5 +74,18 @@ WAV2VEC2 = (
             (2400.0, (38, 70, 119, 132, 141, 134, 136)),
         ),
         source=SOURCE,
+    ),
+    PublishedWer(
+        hours=(9_700, 16_700, 33_000, 67_000, 133_000, 267_000, 407_000),
+        wers=(
+            (1, (1.02, 0.533, 0.390, 0.288, 0.251, 0.233, 0.219)),
+            (10, (0.922, 0.345, 0.232, 0.163, 0.133, 0.111, 0.104)),
+            (100, (0.447, 0.167, 0.124, 0.091, 0.074, 0.062, 0.059)),
+        ),
+        source=(
+            "Published: wav2vec 2.0 BASE, test-clean of LibriSpeech, greedy decoding, 1, 10 and 100 hours of labels, "
+            "Vaessen & van Leeuwen (2024). Their curves are drawn as far as this run has come. Other test sets have "
+            "other word error rates."
+        ),
     ),
 )

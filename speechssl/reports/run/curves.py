@@ -8,7 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from speechssl.objectives.base import Curve, Published
+from speechssl.objectives.base import Curve
+from speechssl.objectives.published import Published
 from speechssl.reports.page.axes import LONGEST, Series
 from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure
@@ -244,7 +245,8 @@ def _published_figures(trainings: Sequence[Training]) -> list[Figure]:
         _published_figure(training, published)
         for training in trainings
         for published in training.objective.published
-        if all(training.objective.setting(name) == value for name, value in published.settings)
+        if isinstance(published, Published)
+        and all(training.objective.setting(name) == value for name, value in published.settings)
     ]
     return [each for each in figures if each is not None]
 

@@ -11,8 +11,9 @@ from speechssl.config import ObjectiveConfig, PretrainConfig
 from speechssl.config.load import from_dict
 from speechssl.config.old_form import in_new_form
 from speechssl.core.errors import ConfigError
-from speechssl.objectives.base import Curve, Published
+from speechssl.objectives.base import Curve
 from speechssl.objectives.build import objective_class
+from speechssl.objectives.published import Published, PublishedWer
 
 __all__ = ["Trained"]
 
@@ -27,8 +28,8 @@ class Trained:
     """What the objective is called, its ``kind`` when this version does not know it."""
     curves: tuple[Curve, ...]
     """Its curves; those of all objectives where it is not known which one was trained."""
-    published: tuple[Published, ...] = ()
-    """What published runs of it logged."""
+    published: tuple[Published | PublishedWer, ...] = ()
+    """What published runs of it reached."""
 
     @classmethod
     def by(cls, config: Mapping[str, Any]) -> Self:

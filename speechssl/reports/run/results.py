@@ -8,6 +8,9 @@ from pathlib import Path
 from speechssl.core.text_table import interval_text, percent
 from speechssl.evaluation.wer.report import WerReport
 from speechssl.evaluation.wer.wer import greedy_score
+from speechssl.objectives.published import PublishedWer
+from speechssl.reports.page.axes import Series
+from speechssl.reports.page.charts import line_chart
 from speechssl.reports.page.figure import Figure, figure, prose
 from speechssl.reports.page.html import Html, el
 from speechssl.reports.run.collect import Evaluation, RunRecord
@@ -61,8 +64,37 @@ def results(record: RunRecord, facts: Facts) -> list[Html | None]:
         if (score := greedy_score(e.rows)) is not None
     ]
     parts.append(score_table(named + greedy))
+    published = published_wer(record)
+    if published is not None:
+        parts.append(figure(published))
     parts += [prose(sentence) for sentence in score_sentences(main)]
     return parts
+
+
+def published_wer(record: RunRecord) -> Figure | None:
+    """Return the greedy word error rate over hours of audio in pretraining, beside published runs.
+
+    None for a run without a pretrained arm that was scored, of an objective without published rates, or of fewer hours
+    than the first of them.
+    """
+    pretrainings = [training for training in record.trainings if training.phase == "pretrain"]
+    heard = sum(training.total("audio_seconds") for training in pretrainings) / 3600
+    scores = (greedy_score(e.rows) or e.wer for e in record.evaluations if not e.scratch)
+    wers = [score.wer for score in scores if score.wer is not None]
+    known = [p for t in pretrainings[-1:] for p in t.objective.published if isinstance(p, PublishedWer)]
+    if not wers or not known or heard < known[0].hours[0]:
+        return None
+    reached = [hours for hours in known[0].hours if hours <= heard]
+    series = [Series("this run", [heard] * len(wers), [100 * wer for wer in wers])]
+    for labels, values in known[0].wers:
+        shown = [100 * value for value in values[: len(reached)]]
+        series.append(Series(f"{labels:g} h of labels", reached, shown, style=len(series)))
+    drawing = line_chart(
+        series, x_label="hours of audio in pretraining", y_label="Word error rate (%)", zero=True, marks=True
+    )
+    if drawing is None:
+        return None
+    return Figure(drawing, f"Word error rate over audio in pretraining. {known[0].source}")
 
 
 def _size(wer: WerReport) -> str:

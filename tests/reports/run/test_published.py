@@ -2,9 +2,12 @@
 
 import pytest
 
+from speechssl.evaluation.wer.hypotheses import score_row
+from speechssl.evaluation.wer.summary import summarise
 from speechssl.objectives.published import WAV2VEC2
-from speechssl.reports.run.collect import Training
+from speechssl.reports.run.collect import Evaluation, RunRecord, Training
 from speechssl.reports.run.curves import pretraining_figures
+from speechssl.reports.run.results import published_wer
 
 
 def training(steps, *, batch_seconds=87.5, per_step=2, kind="wav2vec2", **settings):
@@ -54,5 +57,35 @@ def test_another_codebook_has_no_published_perplexity():
 
 
 def test_every_published_curve_has_a_value_for_each_step():
-    for published in WAV2VEC2:
+    *curves, wer = WAV2VEC2
+    for published in curves:
         assert all(len(values) == len(published.updates) for _, values in published.values)
+    assert all(len(values) == len(wer.hours) for _, values in wer.wers)
+
+
+def scored(tmp_path, hours, *, kind="wav2vec2", arm="evaluate", greedy=None):
+    """Return the record of a run that heard so many hours in pretraining and has 1 of 4 words wrong."""
+    pretraining = training((1_000,), kind=kind)
+    pretraining.train[0]["audio_seconds"] = 3.6 * hours
+    row = {
+        **score_row("a", "one two three four", "one two three for"),
+        **({} if greedy is None else {"greedy": greedy}),
+    }
+    evaluation = Evaluation(arm, "scratch" in arm, "test", [row], summarise([row]), info={}, config={})
+    return RunRecord("run", tmp_path, trainings=[pretraining], evaluations=[evaluation])
+
+
+def test_published_word_error_rates_are_drawn_as_far_as_the_run_has_come(tmp_path):
+    text = described(published_wer(scored(tmp_path, 20_000)))
+    assert "this run: from 25 at 20000" in text
+    assert "1 h of labels: from 102 at 9700 to 53.3 at 16700" in text
+    assert "100 h of labels: from 44.7 at 9700 to 16.7 at 16700" in text
+
+
+def test_the_greedy_word_error_rate_is_what_compares(tmp_path):
+    assert "this run: from 50 at 20000" in described(published_wer(scored(tmp_path, 20_000, greedy="one two tree for")))
+
+
+@pytest.mark.parametrize("change", [{"hours": 9_000}, {"kind": "hubert"}, {"arm": "evaluate-scratch"}])
+def test_a_run_that_does_not_compare_has_no_published_word_error_rates(tmp_path, change):
+    assert published_wer(scored(tmp_path, **{"hours": 20_000, **change})) is None
