@@ -22,12 +22,14 @@ __all__ = ["bullets", "figures", "findings", "layer_sections", "layers_text", "w
 
 CHANCE = 0.02
 """Held-out correlation up to which both halves count as unrelated."""
-CCA, MI = "mean canonical correlation", "share of the entropy"
+CCA, MI, PROBE = "mean canonical correlation", "share of the entropy", "share of frames"
 MEASURES = {
     "cca_logmel": ("CCA log-mel", CCA, "CCA with the log-mel frame at the same instant."),
     "cca_phones": ("CCA phones", CCA, "CCA with phone identity (one-hot)."),
     "cca_words": ("CCA words", CCA, "CCA of the mean over each spoken word with word identity (one-hot)."),
     "cca_speakers": ("CCA speakers", CCA, "CCA with speaker identity (one-hot)."),
+    "probe_phones": ("probe phones", PROBE, "Frames whose phone a linear classifier (LDA) names."),
+    "probe_speakers": ("probe speakers", PROBE, "Frames whose speaker a linear classifier (LDA) names."),
     "mi_phones": ("MI phones", MI, "Mutual information of k-means clusters and phones, over the phones' entropy."),
     "mi_speakers": ("MI speakers", MI, "Mutual information of k-means clusters and speakers, over their entropy."),
     "effective_rank": ("effective rank", "directions", "Effective rank: exp of the entropy of the singular values."),
@@ -91,6 +93,10 @@ def _best(item: Layers, subject: str) -> str:
         f"{item.name}: {SUBJECTS[subject]} best predicted from layer {item.layers[best]} (CCA {values[best]:.2f}"
         f"{beside}). Layer {item.layers[0]} has {values[0]:.2f}, the last layer {values[-1]:.2f}."
     )
+    if probed := item.values.get(f"probe_{subject}"):
+        most = int(np.argmax(probed))
+        said += f" A linear probe has {probed[most]:.0%} of the frames right at layer {item.layers[most]}"
+        said += f" and {probed[-1]:.0%} at the last."
     if shared := item.values.get(f"mi_{subject}"):
         chance = item.values[f"mi_{subject}_chance"]
         most = int(np.argmax(shared))
@@ -150,7 +156,8 @@ def layer_sections(result: LayersResult) -> list[Section]:
     """Return curves, heat maps and tables as sections of a page."""
     return [
         ("information", "Information", [
-            prose("The correlations are fitted to one half of the utterances and taken on the other: chance is 0."),
+            prose("Correlations and probes are fitted to one half of the utterances and taken on the other, and the "
+                  "other way round. Chance of a correlation is 0."),
             figures([_curves(result.models, name) for name in MEASURES if name not in SHAPE]),
         ]),
         ("shape", "Shape", [figures([_curves(result.models, name) for name in SHAPE])]),
@@ -185,7 +192,7 @@ def _curves(models: Sequence[Layers], measure: str) -> Figure | None:
             series.append(Series(item.name, item.layers, values, style=style))
         chance += item.values.get(f"{measure}_chance", [])
     if chance:
-        lines.append(("permuted labels", float(np.mean(chance))))
+        lines.append(("most frequent" if unit == PROBE else "permuted labels", float(np.mean(chance))))
     drawing = line_chart(
         series, x_label="layer", y_label=unit, marks=True, whole_x=True, zero=measure != "anisotropy", references=lines
     )

@@ -22,6 +22,7 @@ from speechssl.understanding.layers.measures import (
     canonical_correlations,
     cka,
     held_out_cca,
+    linear_probe,
     one_hot,
 )
 from speechssl.understanding.layers.sample import _Instants, _pooled, common_frames
@@ -99,6 +100,19 @@ def test_unrelated_frames_are_at_chance():
     assert 90 < effective_rank(x) < 100
 
 
+def test_a_linear_probe_is_fitted_to_one_half_and_taken_on_the_other():
+    random = np.random.default_rng(1)
+    labels = random.choice(["a", "b", "c"], 900)
+    half = np.arange(900) % 2 == 0
+    x = one_hot(labels.tolist()) @ random.normal(size=(3, 20)) * 3 + random.normal(size=(900, 20))
+    x[:, 0] *= 100  # scales of dimensions do not matter
+    assert min(linear_probe(x, labels.tolist(), half)) > 0.95
+    shuffled = np.where(half, labels, random.permutation(labels))
+    assert max(linear_probe(x, shuffled.tolist(), half)) < 0.45
+    flat = linear_probe(np.zeros((900, 4)), labels.tolist(), half)
+    assert max(flat) < 0.45
+
+
 def test_effective_rank_and_anisotropy_by_hand():
     x = np.array([[3.0, 0], [-3, 0], [0, 1], [0, -1]])  # singular values 3 and 1, times a root of two
     assert effective_rank(x) == pytest.approx((3 / 4) ** (-3 / 4) * (1 / 4) ** (-1 / 4))
@@ -142,6 +156,9 @@ def test_what_is_planted_is_found_in_its_layer_and_nowhere_else(corpus, tmp_path
         assert mi[place] > 0.8
         assert np.abs(mi[others] - chance[others]).max() < 0.02
         assert chance.max() < 0.03
+        probed, frequent = values[f"probe_{measure}"], values[f"probe_{measure}_chance"]
+        assert probed[place] > 0.9
+        assert np.abs(probed[others] - frequent[others]).max() < 0.1
     assert values["cca_words"][2] > 0.9  # less noise than in a frame
     assert np.abs(values["cca_words"][:2]).max() < 0.2
     assert result.facts["spoken_words"] == 300

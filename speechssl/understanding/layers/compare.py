@@ -20,7 +20,7 @@ from speechssl.core.randomness import generator, key
 from speechssl.core.spectrum import effective_rank
 from speechssl.understanding.alignment import alignment_of
 from speechssl.understanding.extractors import BASELINES, Extractor, open_extractor
-from speechssl.understanding.layers.measures import anisotropy, cka, held_out_cca, one_hot
+from speechssl.understanding.layers.measures import anisotropy, cka, held_out_cca, linear_probe, one_hot
 from speechssl.understanding.layers.sample import Sample, draw_frames
 from speechssl.understanding.recordings import open_recordings, read_ids
 from speechssl.understanding.unit_quality import against_phones, contingency
@@ -45,9 +45,10 @@ class Layers:
     layers: tuple[int, ...]
     values: dict[str, list[float]]
     """A value a layer. ``cca_logmel``, ``cca_phones``, ``cca_words``, ``cca_speakers``: mean held-out canonical
-    correlation; with ``_spread``, half the difference of its two halves. ``mi_phones``, ``mi_speakers``: mutual
-    information of k-means clusters with labels, over the entropy of the labels; with ``_chance``, that of permuted
-    labels. ``effective_rank``, ``anisotropy``."""
+    correlation; with ``_spread``, half the difference of its two halves. ``probe_phones``, ``probe_speakers``: share of
+    frames that a linear classifier names; with ``_chance``, the share of the most frequent label. ``mi_phones``,
+    ``mi_speakers``: mutual information of k-means clusters with labels, over the entropy of the labels; with
+    ``_chance``, that of permuted labels. ``effective_rank``, ``anisotropy``."""
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,10 @@ def _of_layer(
             continue
         if clusters is None:
             clusters = _clusters(x, cfg)
-        target = one_hot([label for label in known if label is not None])
-        values |= _correlation(name, held_out_cca(x[there], target, sample.half[there]))
+        given, half = [label for label in known if label is not None], sample.half[there]
+        values |= _correlation(name, held_out_cca(x[there], one_hot(given), half))
+        values[f"probe_{name}"] = sum(linear_probe(x[there], given, half)) / 2
+        values[f"probe_{name}_chance"] = max(Counter(given).values()) / len(given)
         permuted = generator("layers-chance", cfg.seed, name).permutation(np.flatnonzero(there))
         shuffled = list(known)
         for place, other in zip(np.flatnonzero(there).tolist(), permuted.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Measures of layers: similarity (CKA, CCA) and anisotropy, in float64.
+"""Measures of layers: similarity (CKA, CCA), linear probes and anisotropy, in float64.
 
 In: frames [N, D]. Out: numbers. Frames that are constant or of low rank have a defined result, never NaN.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from speechssl.core.spectrum import centred, principal
 
-__all__ = ["anisotropy", "canonical_correlations", "cka", "held_out_cca", "one_hot"]
+__all__ = ["anisotropy", "canonical_correlations", "cka", "held_out_cca", "linear_probe", "one_hot"]
 
 
 def cka(first: Sequence[np.ndarray], second: Sequence[np.ndarray] | None = None) -> np.ndarray:
@@ -106,6 +106,23 @@ def _tested(x: np.ndarray, y: np.ndarray, fit: np.ndarray, new: np.ndarray) -> f
 def _whitening(x: np.ndarray) -> np.ndarray:
     values, vectors = principal(x)
     return vectors / np.sqrt(values)
+
+
+def linear_probe(x: np.ndarray, labels: Sequence[str], half: np.ndarray) -> tuple[float, float]:
+    """Return the share of frames [N, D] whose label a linear classifier names, on each half; fitted to the other half.
+
+    The classifier is linear discriminant analysis, whose covariance is shrunk (Ledoit & Wolf 2004). It has a closed
+    form: nothing is trained, and the layers differ by what they hold alone. Each half needs two labels.
+    """
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    wide, names = np.asarray(x, dtype=np.float64), np.array(labels)
+
+    def named(fit: np.ndarray, new: np.ndarray) -> float:
+        classifier = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto").fit(wide[fit], names[fit])
+        return float(classifier.score(wide[new], names[new]))
+
+    return named(~half, half), named(half, ~half)
 
 
 def one_hot(labels: Sequence[str]) -> np.ndarray:
