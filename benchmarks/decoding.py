@@ -1,11 +1,11 @@
 """Greedy, beam, lexicon and language model on real speech: word error rates, and the speed of the search on one core.
 
-usage: python -m benchmarks.decoding DATA OUT     (OUT: the folder that real_speech.py has filled with models; resumes)
+usage: python -m benchmarks.decoding DATA OUT [TASK ...]      (an4, libri-1h; OUT: of real_speech.py; resumes)
 
 The language models are estimated from training transcripts; their weight and the word score are chosen on dev; test is
 decoded once with each decoder. The search is then timed against torchaudio's ctc_decoder with the same settings on the
 same log-probabilities, in turns, in processor time of this process; the hypotheses of both must be the same.
-Results go to benchmarks/results/decoding.json with hardware, versions and date.
+Results go to benchmarks/results/decoding.json with hardware, versions and date; tasks that are not named stay.
 """
 
 import json
@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.machine import write
+from benchmarks.machine import RESULTS, write
 from speechssl.asr.ctc import load_recogniser
 from speechssl.asr.decoding.decode import greedy, prefix_beam
 from speechssl.asr.decoding.lexicon import spellable, training_words
@@ -38,8 +38,8 @@ from speechssl.evaluation.wer.wer import compare_systems
 
 BEAM = 50
 TASKS = {
-    "AN4": ("an4-train", "an4-dev", "an4-test", ("an4-train",)),
-    "LibriSpeech 1 h": ("libri-1h", "libri-dev", "libri-test", ("libri-5h",)),
+    "an4": ("an4-train", "an4-dev", "an4-test", ("an4-train",)),
+    "libri-1h": ("libri-1h", "libri-dev", "libri-test", ("libri-5h",)),
 }
 """Task: fine-tuning list, dev, test, and the lists whose transcripts make a language model."""
 GRID = {"lm_weights": (1.0, 2.0, 3.0, 4.0), "word_scores": (0.0, 2.0, 4.0), "refinements": 1}
@@ -113,14 +113,14 @@ class Bench:
             cfg = self.tuned(text, DecoderConfig(kind="lm", beam=BEAM, lm=str(path)))
             self.score(f"lm {text}", cfg)
             speeds.append({"task": self.task, **race(values, seconds, tokens, path, cfg)})
-        if self.task == "AN4":  # a search without a lexicon is ten times slower
+        if self.task == "an4":  # a search without a lexicon is ten times slower
             name = f"{self.train}.tokens"
             path = self.lm(name, unit="tokens", order=6)
             self.score("lm of characters", self.tuned(name, DecoderConfig(kind="lm", beam=BEAM, lm=str(path))))
         for title, decode in (
             ("greedy", lambda value: greedy(value, tokens)),
             ("prefix beam 10", lambda value: prefix_beam(value, tokens, 10)),
-            ("lexicon", Search(Graph(tokens, training_words(self.model)), beam=BEAM)),
+            ("lexicon", Search(Graph(tokens, training_words(self.model)), DecoderConfig(kind="lexicon", beam=BEAM))),
         ):
             some = values[:40]
             start = time.process_time()
@@ -163,7 +163,7 @@ def race(values: list[Tensor], seconds: float, tokens: Tokens, lm: Path, cfg: De
             blank_token=tokens.symbols[0],
             sil_token="|",
         )
-    ours = Search(Graph(tokens, words, lm=lm), beam=cfg.beam, lm_weight=cfg.lm_weight, word_score=cfg.word_score)
+    ours = Search(Graph(tokens, words, lm=lm), cfg)
     closing = torch.full((1, tokens.size), -1e4)
     closing[0, :2] = 0.0  # what our search adds itself: the last word may end with the utterance
     closed = [torch.cat([value, closing])[None] for value in values]
@@ -195,12 +195,12 @@ def race(values: list[Tensor], seconds: float, tokens: Tokens, lm: Path, cfg: De
     return result
 
 
-def main(data: Path, out: Path) -> None:
-    """Run both tasks, write and print the tables."""
+def main(data: Path, out: Path, tasks: list[str]) -> None:
+    """Run the tasks, write and print the tables."""
     torch.set_num_threads(1)
-    rows: list[dict] = []
-    speeds: list[dict] = []
-    for task in TASKS:
+    stored = json.loads((RESULTS / "decoding.json").read_text(encoding="utf-8"))
+    rows, speeds = ([row for row in stored[name] if row["task"] not in tasks] for name in ("rows", "speed"))
+    for task in tasks:
         new, fast = Bench(data, out, task).run()
         rows += new
         speeds += fast
@@ -215,6 +215,6 @@ def main(data: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    if len(sys.argv) < 3 or set(sys.argv[3:]) - set(TASKS):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve())
+    main(Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve(), sys.argv[3:] or list(TASKS))

@@ -5,15 +5,16 @@ usage: python -m benchmarks.exports SHARDS NAME=MODEL... [--splits SPLIT...] [--
 Each MODEL is a model folder. It is written in every format, and the program that the format is for is run on N
 recordings of SHARDS, some of them with digital silence in them (``speechssl export`` does the same). A format that
 cannot hold a model is listed with the reason. ``in`` is the largest difference after the export was read back here.
-Prints a table in Markdown; results: benchmarks/results/exports.json.
+Prints a table in Markdown; results: benchmarks/results/exports.json. Rows of models that are not named stay.
 """
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 from typing import Any, get_args
 
-from benchmarks.machine import write
+from benchmarks.machine import RESULTS, write
 from speechssl.asr.ctc import recogniser_of
 from speechssl.asr.export import READERS, WRITERS, Recording, compare, ours, recordings
 from speechssl.config import DataConfig
@@ -64,11 +65,14 @@ def main() -> None:
     for text in given.models:
         name, _, path = text.partition("=")
         for form in given.to:
-            rows.append({"model": name, "format": form, **row(Path(path), form, items)})
+            rows.append({"model": name, "format": form, "recordings": len(items), **row(Path(path), form, items)})
             cells = [rows[-1].get(column, "-") for column in columns]
             shown = [f"{cell:.1e}" if isinstance(cell, float) else str(cell) for cell in cells]
             print("|", " | ".join(shown), "|", flush=True)
-    write("exports.json", {"what": "export formats", "recordings": len(items), "rows": rows},
+    named = {item["model"] for item in rows}
+    stored = json.loads((RESULTS / "exports.json").read_text(encoding="utf-8"))["rows"]
+    kept = [item for item in stored if item["model"] not in named]
+    write("exports.json", {"what": "export formats", "rows": rows + kept},
           "transformers", "onnxruntime", "onnxscript", "sherpa-onnx")  # fmt: skip
 
 

@@ -34,19 +34,20 @@ DECODERS = ("greedy", "lexicon")
 
 @dataclass(frozen=True)
 class Task:
-    """Lists of utterance ids, and the updates of 12 s of audio that each arm makes."""
+    """Lists of utterance ids, the updates of 12 s of audio that each arm makes, and those between two validations."""
 
     title: str
     train: str
     dev: str
     test: str
     updates: int
+    validate_every: int = 500
 
 
 TASKS = {
     "an4": Task("AN4 (0.57 h)", "an4-train", "an4-dev", "an4-test", 16_000),
-    "libri-1h": Task("LibriSpeech (1 h)", "libri-1h", "libri-dev", "libri-test", 5_000),
-    "libri-5h": Task("LibriSpeech (5 h)", "libri-5h", "libri-dev", "libri-test", 16_000),
+    "libri-1h": Task("LibriSpeech (1 h)", "libri-1h", "libri-dev", "libri-test", 12_000, 1_000),
+    "libri-5h": Task("LibriSpeech (5 h)", "libri-5h", "libri-dev", "libri-test", 16_000, 1_000),
     "fsdd": Task("spoken digits (0.17 h)", "fsdd-train", "fsdd-dev", "fsdd-test", 1_200),
 }
 
@@ -88,7 +89,9 @@ class Bench:
             output=str(self.place(task, arm)),
             data=replace(cfg.data, shards=shards, ids=self.ids(task.train)),
             dev=replace(cfg.dev, shards=shards, ids=self.ids(task.dev)),
-            training=replace(cfg.training, steps=task.updates, average=5, threads=1),
+            training=replace(
+                cfg.training, steps=task.updates, validate_every=task.validate_every, average=5, threads=1
+            ),
         )
 
     def train(self, task: Task, arm: str, stop: threading.Event | None = None) -> None:
