@@ -188,11 +188,14 @@ def _adjusted(table: _Table, above: _Table) -> Ids:
 
 
 def _closed_form(counts: Ids) -> Discounts | None:
-    """Return the discounts of Chen & Goodman, equation 17; None where counts of counts do not allow it."""
+    """Return the discounts of Chen & Goodman, equation 17; None where counts of counts do not allow it.
+
+    Nor with a discount of 0: a context could then give nothing away, and its backoff would be the logarithm of 0.
+    """
     n1, n2, n3, n4 = (int((counts == c).sum()) for c in range(1, 5))
     if not (n1 and n2 and n3):
         return None
     share = n1 / (n1 + 2 * n2)
     d1, d2, d3 = 1 - 2 * share * n2 / n1, 2 - 3 * share * n3 / n2, 3 - 4 * share * n4 / n3
-    valid = 0 <= d1 <= 1 and 0 <= d2 <= 2 and 0 <= d3 <= 3
+    valid = 0 < d1 <= 1 and 0 < d2 <= 2 and 0 < d3 <= 3
     return (d1, d2, d3) if valid else None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,6 +47,13 @@ def test_probabilities_sum_to_one_in_any_context(text, order, context):
         context = ["<s>", *(word for word in context if word != "<s>")]
     words = [gram[0] for gram in model.grams[0] if gram != ("<s>",)]
     assert sum(10 ** model.probability(word, context) for word in words) == pytest.approx(1.0, abs=1e-9)
+
+
+def test_a_discount_of_zero_leaves_no_context_without_backoff():
+    """The closed form gives these bigrams a discount of exactly 0."""
+    model = estimate([list("abcc"), list("accc")], 3)
+    assert all(np.isfinite(order.backoff).all() for order in model.orders[:-1])
+    assert model.orders[1].discounts == (0.5, 1.0, 1.5)
 
 
 def test_known_counts_by_hand():
