@@ -4,8 +4,8 @@ usage: python -m benchmarks.formats [AUDIO ...] [--tiny] [--only NAME] [--steps 
 
 For each layout a model of BASE size with random weights is written by the public library (fairseq and fairseq2: in
 their names), read by ``speechssl import``, and compared on AUDIO with silence after it. Prints the rows of the table in
-docs/interop.md. With ``--shards`` each is also fine-tuned for some steps, exported to each FORMAT, and compared on N
-recordings of the test split, on some of them with silence, and on silence. ``--tiny``: toy sizes.
+docs/interop.md. With ``--shards`` each is also fine-tuned for some steps, exported to each FORMAT, and compared on
+``--utterances`` recordings of the test split, on some of them with silence, and on silence. ``--tiny``: toy sizes.
 """
 
 import argparse

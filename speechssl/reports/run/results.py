@@ -79,10 +79,12 @@ def published_wer(record: RunRecord) -> Figure | None:
     """
     pretrainings = [training for training in record.trainings if training.phase == "pretrain"]
     heard = sum(training.total("audio_seconds") for training in pretrainings) / 3600
+    known = [p for t in pretrainings[-1:] for p in t.objective.published if isinstance(p, PublishedWer)]
+    if not known or heard < known[0].hours[0]:
+        return None
     scores = (greedy_score(e.rows) or e.wer for e in record.evaluations if not e.scratch)
     wers = [score.wer for score in scores if score.wer is not None]
-    known = [p for t in pretrainings[-1:] for p in t.objective.published if isinstance(p, PublishedWer)]
-    if not wers or not known or heard < known[0].hours[0]:
+    if not wers:
         return None
     reached = [hours for hours in known[0].hours if hours <= heard]
     series = [Series("this run", [heard] * len(wers), [100 * wer for wer in wers])]
