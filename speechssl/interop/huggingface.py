@@ -1,6 +1,6 @@
 """wav2vec 2.0, its Conformer, HuBERT, WavLM and data2vec encoders in the layout of Hugging Face transformers.
 
-In: a state dict and a config dict. Out: a SpeechEncoder, or the same two back, exactly (of wav2vec 2.0 and HuBERT).
+In: a state dict and a config dict. Out: a SpeechEncoder, or the same two back, exactly (except of a Conformer).
 transformers itself is not needed. What the encoder cannot express (adapters, batch norm in the positional convolution)
 is refused by name, never dropped. ``huggingface_folder`` reads folders.
 """
@@ -22,6 +22,7 @@ from speechssl.interop.conformer import block_names, block_settings, with_fixed_
 from speechssl.models.encoder import SpeechEncoder
 
 __all__ = [
+    "PREFIXES",
     "encoder_from_huggingface",
     "encoder_to_huggingface",
     "preprocessor_config",
@@ -29,9 +30,10 @@ __all__ = [
     "split_heads",
 ]
 
-Architecture = Literal["wav2vec2", "hubert", "wavlm"]
+Architecture = Literal["wav2vec2", "hubert", "wavlm", "data2vec-audio"]
 
-MODELS: dict[Architecture, str] = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel"}
+MODELS: dict[Architecture, str] = {"wav2vec2": "Wav2Vec2Model", "hubert": "HubertModel", "wavlm": "WavLMModel",
+                                   "data2vec-audio": "Data2VecAudioModel"}  # fmt: skip
 
 PREFIXES = {"wav2vec2": "wav2vec2.", "hubert": "hubert.", "wavlm": "wavlm.", "data2vec-audio": "data2vec_audio.",
             "wav2vec2-conformer": "wav2vec2_conformer."}  # fmt: skip
@@ -249,24 +251,29 @@ def encoder_from_huggingface(
 def encoder_to_huggingface(
     encoder: SpeechEncoder, architecture: Architecture = "wav2vec2"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return state dict and config dict for ``transformers.Wav2Vec2Model``, ``HubertModel`` or ``WavLMModel``.
+    """Return state dict and config dict for a model of transformers that `MODELS` names.
 
     ``do_normalize`` is not part of that config: :func:`preprocessor_config` gives the dict that carries it. On a padded
     batch a model with a group-norm stem gives other numbers in transformers, where the padding enters its statistics.
 
-    An encoder with gated relative positions is a WavLM, whatever ``architecture`` says.
+    An encoder with gated relative positions is a WavLM, and one with several positional convolutions, layer norm in its
+    stem and post-norm blocks a data2vec-audio, whatever ``architecture`` says.
 
     Raises ConfigError when the encoder has a log-mel stem, is causal, or has blocks or positions of no such model.
     """
     cfg = encoder.cfg
-    gated = cfg.encoder.relative_position == "gated"
-    architecture = "wavlm" if gated else architecture
     if cfg.encoder.causal:
         raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
-    if not replace(cfg.encoder, relative_position="none" if gated else cfg.encoder.relative_position).is_standard:
+    gated = cfg.encoder.relative_position == "gated"
+    deep = cfg.encoder.pos_depth > 1 and cfg.frontend.norm == "layer" and cfg.encoder.norm == "post"
+    if gated or deep:
+        architecture = "wavlm" if gated else "data2vec-audio"
+    like = replace(cfg.encoder, relative_position="none") if gated else cfg.encoder
+    if not (replace(like, pos_depth=1) if deep and not gated else like).is_standard:
         raise ConfigError(
             f"model.encoder: block = {cfg.encoder.block!r}, pos_depth = {cfg.encoder.pos_depth}, relative_position = "
-            f"{cfg.encoder.relative_position!r} cannot be exported: Wav2Vec2Model has 'transformer', 1, 'none'"
+            f"{cfg.encoder.relative_position!r} cannot be exported: Wav2Vec2Model has 'transformer', 1, 'none', and "
+            "Data2VecAudioModel has a pos_depth above 1 with norm = 'post' and layer norm in the stem"
         )
     if cfg.frontend.kind != "waveform":
         raise ConfigError("a log-mel encoder has no counterpart in transformers: only waveform stems can be exported")
@@ -300,6 +307,11 @@ def encoder_to_huggingface(
     }
     if architecture == "hubert":
         del config["add_adapter"], config["adapter_attn_dim"]
+    if architecture == "data2vec-audio":
+        config |= {"num_conv_pos_embeddings": cfg.encoder.pos_depth, "conv_pos_kernel_size": cfg.encoder.pos_kernel}
+        for other in ("feat_extract_norm", "do_stable_layer_norm", "feat_proj_layer_norm", "conv_pos_batch_norm",
+                      "adapter_attn_dim"):  # fmt: skip
+            del config[other]
     return state, config
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from speechssl.core.files import write_atomic, write_json
 from speechssl.interop.export.peer import Answer, Peer, missing, symbols_of
-from speechssl.interop.huggingface import encoder_to_huggingface, preprocessor_config
+from speechssl.interop.huggingface import PREFIXES, encoder_to_huggingface, preprocessor_config
 from speechssl.interop.model_folder import ModelFolder
 from speechssl.models.encoder import SpeechEncoder
 
@@ -39,7 +39,7 @@ def write_huggingface(folder: Path, model: ModelFolder, encoder: SpeechEncoder) 
     pretrained = model.info.get("objective") if model.tokens is None else None
     state, config = encoder_to_huggingface(encoder, "hubert" if pretrained == "hubert" else "wav2vec2")
     name = str(config["architectures"][0])
-    prefix = name.removesuffix("Model").lower() + "."
+    prefix = PREFIXES[config["model_type"]]
     preprocessor = preprocessor_config(encoder)
     if model.tokens is not None:
         state = {prefix + key: value for key, value in state.items()}

@@ -31,6 +31,10 @@ def write_torchaudio(folder: Path, model: ModelFolder, encoder: SpeechEncoder) -
     cfg = encoder.cfg
     if cfg.encoder.relative_position == "gated":
         raise ConfigError("gated relative positions are not exported to torchaudio; --to hf writes a WavLM")
+    if cfg.encoder.pos_depth > 1:
+        raise ConfigError(
+            "several positional convolutions are not exported to torchaudio; --to hf writes a data2vec-audio"
+        )
     theirs, _ = encoder_to_huggingface(encoder)
     del theirs["masked_spec_embed"]
     state = {_name(name): value for name, value in theirs.items()}

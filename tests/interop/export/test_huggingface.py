@@ -22,6 +22,7 @@ def items():
     ("base", "characters", {}),
     ("large", "characters", {"normalize": True, "norm": "pre"}),
     ("base", "characters", {"relative_position": "gated"}),
+    ("large", "characters", {"pos_depth": 3, "pos_kernel": 9, "normalize": True}),
     ("large", "sentencepiece", {}),
 ], ids=str)  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # WavLM of transformers
@@ -30,7 +31,8 @@ def test_the_pipeline_reads_the_same_text(tmp_path, stem, kind, changes):
         pytest.importorskip("sentencepiece")
     folder_, model, tokens = recogniser(stem, kind, **changes)
     name = write_huggingface(tmp_path, folder_, model.encoder)
-    assert name == ("WavLMForCTC" if changes.get("relative_position") else "Wav2Vec2ForCTC")
+    names = {"relative_position": "WavLMForCTC", "pos_depth": "Data2VecAudioForCTC"}
+    assert name == next((names[key] for key in changes if key in names), "Wav2Vec2ForCTC")
     found = compare(ours(model, tokens), open_huggingface(tmp_path), items())
     assert found.largest < 1e-4 and found.texts == found.recordings == 4, found
     text = ours(model, tokens)(items()[0].wave).text
@@ -62,12 +64,18 @@ def test_a_pretrained_model_keeps_its_heads(tmp_path):
     assert compare(ours(made, None), open_huggingface(tmp_path), items()).largest < 1e-4
 
 
-def test_wavlm_goes_there_and_back_exactly(tmp_path):
-    made = encoder("large", relative_position="gated", norm="pre")
-    assert write_huggingface(tmp_path, folder(made), made) == "WavLMModel"
+@pytest.mark.parametrize(("name", "changes"), [
+    ("WavLMModel", {"relative_position": "gated", "norm": "pre"}),
+    ("Data2VecAudioModel", {"pos_depth": 5, "pos_kernel": 9, "normalize": True}),
+])  # fmt: skip
+def test_an_encoder_goes_there_and_back_exactly(tmp_path, name, changes):
+    made = encoder("large", **changes)
+    assert write_huggingface(tmp_path, folder(made), made) == name
     assert compare(ours(made, None), open_huggingface(tmp_path), items()).largest < 1e-4
-    back = load_any_encoder(tmp_path).state_dict()
-    assert all(torch.equal(value, back[name]) for name, value in made.state_dict().items())
+    back = load_any_encoder(tmp_path)
+    assert back.cfg == made.cfg
+    state = back.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in made.state_dict().items())
 
 
 @pytest.mark.parametrize(("stem", "changes", "message"), [
@@ -76,6 +84,8 @@ def test_wavlm_goes_there_and_back_exactly(tmp_path):
     ("base", {"block": "conformer"}, "block = 'conformer'"),
     ("base", {"relative_position": "rotary"}, "'rotary'"),
     ("base", {"pos_depth": 2}, "pos_depth = 2"),
+    ("large", {"pos_depth": 2, "norm": "pre"}, "norm = 'post'"),
+    ("large", {"pos_depth": 2, "relative_position": "gated"}, "pos_depth = 2"),
 ])  # fmt: skip
 def test_what_transformers_has_not_is_refused_by_name(stem, changes, message):
     with pytest.raises(ConfigError, match=message):

@@ -60,7 +60,11 @@ def test_a_recogniser_that_was_exported_is_read_back_with_its_labels(tmp_path):
 
 
 def test_what_torchaudio_has_not_is_refused_by_name(tmp_path):
-    for stem, changes, message in (("logmel", {}, "log-mel"), ("base", {"relative_position": "gated"}, "gated")):
+    for stem, changes, message in (
+        ("logmel", {}, "log-mel"),
+        ("base", {"relative_position": "gated"}, "gated"),
+        ("large", {"pos_depth": 3}, "data2vec-audio"),
+    ):
         made = encoder(stem, **changes)
         with pytest.raises(ConfigError, match=message):
             write_torchaudio(tmp_path, folder(made), made)
