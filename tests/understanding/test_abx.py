@@ -248,6 +248,7 @@ def test_what_cannot_be_measured_is_said(corpus, tmp_path):
 
     refused("abx needs --alignment FILE", error=ConfigError)
     refused("needs --span phone", error=ConfigError, alignment=alignment, context="any")
+    refused("give 2 or more", error=ConfigError, alignment=alignment, max_items=1)
     refused("0 items, 0 phones, 0 speakers: there is no triplet within", chosen=[])
     refused("1 speakers: there is no triplet across speakers; use --speakers within",
             chosen=[item for item in items if item.speaker == "s0"])  # fmt: skip

@@ -45,6 +45,8 @@ class AbxConfig(HearingConfig):
         super().__post_init__()
         if not self.speakers or min(self.max_items, self.max_speakers, self.bootstrap) < 1:
             raise ConfigError("abx: speakers is empty, or max_items, max_speakers or bootstrap is below 1")
+        if self.max_items == 1 and "within" in self.speakers:
+            raise ConfigError("abx.max_items = 1: within speakers A and X are two items of one phone; give 2 or more")
         if self.context == "any" and self.span == "triphone" and not self.alignment.endswith(".item"):
             raise ConfigError(
                 "abx: triphones differ in their neighbours by themselves; --context any needs --span phone"
