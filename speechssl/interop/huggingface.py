@@ -264,12 +264,14 @@ def encoder_to_huggingface(
     cfg = encoder.cfg
     if cfg.encoder.causal:
         raise ConfigError("a causal encoder has no counterpart in transformers: its attention sees all frames")
-    gated = cfg.encoder.relative_position == "gated"
-    deep = cfg.encoder.pos_depth > 1 and cfg.frontend.norm == "layer" and cfg.encoder.norm == "post"
-    if gated or deep:
-        architecture = "wavlm" if gated else "data2vec-audio"
-    like = replace(cfg.encoder, relative_position="none") if gated else cfg.encoder
-    if not (replace(like, pos_depth=1) if deep and not gated else like).is_standard:
+    sizes = cfg.encoder
+    gated = sizes.relative_position == "gated"
+    deep = sizes.pos_depth > 1 and sizes.norm == "post" and cfg.frontend.norm == "layer"
+    if gated and replace(sizes, relative_position="none").is_standard:
+        architecture = "wavlm"
+    elif deep and replace(sizes, pos_depth=1).is_standard:
+        architecture = "data2vec-audio"
+    elif not sizes.is_standard:
         raise ConfigError(
             f"model.encoder: block = {cfg.encoder.block!r}, pos_depth = {cfg.encoder.pos_depth}, relative_position = "
             f"{cfg.encoder.relative_position!r} cannot be exported: Wav2Vec2Model has 'transformer', 1, 'none', and "
